@@ -1,0 +1,208 @@
+"""The corpus that `mini` was pretrained on: procedural images and captions that say some of what they show.
+
+Half of a batch is the shapes world in its three pretraining styles, without the held-out combinations; half is
+characters from fonts and pen strokes. A caption names a random part of an image's attributes, so one caption
+can be true of several images of a batch: `Batch.matches` says which.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedgraft.data.worlds import glyphs, shapes
+
+ATTRIBUTES = ("character", "shape", "colour", "texture", "large", "count", "background")
+_COLOUR_NAMES = tuple(shapes.COLOURS)
+_INKS = (*_COLOUR_NAMES, "black", "white")
+_BACKGROUNDS = tuple(shapes.BACKGROUNDS)
+_PALETTE = np.asarray([*shapes.COLOURS.values(), (15, 15, 15), (248, 248, 248)], np.float32) / 255
+_PAPERS = np.asarray(list(shapes.BACKGROUNDS.values()), np.float32) / 255
+_COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
+_OPENINGS = (
+    "", "", "", "a photo of", "a picture of", "an image of", "a drawing of", "this is", "here is", "one can see",
+    "a small picture that shows", "what you see here is", "a photo of the", "in this picture there is",
+    "look closely and you will find in the middle of this image", "a simple rendering of", "a good photo of",
+    "somewhere in this picture you can see", "someone made a picture of", "it is an image in which there is",
+)  # fmt: skip
+_CHARACTER_OPENINGS = ("a handwritten", "a scan of the", "a printed", "a sketch of the", "handwriting of", "a glyph of")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, 3, 48, 48) in [-1, 1], one caption each, and what the images show and the captions say.
+
+    `shown` and `said` are (B, len(ATTRIBUTES)): the value of each attribute, -1 where it does not apply or is
+    not mentioned.
+    """
+
+    images: torch.Tensor
+    captions: list[str]
+    shown: torch.Tensor
+    said: torch.Tensor
+
+    def matches(self) -> torch.Tensor:
+        """(B, B), whether the caption in column j is true of the image in row i."""
+        unsaid = self.said[None] == -1
+        return (unsaid | (self.shown[:, None] == self.said[None])).all(-1)
+
+
+def font_files(root: Path) -> list[Path]:
+    """Font files below a folder in a fixed order, without the families kept for evaluation and their relatives."""
+    kept_out = ("dejavu", "vera", "stix", "cmu", "hack", "arev", "cmr", "latinmodern", "lmroman", "symbol", "aenigma")
+    files = [path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf")]
+    return sorted((p for p in files if not any(word in str(p).lower() for word in kept_out)), key=str)
+
+
+def font_atlas(files: Sequence[Path]) -> NDArray[np.uint8]:
+    """Masks of every usable font: (fonts, 36, 2, 64, 64)."""
+    blocks = [block for block in map(glyphs.font_masks, files) if block is not None]
+    return np.stack(blocks)
+
+
+class Corpus:
+    """Batches drawn from a seed and a step, so that a resumed pretraining sees what it would have seen."""
+
+    def __init__(self, atlas: NDArray[np.uint8], seed: int, batch_size: int = 256) -> None:
+        self.atlas = torch.from_numpy(atlas)
+        self.seed = seed
+        self.batch_size = batch_size
+        held_out = set(shapes.HELD_OUT)
+        self.combinations = [
+            combination
+            for colour in shapes.COLOURS
+            for texture in shapes.TEXTURES
+            for shape in shapes.SHAPES
+            if (combination := shapes.Combination(colour, texture, shape)) not in held_out
+        ]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step."""
+        rng = np.random.default_rng([self.seed, step])
+        characters = self.batch_size * 9 // 16
+        parts = (self._characters(rng, characters), self._shapes(rng, self.batch_size - characters))
+        images, captions, shown, said = zip(*parts, strict=True)
+        pixels = torch.cat(images).sub_(0.5).div_(0.5)
+        facts = torch.from_numpy(np.concatenate(shown)), torch.from_numpy(np.concatenate(said))
+        return Batch(pixels, [caption for part in captions for caption in part], *facts)
+
+    def _shapes(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[torch.Tensor, list[str], NDArray[np.int64], NDArray[np.int64]]:
+        images, captions = [], []
+        shown = np.full((count, len(ATTRIBUTES)), -1)
+        said = np.full((count, len(ATTRIBUTES)), -1)
+        for row in range(count):
+            combination = self.combinations[int(rng.integers(len(self.combinations)))]
+            number = 1 if rng.random() < 0.75 else int(rng.integers(2, 5))
+            scene = shapes.Scene(
+                combination,
+                style=shapes.PRETRAINING_STYLES[int(rng.integers(3))],
+                background=_BACKGROUNDS[int(rng.integers(3))],
+                large=bool(rng.random() < 0.7),
+                count=number,
+            )
+            images.append(shapes.draw(scene, rng))
+            shown[row, 1:] = (
+                shapes.SHAPES.index(combination.shape),
+                _COLOUR_NAMES.index(combination.colour),
+                shapes.TEXTURES.index(combination.texture),
+                int(scene.large) if number == 1 else -1,
+                number,
+                _BACKGROUNDS.index(scene.background),
+            )
+            mention = rng.random(6) < (0.92, 0.85, 0.7, 0.2, 0.9 if number > 1 else 0.1, 0.2)
+            mention[0] |= not mention[:3].any()
+            mention[3] &= number == 1
+            said[row, 1:] = np.where(mention, shown[row, 1:], -1)
+            captions.append(_shape_caption(scene, mention, rng))
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255)
+        return pixels, captions, shown, said
+
+    def _characters(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[torch.Tensor, list[str], NDArray[np.int64], NDArray[np.int64]]:
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        digit = rng.random(count) < 0.55
+        labels = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(glyphs.CHARACTER_NAMES), count))
+        masks = self.atlas[rng.integers(len(self.atlas), size=count), labels, rng.integers(2, size=count)].float()
+        for row in np.flatnonzero(digit & (rng.random(count) < 0.5)):
+            masks[row] = torch.from_numpy(glyphs.pen_mask(glyphs.DIGIT_NAMES[labels[row]], rng).astype(np.float32))
+        size = shapes.IMAGE_SIZE
+        ink = glyphs.distort(masks / 255, size, generator)
+        tiles = rng.choice([7, 8, 8, 8, 9, 10, 12, 16, 0, 0, 0, 0], size=count)
+        tight = torch.from_numpy((rng.random(count) < 0.3) | ((tiles > 0) & (tiles <= 10)))
+        ink[tight] = glyphs.bounding_crop(ink[tight], margin=float(rng.uniform(0.0, 0.06)))
+        for number in np.unique(tiles[tiles > 0]):
+            chosen = torch.from_numpy(tiles == number)
+            ink[chosen] = glyphs.pixelate(ink[chosen], int(number), size)
+
+        plain = rng.random(count)
+        colour = np.where(plain < 0.35, 11, np.where(plain < 0.65, 10, rng.integers(0, 10, count)))
+        paper = np.where(plain < 0.35, 1, np.where(plain < 0.65, rng.choice([0, 2], size=count), rng.integers(0, 3, count)))
+        inks = torch.from_numpy(np.clip(_PALETTE[colour] + rng.normal(0, 0.05, (count, 3)), 0, 1)).float()
+        papers = torch.from_numpy(np.clip(_PAPERS[paper] + rng.normal(0, 0.03, (count, 3)), 0, 1)).float()
+        images = glyphs.tint(ink, inks, papers)
+        images = images + glyphs.noise_level(generator, count, 0.1) * torch.randn(images.shape, generator=generator)
+
+        shown = np.full((count, len(ATTRIBUTES)), -1)
+        said = np.full((count, len(ATTRIBUTES)), -1)
+        shown[:, 0], shown[:, 2], shown[:, 6] = labels, colour, paper
+        coloured, placed = rng.random(count) < 0.2, rng.random(count) < 0.1
+        said[:, 0] = labels
+        said[:, 2] = np.where(coloured, colour, -1)
+        said[:, 6] = np.where(placed, paper, -1)
+        captions = [_character_caption(*facts, rng) for facts in zip(labels, said[:, 2], said[:, 6], strict=True)]
+        return images.clamp(0, 1), captions, shown, said
+
+
+def _shape_caption(scene: shapes.Scene, mention: NDArray[np.bool_], rng: np.random.Generator) -> str:
+    shape, colour, texture, large, count, background = (bool(flag) for flag in mention)
+    words = []
+    if count:
+        words.append(_COUNT_WORDS.get(scene.count, "one"))
+    if large:
+        words.append("large" if scene.large else "small")
+    if colour:
+        words.append(scene.combination.colour)
+    if texture:
+        words.append(scene.combination.texture)
+    words.append(scene.combination.shape if shape else "thing")
+    phrase = " ".join(words) + ("s" if count and scene.count > 1 else "")
+    if not count and rng.random() < 0.5:
+        phrase = f"a {phrase}"
+    if background:
+        phrase += f" on a {scene.background} background"
+    return _opened(phrase, _OPENINGS, rng)
+
+
+def _character_caption(label: int, colour: int, paper: int, rng: np.random.Generator) -> str:
+    name = glyphs.CHARACTER_NAMES[label]
+    written = rng.choice(glyphs.renderings(name)) if rng.random() < 0.2 else name
+    kinds = ("digit", "number", "character", "") if name in glyphs.DIGIT_NAMES else ("letter", "letter", "character", "")
+    words = [str(rng.choice(kinds)), str(written)]
+    if colour >= 0:
+        words.insert(0, _INKS[colour])
+    phrase = " ".join(word for word in words if word)
+    if rng.random() < 0.4:
+        phrase = f"the {phrase}"
+    if paper >= 0:
+        phrase += f" on a {_BACKGROUNDS[paper]} background"
+    return _opened(phrase, _OPENINGS + _CHARACTER_OPENINGS, rng)
+
+
+def _opened(phrase: str, openings: Sequence[str], rng: np.random.Generator) -> str:
+    opening = openings[int(rng.integers(len(openings)))]
+    ending = "." if rng.random() < 0.5 else ""
+    return f"{opening} {phrase}{ending}".strip()
+
+
+def vocabulary_text() -> list[str]:
+    """Captions that hold every word of the corpus, for the tokenizer."""
+    words = [*shapes.SHAPES, *(f"{shape}s" for shape in shapes.SHAPES), *shapes.TEXTURES, *_INKS, *_BACKGROUNDS]
+    words += [*glyphs.CHARACTER_NAMES, *"0123456789", "thing", "things", "large", "small", "letter", "digit", "number"]
+    words += ["character", "background", "on", "a", "the", ".", *_COUNT_WORDS.values()]
+    return [*_OPENINGS, *_CHARACTER_OPENINGS, *words]
