@@ -1,0 +1,6 @@
+"""Frozen encoders: loading, fingerprints, the exact fast text path and the image-feature store."""
+
+from fedgraft.backbones.base import Backbone, ClassTokens, TextTower
+from fedgraft.backbones.loading import load_backbone
+
+__all__ = ["Backbone", "ClassTokens", "TextTower", "load_backbone"]

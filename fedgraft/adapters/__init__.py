@@ -1,0 +1,1 @@
+"""What a site trains: one file a method."""

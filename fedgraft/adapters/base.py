@@ -1,0 +1,140 @@
+"""The interface of a method: an adapter's parameters, which of them are personal, its class features and its loss.
+
+A method is one file with an `Adapter` subclass, its options and a `METHOD`. Registered under the entry-point
+group `fedgraft.methods` it takes part in simulations, deployments and exports.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from fedgraft.backbones import Backbone, ClassTokens
+from fedgraft.errors import UserError, unknown
+
+
+class MethodOptions(BaseModel):
+    """The options of a method; subclasses add fields with defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Vocabulary:
+    """The classes of a run as the text tower sees them; what is frozen is computed once."""
+
+    def __init__(self, backbone: Backbone, class_names: Sequence[str], templates: Sequence[str]) -> None:
+        self.backbone = backbone
+        self.class_names = tuple(class_names)
+        self.templates = tuple(templates)
+        self._tokens: dict[tuple[int, ...], ClassTokens] = {}
+
+    def tokens(self, classes: tuple[int, ...]) -> ClassTokens:
+        """Token ids of some classes, in their order."""
+        if classes not in self._tokens:
+            self._tokens[classes] = self.backbone.text.tokenize_names([self.class_names[index] for index in classes])
+        return self._tokens[classes]
+
+    @cached_property
+    def zero_shot(self) -> Tensor:
+        """Features of all classes under the hand-written templates, (all classes, dim)."""
+        return self.backbone.text.encode_classes(self.class_names, self.templates)
+
+
+class Adapter(nn.Module, ABC):
+    """The trainable part of a method at one site.
+
+    Args:
+        vocabulary: classes, templates and the frozen backbone.
+        options: the method's options.
+        generator: the source of the initial values.
+    """
+
+    personal_names: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that never leave the site; all others are shared."""
+
+    def __init__(self, vocabulary: Vocabulary, options: Any, generator: torch.Generator) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.options = options
+        self.build(generator)
+
+    @abstractmethod
+    def build(self, generator: torch.Generator) -> None:
+        """Create the parameters."""
+
+    @abstractmethod
+    def class_features(self, classes: tuple[int, ...]) -> Tensor:
+        """Features of unit norm of some classes, (C, dim), as positions in the vocabulary's class names."""
+
+    def loss(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+        """Cross-entropy of scaled cosines; methods with further terms override it.
+
+        Args:
+            images: (B, dim) of unit norm.
+            labels: (B,) positions in `classes`.
+            classes: the C classes of the softmax.
+        """
+        return self.cross_entropy(images, self.class_features(classes), labels)
+
+    def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of logit_scale x cosine."""
+        return F.cross_entropy(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
+
+    def shared(self) -> dict[str, Tensor]:
+        """The parameters that travel to the server, by name in sorted order."""
+        return {n: p.detach() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
+
+    def personal(self) -> dict[str, Tensor]:
+        """The parameters that stay at the site, by name in sorted order."""
+        return {n: p.detach() for n, p in sorted(self.named_parameters()) if n in self.personal_names}
+
+    @torch.no_grad()
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Overwrite some parameters by name."""
+        parameters = dict(self.named_parameters())
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method.
+
+    Attributes:
+        strategy: "package.module:Class" of a Flower strategy; plain weighted averaging unless given.
+        trains: whether there is anything to train; a method without parameters is evaluated once.
+    """
+
+    name: str
+    summary: str
+    adapter: type[Adapter]
+    options: type[MethodOptions] = MethodOptions
+    strategy: str = "fedgraft.strategies.weighted_average:WeightedAverage"
+    trains: bool = True
+    caches: str = "image features"
+
+    def parse_options(self, values: dict[str, Any]) -> MethodOptions:
+        """Check the options given by a user.
+
+        Raises:
+            UserError: an option does not exist or has a wrong value.
+        """
+        known = self.options.model_fields
+        for key in values:
+            if key not in known:
+                if not known:
+                    raise UserError(f"The method {self.name!r} has no options, and {key!r} is no configuration key.")
+                raise unknown(f"configuration key or option of {self.name!r}", key, known)
+        try:
+            return self.options.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(
+                f"The option {first['loc'][0]!r} of {self.name!r} has the value {first['input']!r}: {first['msg']}."
+            ) from error

@@ -1,0 +1,82 @@
+"""What the rest of fedgraft asks of a frozen dual encoder, whatever its family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class ClassTokens(NamedTuple):
+    """Tokenized class names as they follow a prompt: the name, a full stop and the end token.
+
+    Attributes:
+        ids: (C, L) token ids, padded behind the end token.
+        ends: (C,) position of the end token in each row.
+    """
+
+    ids: Tensor
+    ends: Tensor
+
+
+class TextTower(ABC):
+    """The frozen text encoder. All features are of unit norm."""
+
+    width: int
+    """Size of a token embedding, so of a context vector."""
+    max_tokens: int
+
+    @abstractmethod
+    def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
+        """Token ids of class names."""
+
+    @abstractmethod
+    def embed_words(self, text: str) -> Tensor:
+        """Token embeddings (n, width) of a text without start and end token."""
+
+    @abstractmethod
+    def encode_prompts(self, context: Tensor, classes: ClassTokens) -> Tensor:
+        """Features of [start; context; class name] for every context and class, differentiable in the context.
+
+        Args:
+            context: (N, n_ctx, width).
+
+        Returns:
+            (N, C, dim).
+        """
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Features (T, dim) of ordinary texts, without gradients."""
+
+    @torch.no_grad()
+    def encode_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Zero-shot class features (C, dim): the normalized mean over hand-written templates (Radford et al. 2021)."""
+        texts = [template.format(name) for name in names for template in templates]
+        features = self.encode_texts(texts).view(len(names), len(templates), -1)
+        return torch.nn.functional.normalize(features.mean(1), dim=-1)
+
+
+class Backbone(ABC):
+    """A frozen dual encoder."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 over configuration, tokenizer and weights, in hexadecimal."""
+    preprocessing: str
+    """SHA-256 over the preprocessing configuration, in hexadecimal."""
+    dim: int
+    """Size of the joint embedding space."""
+    logit_scale: float
+    """The factor on cosines, already exponentiated."""
+    text: TextTower
+
+    @abstractmethod
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pixel values (B, 3, height, width) of RGB images of any size."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Image features (B, dim) of unit norm, without gradients."""

@@ -1,0 +1,222 @@
+"""CLIP backbones (Radford et al. 2021) from Hugging Face folders, with the exact fast text path.
+
+The text tower is causal. What precedes the class name is the same for every class, so the start token and the
+context go through the layers once and every class attends to their keys and values; what follows the end token
+cannot matter, so only as many positions are computed as the longest class name needs; and of the last layer only
+the end token's output is used, so only that row is computed. The features are those of the plain forward.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from fedgraft.backbones.base import Backbone, ClassTokens, TextTower
+from fedgraft.errors import UserError
+
+_VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
+
+
+class ClipBackbone(Backbone):
+    """A `CLIPModel` with its tokenizer and image processor."""
+
+    def __init__(self, name: str, model: CLIPModel, tokenizer: Any, processor: Any) -> None:
+        self.name = name
+        self._model = model.eval().requires_grad_(False)
+        self._processor = processor
+        self.text = ClipTextTower(model, tokenizer)
+        self.dim = int(model.config.projection_dim)
+        self.logit_scale = float(model.logit_scale.exp())
+        self.fingerprint = _fingerprint(model, tokenizer)
+        self.preprocessing = hashlib.sha256(_canonical(processor.to_dict()).encode()).hexdigest()
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pixel values as the folder's image processor prepares them."""
+        pixels: Tensor = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Projected and normalized image features."""
+        pooled = self._model.vision_model(pixel_values=pixels).pooler_output
+        return F.normalize(self._model.visual_projection(pooled), dim=-1)
+
+
+class ClipTextTower(TextTower):
+    """The text half of a `CLIPModel`; reads the modules' own weights and holds no copy of them."""
+
+    def __init__(self, model: CLIPModel, tokenizer: Any) -> None:
+        config = model.config.text_config
+        self.width = int(config.hidden_size)
+        self.max_tokens = int(config.max_position_embeddings)
+        self._heads = int(config.num_attention_heads)
+        self._start, self._end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+        self._tower = model.text_model
+        self._projection = model.text_projection
+        self._tokenizer = tokenizer
+
+    def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
+        """Names followed by a full stop and the end token, padded with end tokens."""
+        rows = [self._tokenizer(f"{name}.", add_special_tokens=False)["input_ids"] + [self._end] for name in names]
+        longest = max(len(row) for row in rows)
+        ids = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows])
+        return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows]))
+
+    def embed_words(self, text: str) -> Tensor:
+        """Token embeddings of a text, such as an initial context."""
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        embedded: Tensor = self._tower.embeddings.token_embedding(torch.tensor(ids))
+        return embedded
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """The plain forward in batches, as long as the longest text."""
+        parts = []
+        for begin in range(0, len(texts), 256):
+            batch = list(texts[begin : begin + 256])
+            tokens = self._tokenizer(
+                batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            )
+            pooled = self._tower(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            ).pooler_output
+            parts.append(F.normalize(self._projection(pooled), dim=-1))
+        return torch.cat(parts)
+
+    def encode_prompts(self, context: Tensor, classes: ClassTokens) -> Tensor:
+        """The shared prefix once, then every class behind it.
+
+        Raises:
+            UserError: context and class name together are longer than the tower's positions.
+        """
+        embeddings = self._tower.embeddings
+        prompts, length = context.shape[0], context.shape[1] + 1
+        total = length + classes.ids.shape[1]
+        if total > self.max_tokens:
+            raise UserError(
+                f"A context of {length - 1} vectors and the longest class name need {total} positions; "
+                f"the text tower has {self.max_tokens}. Shorten the context (n_ctx) or the class names."
+            )
+        positions = embeddings.position_embedding.weight
+        start = embeddings.token_embedding.weight[self._start].expand(prompts, 1, -1)
+        prefix = torch.cat([start, context], dim=1) + positions[:length]
+        names = embeddings.token_embedding(classes.ids) + positions[length:total]
+        suffix = names.expand(prompts, *names.shape)
+        layers = self._tower.encoder.layers
+        for layer in layers[:-1]:
+            prefix, suffix = self._layer(layer, prefix, suffix)
+        ends = self._last_layer(layers[-1], prefix, suffix, classes.ends)
+        pooled = self._tower.final_layer_norm(ends)
+        return F.normalize(self._projection(pooled), dim=-1)
+
+    # One layer: prefix (N, P, width) and suffix (N, C, L, width) -----------------------------------
+
+    def _layer(self, layer: nn.Module, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+        attention: Any = layer.self_attn
+        normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
+        keys, values = attention.k_proj(normed_prefix), attention.v_proj(normed_prefix)
+        mixed = F.scaled_dot_product_attention(
+            self._split(attention.q_proj(normed_prefix)), self._split(keys), self._split(values), is_causal=True
+        )
+        new_prefix = prefix + attention.out_proj(mixed.transpose(-3, -2).flatten(-2))
+        new_prefix = new_prefix + layer.mlp(layer.layer_norm2(new_prefix))
+
+        queries = attention.q_proj(normed_suffix)
+        length = suffix.shape[2]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        attended = self._attend(
+            queries, keys, values, attention.k_proj(normed_suffix), attention.v_proj(normed_suffix), causal
+        )
+        new_suffix = suffix + attention.out_proj(attended)
+        return new_prefix, new_suffix + layer.mlp(layer.layer_norm2(new_suffix))
+
+    def _last_layer(self, layer: nn.Module, prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
+        """The last layer's output at each class's end token only: (N, C, width)."""
+        attention: Any = layer.self_attn
+        normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
+        rows = torch.arange(suffix.shape[1])
+        visible = torch.arange(suffix.shape[2]) <= ends[:, None]
+        attended = self._attend(
+            attention.q_proj(normed_suffix[:, rows, ends])[:, :, None],
+            attention.k_proj(normed_prefix),
+            attention.v_proj(normed_prefix),
+            attention.k_proj(normed_suffix),
+            attention.v_proj(normed_suffix),
+            visible[:, None, None],
+        )
+        out: Tensor = suffix[:, rows, ends] + attention.out_proj(attended[:, :, 0])
+        return out + layer.mlp(layer.layer_norm2(out))
+
+    def _attend(
+        self, queries: Tensor, prefix_keys: Tensor, prefix_values: Tensor, keys: Tensor, values: Tensor, visible: Tensor
+    ) -> Tensor:
+        """Attention of class positions to the shared prefix and to themselves, with one softmax over both.
+
+        Args:
+            queries: (N, C, Q, width).
+            prefix_keys, prefix_values: (N, P, width), seen by every query.
+            keys, values: (N, C, L, width).
+            visible: which of the L each query sees, broadcast to (C, heads, Q, L).
+        """
+        prompts, count, length, width = queries.shape
+        q = self._split(queries) * (width // self._heads) ** -0.5
+        k, v = self._split(keys), self._split(values)
+        pk, pv = self._split(prefix_keys), self._split(prefix_values)
+        together = q.transpose(1, 2).reshape(prompts, self._heads, count * length, -1)
+        to_prefix = (together @ pk.mT).view(prompts, self._heads, count, length, -1).transpose(1, 2)
+        to_self = (q @ k.mT).masked_fill(~visible, float("-inf"))
+        weights = torch.cat([to_prefix, to_self], dim=-1).softmax(-1)
+        on_prefix, on_self = weights.split([pk.shape[-2], k.shape[-2]], dim=-1)
+        shared = on_prefix.transpose(1, 2).reshape(prompts, self._heads, count * length, -1) @ pv
+        mixed = on_self @ v + shared.view(prompts, self._heads, count, length, -1).transpose(1, 2)
+        return mixed.transpose(-3, -2).reshape(prompts, count, length, width)
+
+    def _split(self, states: Tensor) -> Tensor:
+        """(..., T, width) to (..., heads, T, width / heads)."""
+        return states.unflatten(-1, (self._heads, -1)).transpose(-3, -2)
+
+
+def load_clip(source: str, name: str) -> ClipBackbone:
+    """Load a Hugging Face folder or id.
+
+    Raises:
+        UserError: weights or tokenizer are missing.
+    """
+    from transformers import AutoTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    try:
+        model = CLIPModel.from_pretrained(source, attn_implementation="sdpa", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        processor = CLIPImageProcessorPil.from_pretrained(source)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"The backbone {name!r} cannot be loaded: {reason}") from error
+    return ClipBackbone(name, model, tokenizer, processor)
+
+
+def _fingerprint(model: CLIPModel, tokenizer: Any) -> str:
+    digest = hashlib.sha256()
+    digest.update(_canonical(_stable(model.config.to_dict())).encode())
+    digest.update(_canonical(tokenizer.get_vocab()).encode())
+    digest.update(_canonical(tokenizer("A photo of 12 striped circles, e.g. red.")["input_ids"]).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(memoryview(tensor.contiguous().flatten().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def _stable(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {key: _stable(value) for key, value in config.items() if key not in _VOLATILE_KEYS}
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

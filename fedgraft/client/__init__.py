@@ -1,0 +1,1 @@
+"""The site's side: Flower ClientApp, local training, a site's data and its durable personal state."""

@@ -1,0 +1,127 @@
+"""A run's typed configuration: everything that decides its result, from the command line, a TOML file or Python."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fedgraft.errors import UserError, unknown
+from fedgraft.methods import check_method
+
+PROTOCOLS = ("base-to-novel", "leave-one-domain-out", "dirichlet")
+OptionValue = bool | int | float | str
+
+
+class RunConfig(BaseModel):
+    """One federated run. `method_options` are checked by the method itself when the run starts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    method: str = "fedpgp"
+    data: str = "digits"
+    protocol: Literal["base-to-novel", "leave-one-domain-out", "dirichlet"] = "base-to-novel"
+    backbone: str = "mini"
+    sites: int = Field(10, ge=1)
+    rounds: int = Field(25, ge=1)
+    seed: int = Field(0, ge=0)
+
+    shots: int = Field(16, ge=0, description="training images a class; 0 takes all")
+    views: int = Field(1, ge=1, description="augmented views of each training image, computed once")
+    test_fraction: float = Field(0.3, gt=0, lt=1, description="of each class, where the source has no split of its own")
+    participation: float = Field(1.0, gt=0, le=1, description="fraction of the sites that train in a round")
+    quorum: float = Field(0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs")
+    domains: bool = Field(False, description="read a folder as domain/class/image whatever its depth suggests")
+    partition: Literal["dirichlet", "pathological", "iid"] = "dirichlet"
+    alpha: float = Field(0.5, gt=0, description="concentration of the Dirichlet partition")
+    classes_per_site: int = Field(2, ge=1, description="classes a site of the pathological partition")
+
+    local_epochs: int = Field(2, ge=1)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    eval_every: int = Field(1, ge=1, description="rounds between evaluations; the last round always has one")
+
+    method_options: dict[str, OptionValue] = Field(default_factory=dict)
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        return check_method(name)
+
+    def to_toml(self) -> str:
+        """The complete configuration as TOML."""
+        return tomli_w.dumps(self.model_dump())
+
+    @classmethod
+    def build(cls, settings: dict[str, Any]) -> Self:
+        """Check settings, with clear sentences for mistakes.
+
+        Raises:
+            UserError: an unknown key or method, or a value of the wrong type or out of range.
+        """
+        for key in settings:
+            if key not in cls.model_fields:
+                raise unknown("configuration key", key, cls.model_fields)
+        if (protocol := settings.get("protocol")) is not None and protocol not in PROTOCOLS:
+            raise unknown("protocol", str(protocol), PROTOCOLS)
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"][:2])
+            raise UserError(f"The configuration key {place!r} has the value {first['input']!r}: {first['msg']}.") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings of a TOML file.
+
+    Raises:
+        UserError: it does not exist or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"The configuration file {path} is not TOML: {error}.") from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Settings from `key=value` words; values are read as TOML, and as text where they are not.
+
+    A key that is none of the run's own is taken as an option of the method.
+
+    Raises:
+        UserError: a word without "=".
+    """
+    settings: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, not {assignment!r}; for example --set lr=0.01.")
+        target = settings if key in RunConfig.model_fields else options
+        target[key] = _toml_value(text)
+    return {**settings, "method_options": options} if options else settings
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Settings with later layers over earlier ones; method options merge key by key."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        options = {**result.get("method_options", {}), **layer.get("method_options", {})}
+        result.update(layer)
+        if options:
+            result["method_options"] = options
+    return result

@@ -1,0 +1,83 @@
+"""The table of examples that a data source offers: labels, domains, content keys, and how to load an image."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedgraft.errors import UserError
+
+IntArray = NDArray[np.int64]
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with labels; nothing is decoded until `load` is called.
+
+    Attributes:
+        class_names: sorted; a label is a position in it.
+        labels: (n,) class of each example.
+        domain_names: sorted; one entry where the source has no domains.
+        domains: (n,) domain of each example.
+        keys: (n, 32) SHA-256 of each image's content.
+        load: the RGB image at a position.
+        templates: hand-written prompts with one "{}" for the class name.
+        class_protocol_domains: the domains that class-based protocols draw from; all where empty.
+    """
+
+    class_names: tuple[str, ...]
+    labels: IntArray
+    domain_names: tuple[str, ...]
+    domains: IntArray
+    keys: NDArray[np.uint8]
+    load: Callable[[int], Image.Image]
+    templates: tuple[str, ...] = DEFAULT_TEMPLATES
+    class_protocol_domains: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that labels can be told apart and every class has images.
+
+        Raises:
+            UserError: fewer than two classes, or a class without images.
+        """
+        if len(self.class_names) < 2:
+            raise UserError(f"The data has one class only, {self.class_names}; a classifier needs at least two.")
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        if (counts == 0).any():
+            empty = [self.class_names[index] for index in np.flatnonzero(counts == 0)]
+            raise UserError(f"No images in the class {', '.join(map(repr, empty))}.")
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.labels)
+
+
+def content_key(content: bytes) -> NDArray[np.uint8]:
+    """The key of an image: SHA-256 of its file, or of its pixels where it has no file."""
+    return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+
+
+def pixel_examples(
+    pixels: NDArray[np.uint8],
+    labels: IntArray,
+    class_names: tuple[str, ...],
+    domains: IntArray | None = None,
+    domain_names: tuple[str, ...] = ("all",),
+    **more: Any,
+) -> Examples:
+    """Examples held in memory as RGB pixels (n, height, width, 3)."""
+    return Examples(
+        class_names=class_names,
+        labels=labels.astype(np.int64),
+        domain_names=domain_names,
+        domains=np.zeros(len(labels), np.int64) if domains is None else domains.astype(np.int64),
+        keys=np.stack([content_key(image.tobytes()) for image in pixels]),
+        load=lambda index: Image.fromarray(pixels[index]),
+        **more,
+    )

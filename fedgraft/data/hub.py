@@ -1,0 +1,58 @@
+"""A Hugging Face dataset with an image and a label column, by its id or a local folder of Parquet files."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fedgraft.data.examples import Examples, content_key
+from fedgraft.data.folder import readable
+from fedgraft.data.sources import SourceRequest
+from fedgraft.errors import UserError
+
+
+def open_examples(request: SourceRequest) -> Examples:
+    """The training split, or the only one there is; classes are sorted by name.
+
+    Raises:
+        UserError: the dataset cannot be reached, or has no image or class-label column.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(request.argument)
+    except Exception as error:
+        raise UserError(f"The dataset {request.argument!r} cannot be loaded: {_first_line(error)}") from error
+    table = loaded["train"] if "train" in loaded else loaded[next(iter(loaded))]
+    image_column = _column(table, datasets.Image, request.argument)
+    label_column = _column(table, datasets.ClassLabel, request.argument)
+    given = table.features[label_column].names
+    order = sorted(range(len(given)), key=lambda index: readable(given[index]))
+    position = np.empty(len(given), np.int64)
+    position[order] = np.arange(len(given))
+
+    def load(index: int) -> Image.Image:
+        image: Image.Image = table[index][image_column]
+        return image.convert("RGB")
+
+    return Examples(
+        class_names=tuple(readable(given[index]) for index in order),
+        labels=position[np.asarray(table[label_column])],
+        domain_names=("all",),
+        domains=np.zeros(len(table), np.int64),
+        keys=np.stack([content_key(load(index).tobytes()) for index in range(len(table))]),
+        load=load,
+    )
+
+
+def _column(table: Any, kind: type, name: str) -> str:
+    found = [column for column, feature in table.features.items() if isinstance(feature, kind)]
+    if not found:
+        raise UserError(
+            f"The dataset {name!r} has no column of type {kind.__name__}; its columns are {list(table.features)}."
+        )
+    return str(found[0])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

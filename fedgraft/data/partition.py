@@ -1,0 +1,72 @@
+"""Who gets which example: flwr-datasets' partitioners, applied to positions instead of images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedgraft.data.examples import IntArray
+from fedgraft.errors import UserError
+
+_MIN_PER_SITE = 4
+
+
+def partition(
+    kind: str, labels: IntArray, sites: int, seed: int, alpha: float = 0.5, classes_per_site: int = 2
+) -> list[IntArray]:
+    """Deal the positions of `labels` to sites without overlap.
+
+    Args:
+        kind: "iid", "dirichlet" (alpha over each class) or "pathological" (classes_per_site classes each).
+
+    Returns:
+        One sorted array of positions a site.
+
+    Raises:
+        UserError: the examples cannot be dealt so.
+    """
+    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, PathologicalPartitioner, Partitioner
+
+    if len(labels) < sites * _MIN_PER_SITE:
+        raise UserError(f"{len(labels)} examples are too few for {sites} sites; give at most {len(labels) // _MIN_PER_SITE}.")
+    makers = {
+        "iid": lambda: IidPartitioner(sites),
+        "dirichlet": lambda: DirichletPartitioner(sites, "label", alpha, min_partition_size=_MIN_PER_SITE, seed=seed),
+        "pathological": lambda: PathologicalPartitioner(sites, "label", classes_per_site, "deterministic", seed=seed),
+    }
+    partitioner: Partitioner = makers[kind]()
+    order = np.random.default_rng(seed).permutation(len(labels)) if kind == "iid" else np.arange(len(labels))
+    return _positions(partitioner, labels, order, sites, kind)
+
+
+def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> list[tuple[int, IntArray]]:
+    """Deal each kept domain's examples to the sites that stand in it; site i stands in domain i modulo their number.
+
+    Returns:
+        For each site its domain and its sorted positions.
+
+    Raises:
+        UserError: fewer sites than domains.
+    """
+    if sites < len(kept):
+        raise UserError(f"{sites} sites cannot cover {len(kept)} domains; give at least {len(kept)}.")
+    dealt: list[tuple[int, IntArray]] = [(0, np.empty(0, np.int64))] * sites
+    for place, domain in enumerate(kept):
+        members = np.flatnonzero(domains == domain)
+        holders = range(place, sites, len(kept))
+        parts = partition("iid", members, len(holders), seed)
+        for site, part in zip(holders, parts, strict=True):
+            dealt[site] = (domain, members[part])
+    return dealt
+
+
+def _positions(partitioner: "object", labels: IntArray, order: IntArray, sites: int, kind: str) -> list[IntArray]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    table = datasets.Dataset.from_dict({"label": labels[order].tolist(), "position": order.tolist()})
+    try:
+        partitioner.dataset = table  # type: ignore[attr-defined]
+        parts = [partitioner.load_partition(site)["position"] for site in range(sites)]  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise UserError(f"The examples cannot be dealt to {sites} sites by {kind!r}: {error}") from error
+    return [np.sort(np.asarray(part, np.int64)) for part in parts]

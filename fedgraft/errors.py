@@ -1,0 +1,20 @@
+"""What users are told: mistakes in the input, each as one clear sentence."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in the input. The message says what was found, where, and what would be right."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"There is no {kind} {name!r}.{hint} There is: {', '.join(names)}.")
+
+
+class RunFailed(Exception):
+    """A run that could not go on, for a reason that is not a mistake in the input; one sentence as well."""

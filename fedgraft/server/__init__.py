@@ -1,0 +1,1 @@
+"""The server's side: rounds, checkpoints and resume, evaluation, the run directory and reports."""

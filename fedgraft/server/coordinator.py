@@ -1,0 +1,265 @@
+"""The server's main program: hello, then for each fold the rounds of train, checkpoint, evaluate, report."""
+
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from fedgraft import __version__
+from fedgraft.adapters.base import Method, Vocabulary
+from fedgraft.backbones import Backbone
+from fedgraft.config import RunConfig
+from fedgraft.data.protocols import Deal, Fold
+from fedgraft.errors import RunFailed
+from fedgraft.messages import (
+    COUNTS,
+    JOB,
+    METRICS,
+    SHARED,
+    Arrays,
+    Job,
+    from_array_record,
+    to_array_record,
+    wire_size,
+)
+from fedgraft.methods import load_method
+from fedgraft.randomness import derived_seed
+from fedgraft.server import metrics
+from fedgraft.server.observer import Observer
+from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
+from fedgraft.strategies.base import FederatedStrategy
+
+_TIMEOUT_SECONDS = 3600.0
+
+
+@dataclass
+class _Traffic:
+    """Bytes and messages of training in one direction."""
+
+    total: int = 0
+    messages: int = 0
+
+    def add(self, content: RecordDict) -> None:
+        self.total += wire_size(content)
+        self.messages += 1
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.messages if self.messages else 0.0
+
+
+class Coordinator:
+    """Runs a prepared run on a Flower grid; `run` is the body of the ServerApp."""
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, deal: Deal, backbone: Backbone, observer: Observer
+    ) -> None:
+        self.config, self.directory, self.deal, self.backbone = config, directory, deal, backbone
+        self.observer = observer
+        self.method = load_method(config.method)
+        self._adapter = initial_adapter(self.method, config, deal, backbone)
+        self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
+        self._up, self._down = _Traffic(), _Traffic()
+
+    def run(self, grid: Grid) -> None:
+        """All folds, then summary.json.
+
+        Raises:
+            RunFailed: sites are missing or a round has too few sound answers.
+        """
+        began = time.monotonic()
+        site_nodes = self._hello(grid)
+        confusions: dict[str, Any] = {}
+        for number, fold in enumerate(self.deal.folds):
+            self.observer.fold_begins(fold.name, number, len(self.deal.folds))
+            strategy = self._strategy(site_nodes, fold)
+            confusion = self._run_fold(grid, strategy, number, fold)
+            confusions.update({_confusion_name(fold, scope): value for scope, value in confusion.items()})
+        self.directory.write_json("confusion.json", {"scopes": confusions})
+        summary = self._summary(time.monotonic() - began)
+        self.directory.write_json("summary.json", summary)
+        self.observer.finished(summary)
+
+    # --- one fold ---------------------------------------------------------------------------------
+
+    def _run_fold(self, grid: Grid, strategy: FederatedStrategy, number: int, fold: Fold) -> dict[str, Any]:
+        rounds = self.config.rounds if self.method.trains else 0
+        job = replace(self._job, fold=number)
+        arrays, first = self._begin(job, fold)
+        counts: dict[str, Any] = {}
+        if first == 0 or self.directory.newest_checkpoint(number, self.backbone.fingerprint) is not None:
+            counts = self._evaluate(grid, strategy, arrays, replace(job, round=first), fold, rounds, {})
+        for server_round in range(first + 1, rounds + 1):
+            job = replace(job, round=server_round)
+            arrays, rows = self._train(grid, strategy, arrays, job, fold)
+            self.directory.save_checkpoint(
+                Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint
+            )
+            self.directory.append(rows)
+            for entry in strategy.left_out:
+                self.observer.left_out(server_round, entry.site, entry.reason)
+            if server_round % self.config.eval_every == 0 or server_round == rounds:
+                counts = self._evaluate(grid, strategy, arrays, job, fold, rounds, {"loss": rows[0]["loss"]})
+        return counts
+
+    def _begin(self, job: Job, fold: Fold) -> tuple[Arrays, int]:
+        """The arrays and the round to go on from; rows of later rounds and of an unfinished evaluation go."""
+        checkpoint = self.directory.newest_checkpoint(job.fold, job.fingerprint)
+        server_round = checkpoint.round if checkpoint else 0
+        kept = [row for row in self.directory.rows() if row["fold"] != fold.name or row["round"] < server_round]
+        self.directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
+        if checkpoint:
+            return checkpoint.arrays, server_round
+        return {name: value.numpy().copy() for name, value in self._adapter.shared().items()}, 0
+
+    def _train(
+        self, grid: Grid, strategy: FederatedStrategy, arrays: Arrays, job: Job, fold: Fold
+    ) -> tuple[Arrays, list[Row]]:
+        began = time.monotonic()
+        messages = list(strategy.configure_train(job.round, to_array_record(arrays), job.to_record(), grid))
+        replies = self._exchange(grid, messages, self._down, self._up)
+        aggregated, train_metrics = strategy.aggregate_train(job.round, replies)
+        assert aggregated is not None
+        assert train_metrics is not None
+        place = {"round": job.round, "fold": fold.name}
+        row = {
+            **place,
+            "scope": "train",
+            **{key.replace("-", "_"): value for key, value in train_metrics.items()},
+            "seconds": round(time.monotonic() - began, 3),
+            "sites": strategy.counted,
+        }
+        left_out = [{**place, "scope": "left_out", "site": e.site, "reason": e.reason} for e in strategy.left_out]
+        return from_array_record(aggregated), [row, *left_out]
+
+    def _evaluate(
+        self,
+        grid: Grid,
+        strategy: FederatedStrategy,
+        arrays: Arrays,
+        job: Job,
+        fold: Fold,
+        rounds: int,
+        reported: dict[str, float],
+    ) -> dict[str, Any]:
+        """Measure every scope at every site; in the last round return the confusion counts as well."""
+        job = replace(job, detailed=job.round == rounds)
+        sites = {node: site for site, node in strategy.site_nodes.items()}
+        messages = list(strategy.configure_evaluate(job.round, to_array_record(arrays), job.to_record(), grid))
+        counts: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
+        confusions: dict[str, np.ndarray[Any, Any]] = {}
+        failed: list[Row] = []
+        for reply in sorted(self._exchange(grid, messages), key=lambda reply: sites[reply.metadata.src_node_id]):
+            site = sites[reply.metadata.src_node_id]
+            if reply.has_error():
+                place = {"round": job.round, "fold": fold.name, "scope": "left_out"}
+                failed.append({**place, "site": site, "reason": f"evaluation: {reply.error.reason}"})
+                self.observer.left_out(job.round, site, reply.error.reason)
+                continue
+            for scope, pair in reply.content.metric_records[METRICS].items():
+                right, total = pair  # type: ignore[misc]
+                counts[scope][site] = (int(right), int(total))
+            if job.detailed:
+                for scope, table in from_array_record(reply.content.array_records[COUNTS]).items():
+                    confusions[scope] = confusions.get(scope, 0) + table.astype(np.int64)
+        if not counts:
+            raise RunFailed(f"No site could evaluate round {job.round}. {failed[0]['reason'] if failed else ''}")
+        rows = [metrics.scope_row(fold.name, job.round, scope.name, counts[scope.name]) for scope in fold.scopes]
+        self.directory.append([*rows, *failed])
+        self.observer.round_ends(job.round, rounds, {**{row["scope"]: row["accuracy"] for row in rows}, **reported})
+        names = self.deal.class_names
+        spaces = {scope.name: [names[index] for index in scope.classes] for scope in fold.scopes}
+        return {s: {"classes": spaces[s], "counts": table.tolist()} for s, table in confusions.items()}
+
+    # --- pieces -----------------------------------------------------------------------------------
+
+    def _hello(self, grid: Grid) -> dict[int, int]:
+        """The Flower node of each site."""
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while len(nodes := list(grid.get_node_ids())) < self.config.sites:
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{len(nodes)} of {self.config.sites} sites have come.")
+            time.sleep(0.05)
+        content = RecordDict({JOB: self._job.to_record()})
+        messages = [Message(content, dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
+        replies = self._exchange(grid, messages)
+        for reply in replies:
+            if reply.has_error():
+                raise RunFailed(f"A site could not start: {reply.error.reason}")
+        return {
+            int(str(reply.content.metric_records[METRICS]["site"])): reply.metadata.src_node_id for reply in replies
+        }
+
+    def _strategy(self, site_nodes: dict[int, int], fold: Fold) -> FederatedStrategy:
+        module, _, name = self.method.strategy.partition(":")
+        make: Callable[..., FederatedStrategy] = getattr(import_module(module), name)
+        config = self.config
+        return make(site_nodes, config.seed, fold.name or "", config.participation, config.quorum)
+
+    def _exchange(
+        self,
+        grid: Grid,
+        messages: list[Message],
+        down: _Traffic | None = None,
+        up: _Traffic | None = None,
+    ) -> Iterable[Message]:
+        replies = list(grid.send_and_receive(messages, timeout=_TIMEOUT_SECONDS))
+        if down and up:
+            for message in messages:
+                down.add(message.content)
+            for reply in replies:
+                if not reply.has_error():
+                    up.add(reply.content)
+        return replies
+
+    def _summary(self, seconds: float) -> dict[str, Any]:
+        config, rows = self.config, self.directory.rows()
+        size = {name: value.numel() for name, value in self._adapter.named_parameters()}
+        return {
+            "method": config.method,
+            "data": config.data,
+            "protocol": config.protocol,
+            "backbone": config.backbone,
+            "fingerprint": self.backbone.fingerprint,
+            "sites": config.sites,
+            "rounds": config.rounds,
+            "seed": config.seed,
+            "metrics": metrics.last_round(config.protocol, rows),
+            "metrics_last5": metrics.last_five(config.protocol, rows),
+            "uplink_bytes_per_site_round": round(self._up.mean),
+            "downlink_bytes_per_site_round": round(self._down.mean),
+            "trainable_parameters": sum(size.values()),
+            "shared_parameters": sum(value.numel() for value in self._adapter.shared().values()),
+            "left_out": sum(row["scope"] == "left_out" for row in rows),
+            "wall_seconds": round(seconds, 2),
+            "versions": _versions(),
+        }
+
+
+def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Backbone) -> Any:
+    """The adapter whose shared parameters the federation starts from.
+
+    Raises:
+        UserError: an option is wrong, or the context does not fit into the text tower.
+    """
+    vocabulary = Vocabulary(backbone, deal.class_names, deal.templates)
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, "adapter", "server"))
+    return method.adapter(vocabulary, method.parse_options(config.method_options), generator)
+
+
+def _confusion_name(fold: Fold, scope: str) -> str:
+    return scope if fold.name is None else f"{scope}: {fold.name}"
+
+
+def _versions() -> dict[str, str]:
+    packages = ("flwr", "torch", "transformers", "numpy")
+    return {"fedgraft": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

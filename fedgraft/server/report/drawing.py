@@ -1,0 +1,117 @@
+"""How the figures of a report look, and how one becomes SVG inside a page that may be light or dark."""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+WIDTH = 4.7  # inches; narrow, so that the text stays readable when a phone scales the figure down
+INK, MUTED, GRID = "#1b1d21", "#686d76", "#dfe1e6"
+_THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
+
+# Okabe and Ito's palette, safe for colour-blind readers. Yellow is too pale for lines, black vanishes in the dark.
+_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
+_CYCLE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED)
+_FIXED = {
+    **{"local": _BLUE, "base": _ORANGE, "novel": _GREEN, "hm": _PURPLE, "hm2": _SKY, "cm": _RED},
+    **{"personal": _BLUE, "accuracy": _BLUE, "worst_site": _ORANGE, "mean": MUTED, "train": MUTED},
+}
+
+RC: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "font.size": 8.5,
+    "text.parse_math": False,  # a class name may hold dollar signs
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": MUTED,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "svg.fonttype": "none",  # text stays text: it can be found, copied and read aloud
+    "svg.hashsalt": "fedgraft",
+}
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """A colour for each name: a scope's or metric's own, and for others (domains) the next of the cycle."""
+    others = 0
+    chosen = {}
+    for name in names:
+        if name not in _FIXED:
+            others += 1
+        chosen[name] = _FIXED.get(name) or _CYCLE[(others - 1) % len(_CYCLE)]
+    return chosen
+
+
+def brief(name: str, limit: int = 24) -> str:
+    """A name short enough to stand at an axis."""
+    return name if len(name) <= limit else f"{name[: limit - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """The values moved as little as needed for neighbours to be `gap` apart, in the given order."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    groups: list[list[int]] = []
+
+    def middle(group: list[int]) -> float:
+        return sum(values[index] for index in group) / len(group)
+
+    for index in order:
+        groups.append([index])
+        while len(groups) > 1 and (
+            middle(groups[-1]) - middle(groups[-2]) < gap * (len(groups[-1]) + len(groups[-2])) / 2
+        ):
+            last = groups.pop()
+            groups[-1] += last
+    placed = list(values)
+    for group in groups:
+        for step, index in enumerate(group):
+            placed[index] = middle(group) + gap * (step - (len(group) - 1) / 2)
+    return placed
+
+
+def to_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure as an `<svg>` element for an HTML page.
+
+    It takes its ink from the page's custom properties, its width from its container, and refers to nothing outside.
+
+    Args:
+        name: unique in the page; the element's ids begin with it.
+        description: what a screen reader says of it.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context(RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's fonts draw it
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL
+    )
+
+    def adapted(match: re.Match[str]) -> str:
+        tag = match.group()
+        if tag.startswith("<svg"):
+            box = re.search(r'viewBox="[^"]*"', tag)
+            return f'<svg role="img" aria-label="{html.escape(description)}" {box.group() if box else ""}>'
+        tag = tag.replace(' id="', f' id="{name}-').replace("url(#", f"url(#{name}-")
+        tag = tag.replace('xlink:href="#', f'href="#{name}-').replace("xlink:href", "href")
+        for colour, themed in _THEMED.items():
+            tag = tag.replace(colour, themed)
+        return tag
+
+    return re.sub(r"<[^>]+>", adapted, svg)  # only tags: in text and attributes matplotlib escapes "<" and ">"

@@ -1,0 +1,120 @@
+"""Simulate a federation on this machine: `simulate(RunConfig(...), out)` is all that the command does."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+
+from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.features import FeatureStore, view_image, view_keys
+from fedgraft.client.app import app as client_app
+from fedgraft.config import RunConfig
+from fedgraft.data.dealt import DealtData, with_keys, write_dealt
+from fedgraft.data.examples import Examples
+from fedgraft.data.protocols import deal
+from fedgraft.data.sources import open_source
+from fedgraft.errors import UserError
+from fedgraft.files import cache_root
+from fedgraft.methods import load_method
+from fedgraft.server.coordinator import Coordinator
+from fedgraft.server.observer import Observer
+from fedgraft.server.run_directory import RunDirectory
+
+_OBJECT_STORE_BYTES = 256 * 1024 * 1024
+
+
+def simulate(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    cpus_per_worker: int = 1,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Run a federation with simulated sites and return what summary.json holds.
+
+    Args:
+        config: everything that decides the result.
+        out: the run directory; it must be new unless `resume`.
+        resume: go on from the last checkpoint of a run that was stopped.
+        workers: Ray actors; as many as there are CPUs unless given. Their number does not change the result.
+        cpus_per_worker: CPUs and torch threads of each.
+        observer: is told of progress.
+
+    Raises:
+        UserError: a mistake in the configuration, the data or the directory; nothing was written.
+        RunFailed: the run could not go on.
+    """
+    observer = observer or Observer()
+    directory = RunDirectory(Path(out))
+    directory.check_free(config, resume)
+    load_method(config.method).parse_options(config.method_options)
+    if resume and (directory.path / "summary.json").exists():
+        return directory.summary()
+    data, backbone = prepare(config, observer)
+    coordinator = Coordinator(config, directory, data.deal, backbone, observer)
+    if resume:
+        directory.newest_checkpoint(0, backbone.fingerprint)
+    directory.create(config)
+    write_dealt(directory.path, data)
+    _run(coordinator, config.sites, workers or os.cpu_count() or 1, cpus_per_worker)
+    return directory.summary()
+
+
+def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]:
+    """Deal the data and compute the image features that the store lacks."""
+    examples = open_source(config.data, config.seed, config.domains)
+    data = with_keys(deal(examples, config), examples)
+    backbone = load_backbone(config.backbone)
+    _fill(config, examples, data, FeatureStore(cache_root(), backbone), observer)
+    return data, backbone
+
+
+def _fill(
+    config: RunConfig, examples: Examples, data: DealtData, store: FeatureStore, observer: Observer
+) -> None:
+    used = data.used
+    store.fill(data.keys[used], lambda position: examples.load(int(used[position])), observer.filling)
+    trained = data.training_positions()
+    for view in range(1, config.views):
+        keys = data.keys[trained]
+
+        def load(position: int, view: int = view) -> Any:
+            image = examples.load(int(trained[position]))
+            return view_image(image, data.keys[trained[position]], view, config.seed)
+
+        store.fill(view_keys(keys, view, config.seed), load, observer.filling)
+
+
+def _run(coordinator: Coordinator, sites: int, workers: int, cpus_per_worker: int) -> None:
+    """Flower's simulation engine on Ray with one actor a worker."""
+    if workers < 1 or cpus_per_worker < 1:
+        raise UserError(f"Workers and CPUs a worker are at least 1, not {workers} and {cpus_per_worker}.")
+    server_app = ServerApp()
+
+    @server_app.main()  # type: ignore[untyped-decorator]
+    def main(grid: Grid, context: Context) -> None:
+        coordinator.run(grid)
+
+    if not os.environ.get("FEDGRAFT_DEBUG"):
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    run_simulation(
+        server_app=server_app,
+        client_app=client_app,
+        num_supernodes=sites,
+        backend_config={
+            "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": 0.0},
+            "init_args": {
+                "num_cpus": workers * cpus_per_worker,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+                "logging_level": logging.ERROR,
+                "log_to_driver": False,
+            },
+        },
+    )

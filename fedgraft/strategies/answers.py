@@ -1,0 +1,76 @@
+"""A site's answer and what is checked before it may be averaged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedgraft.messages import Arrays
+
+NORM_RATIO = 50.0
+"""An update this many times larger than the round's median is left out."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one site returns from a round of training."""
+
+    site: int
+    arrays: Arrays
+    num_examples: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A site whose answer does not count in a round, and why."""
+
+    site: int
+    reason: str
+
+
+def problem(answer: Answer, reference: Arrays) -> str | None:
+    """What is wrong with an answer on its own, or None: names, shapes, dtype, finite values, example count."""
+    if set(answer.arrays) != set(reference):
+        return f"parameters {sorted(answer.arrays)} instead of {sorted(reference)}"
+    for name, expected in reference.items():
+        array = answer.arrays[name]
+        if array.shape != expected.shape:
+            return f"{name} has shape {array.shape} instead of {expected.shape}"
+        if array.dtype != expected.dtype:
+            return f"{name} has dtype {array.dtype} instead of {expected.dtype}"
+        if not np.isfinite(array).all():
+            return f"{name} has values that are not finite"
+    if answer.num_examples <= 0:
+        return f"it reports {answer.num_examples} examples"
+    return None
+
+
+def checked(answers: Sequence[Answer], reference: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    """Split answers, sorted by site, into those that count and those left out with a reason.
+
+    With three or more sound answers an update more than `NORM_RATIO` times the median norm is left out too.
+    """
+    sound, left_out = [], []
+    for answer in sorted(answers, key=lambda answer: answer.site):
+        reason = problem(answer, reference)
+        if reason is None:
+            sound.append(answer)
+        else:
+            left_out.append(LeftOut(answer.site, reason))
+    norms = [_update_norm(answer, reference) for answer in sound]
+    median = float(np.median(norms)) if norms else 0.0
+    if len(sound) < 3 or median == 0.0:
+        return sound, left_out
+    kept = []
+    for answer, norm in zip(sound, norms, strict=True):
+        if norm > NORM_RATIO * median:
+            left_out.append(LeftOut(answer.site, f"its update is {norm / median:.0f} times the round's median"))
+        else:
+            kept.append(answer)
+    return kept, left_out
+
+
+def _update_norm(answer: Answer, reference: Arrays) -> float:
+    squares = [float(np.square(answer.arrays[n].astype(np.float64) - reference[n]).sum()) for n in reference]
+    return float(np.sqrt(sum(squares)))

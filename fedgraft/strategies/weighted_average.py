@@ -1,0 +1,29 @@
+"""Federated averaging (McMahan et al. 2017): the mean of the sites' parameters, weighted by their examples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedgraft.messages import Arrays
+from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.base import FederatedStrategy
+
+
+def weighted_average(answers: Sequence[Answer]) -> Arrays:
+    """The mean weighted by `num_examples`, summed in the given order in float64."""
+    total = sum(answer.num_examples for answer in answers)
+    return {
+        name: sum(
+            (answer.num_examples / total * answer.arrays[name].astype(np.float64) for answer in answers[1:]),
+            start=answers[0].num_examples / total * answers[0].arrays[name].astype(np.float64),
+        ).astype(array.dtype)
+        for name, array in answers[0].arrays.items()
+    }
+
+
+class WeightedAverage(FederatedStrategy):
+    """`weighted_average` as a strategy."""
+
+    def aggregate(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
+        """The weighted mean."""
+        return weighted_average(answers)
