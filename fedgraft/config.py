@@ -73,7 +73,9 @@ class RunConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][:2])
-            raise UserError(f"The configuration key {place!r} has the value {first['input']!r}: {first['msg']}.") from error
+            raise UserError(
+                f"The configuration key {place!r} has the value {first['input']!r}: {first['msg']}."
+            ) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

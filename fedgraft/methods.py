@@ -43,5 +43,7 @@ def load_method(name: str) -> "Method":
     try:
         loaded: Method = point.load()
     except ImportError as error:
-        raise UserError(f"The method {name!r} is registered as {point.value}, which cannot be imported: {error}.") from error
+        raise UserError(
+            f"The method {name!r} is registered as {point.value}, which cannot be imported: {error}."
+        ) from error
     return loaded

@@ -50,20 +50,33 @@ def simulate(
         UserError: a mistake in the configuration, the data or the directory; nothing was written.
         RunFailed: the run could not go on.
     """
-    observer = observer or Observer()
-    directory = RunDirectory(Path(out))
+    coordinator = begin(config, Path(out), resume, observer or Observer())
+    if coordinator is not None:
+        _run(coordinator, config.sites, workers or os.cpu_count() or 1, cpus_per_worker)
+    return RunDirectory(Path(out)).summary()
+
+
+def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coordinator | None:
+    """Everything before the first message: check, deal, compute features, write the configuration.
+
+    Returns:
+        What runs on a Flower grid, or None where the run to resume is finished.
+
+    Raises:
+        UserError: a mistake in the configuration, the data or the directory; nothing was written.
+    """
+    directory = RunDirectory(out)
     directory.check_free(config, resume)
     load_method(config.method).parse_options(config.method_options)
-    if resume and (directory.path / "summary.json").exists():
-        return directory.summary()
+    if resume and (out / "summary.json").exists():
+        return None
     data, backbone = prepare(config, observer)
     coordinator = Coordinator(config, directory, data.deal, backbone, observer)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
     directory.create(config)
-    write_dealt(directory.path, data)
-    _run(coordinator, config.sites, workers or os.cpu_count() or 1, cpus_per_worker)
-    return directory.summary()
+    write_dealt(out, data)
+    return coordinator
 
 
 def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]:
@@ -75,9 +88,7 @@ def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]
     return data, backbone
 
 
-def _fill(
-    config: RunConfig, examples: Examples, data: DealtData, store: FeatureStore, observer: Observer
-) -> None:
+def _fill(config: RunConfig, examples: Examples, data: DealtData, store: FeatureStore, observer: Observer) -> None:
     used = data.used
     store.fill(data.keys[used], lambda position: examples.load(int(used[position])), observer.filling)
     trained = data.training_positions()
@@ -97,7 +108,7 @@ def _run(coordinator: Coordinator, sites: int, workers: int, cpus_per_worker: in
         raise UserError(f"Workers and CPUs a worker are at least 1, not {workers} and {cpus_per_worker}.")
     server_app = ServerApp()
 
-    @server_app.main()  # type: ignore[untyped-decorator]
+    @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         coordinator.run(grid)
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPModel
 
 from fedgraft.backbones.base import Backbone, ClassTokens, TextTower
@@ -83,9 +83,7 @@ class ClipTextTower(TextTower):
             tokens = self._tokenizer(
                 batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
             )
-            pooled = self._tower(
-                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-            ).pooler_output
+            pooled = self._tower(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
             parts.append(F.normalize(self._projection(pooled), dim=-1))
         return torch.cat(parts)
 
@@ -108,7 +106,7 @@ class ClipTextTower(TextTower):
         prefix = torch.cat([start, context], dim=1) + positions[:length]
         names = embeddings.token_embedding(classes.ids) + positions[length:total]
         suffix = names.expand(prompts, *names.shape)
-        layers = self._tower.encoder.layers
+        layers: Any = self._tower.encoder.layers
         for layer in layers[:-1]:
             prefix, suffix = self._layer(layer, prefix, suffix)
         ends = self._last_layer(layers[-1], prefix, suffix, classes.ends)
@@ -117,8 +115,8 @@ class ClipTextTower(TextTower):
 
     # One layer: prefix (N, P, width) and suffix (N, C, L, width) -----------------------------------
 
-    def _layer(self, layer: nn.Module, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
-        attention: Any = layer.self_attn
+    def _layer(self, layer: Any, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+        attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
         keys, values = attention.k_proj(normed_prefix), attention.v_proj(normed_prefix)
         mixed = F.scaled_dot_product_attention(
@@ -136,9 +134,9 @@ class ClipTextTower(TextTower):
         new_suffix = suffix + attention.out_proj(attended)
         return new_prefix, new_suffix + layer.mlp(layer.layer_norm2(new_suffix))
 
-    def _last_layer(self, layer: nn.Module, prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
+    def _last_layer(self, layer: Any, prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
         """The last layer's output at each class's end token only: (N, C, width)."""
-        attention: Any = layer.self_attn
+        attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
         rows = torch.arange(suffix.shape[1])
         visible = torch.arange(suffix.shape[2]) <= ends[:, None]
@@ -151,7 +149,8 @@ class ClipTextTower(TextTower):
             visible[:, None, None],
         )
         out: Tensor = suffix[:, rows, ends] + attention.out_proj(attended[:, :, 0])
-        return out + layer.mlp(layer.layer_norm2(out))
+        residual: Tensor = layer.mlp(layer.layer_norm2(out))
+        return out + residual
 
     def _attend(
         self, queries: Tensor, prefix_keys: Tensor, prefix_values: Tensor, keys: Tensor, values: Tensor, visible: Tensor
@@ -172,14 +171,14 @@ class ClipTextTower(TextTower):
         to_prefix = (together @ pk.mT).view(prompts, self._heads, count, length, -1).transpose(1, 2)
         to_self = (q @ k.mT).masked_fill(~visible, float("-inf"))
         weights = torch.cat([to_prefix, to_self], dim=-1).softmax(-1)
-        on_prefix, on_self = weights.split([pk.shape[-2], k.shape[-2]], dim=-1)
+        on_prefix, on_self = weights[..., : pk.shape[-2]], weights[..., pk.shape[-2] :]
         shared = on_prefix.transpose(1, 2).reshape(prompts, self._heads, count * length, -1) @ pv
         mixed = on_self @ v + shared.view(prompts, self._heads, count, length, -1).transpose(1, 2)
         return mixed.transpose(-3, -2).reshape(prompts, count, length, width)
 
     def _split(self, states: Tensor) -> Tensor:
         """(..., T, width) to (..., heads, T, width / heads)."""
-        return states.unflatten(-1, (self._heads, -1)).transpose(-3, -2)
+        return states.view(*states.shape[:-1], self._heads, -1).transpose(-3, -2)
 
 
 def load_clip(source: str, name: str) -> ClipBackbone:

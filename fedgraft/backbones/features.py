@@ -62,7 +62,8 @@ class FeatureStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             known = {key.tobytes() for key in self._keys()}
-            missing = list({key.tobytes(): position for position, key in enumerate(keys) if key.tobytes() not in known}.values())
+            positions = {key.tobytes(): position for position, key in enumerate(keys)}
+            missing = sorted(position for key, position in positions.items() if key not in known)
             with self._growing("vectors.f32", self.dim * 4) as vectors, self._growing("keys.bin", KEY_BYTES) as names:
                 for begin in range(0, len(missing), _BATCH):
                     batch = missing[begin : begin + _BATCH]
@@ -133,7 +134,8 @@ def require_rows(store: FeatureStore, keys: NDArray[np.uint8]) -> IntArray:
     """
     rows = store.rows(keys)
     if (rows < 0).any():
-        raise UserError(f"The feature store {store.folder} lacks {int((rows < 0).sum())} of {len(rows)} images; fill it first.")
+        lacking = int((rows < 0).sum())
+        raise UserError(f"The feature store {store.folder} lacks {lacking} of {len(rows)} images; fill it first.")
     return rows
 
 

@@ -27,7 +27,10 @@ def load_backbone(name: str) -> Backbone:
     if folder.is_dir():
         return _load_folder(folder, name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(f"There is no backbone {name!r}: give mini, a Hugging Face folder or an id such as openai/clip-vit-base-patch16.")
+        raise UserError(
+            f"There is no backbone {name!r}: give mini, a Hugging Face folder, "
+            "or an id such as openai/clip-vit-base-patch16."
+        )
     return load_clip(name, name)
 
 

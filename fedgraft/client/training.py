@@ -29,7 +29,7 @@ def train(adapter: Adapter, data: TrainingData, config: RunConfig, rng: np.rando
     for _ in range(config.local_epochs):
         order = torch.from_numpy(rng.permutation(count))
         views = torch.from_numpy(rng.integers(data.features.shape[1], size=count))
-        for batch in order.split(config.batch_size):
+        for batch in torch.split(order, config.batch_size):
             loss = adapter.loss(data.features[batch, views[batch]], data.labels[batch], data.classes)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]

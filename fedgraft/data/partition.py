@@ -24,10 +24,12 @@ def partition(
     Raises:
         UserError: the examples cannot be dealt so.
     """
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, PathologicalPartitioner, Partitioner
+    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner, PathologicalPartitioner
 
     if len(labels) < sites * _MIN_PER_SITE:
-        raise UserError(f"{len(labels)} examples are too few for {sites} sites; give at most {len(labels) // _MIN_PER_SITE}.")
+        raise UserError(
+            f"{len(labels)} examples are too few for {sites} sites; give at most {len(labels) // _MIN_PER_SITE}."
+        )
     makers = {
         "iid": lambda: IidPartitioner(sites),
         "dirichlet": lambda: DirichletPartitioner(sites, "label", alpha, min_partition_size=_MIN_PER_SITE, seed=seed),

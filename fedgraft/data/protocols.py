@@ -6,6 +6,7 @@ content of the images; nothing depends on the order of a set or of files on disk
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -156,7 +157,7 @@ def _dealt_classes(shuffled: IntArray, sites: int) -> list[IntArray]:
         return [shuffled[site % len(shuffled)][None] for site in range(sites)]
     size = len(shuffled) // sites
     cuts = [site * size for site in range(sites)] + [len(shuffled)]
-    return [np.sort(shuffled[begin:end]) for begin, end in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [np.sort(shuffled[begin:end]) for begin, end in pairwise(cuts)]
 
 
 def _in_class_protocol_domains(examples: Examples) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":

@@ -24,7 +24,6 @@ from fedgraft.messages import (
     COUNTS,
     JOB,
     METRICS,
-    SHARED,
     Arrays,
     Job,
     from_array_record,
@@ -101,9 +100,7 @@ class Coordinator:
         for server_round in range(first + 1, rounds + 1):
             job = replace(job, round=server_round)
             arrays, rows = self._train(grid, strategy, arrays, job, fold)
-            self.directory.save_checkpoint(
-                Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint
-            )
+            self.directory.save_checkpoint(Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint)
             self.directory.append(rows)
             for entry in strategy.left_out:
                 self.observer.left_out(server_round, entry.site, entry.reason)
@@ -163,7 +160,7 @@ class Coordinator:
             if reply.has_error():
                 place = {"round": job.round, "fold": fold.name, "scope": "left_out"}
                 failed.append({**place, "site": site, "reason": f"evaluation: {reply.error.reason}"})
-                self.observer.left_out(job.round, site, reply.error.reason)
+                self.observer.left_out(job.round, site, str(reply.error.reason))
                 continue
             for scope, pair in reply.content.metric_records[METRICS].items():
                 right, total = pair  # type: ignore[misc]

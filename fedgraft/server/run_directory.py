@@ -53,7 +53,9 @@ class RunDirectory:
                 raise UserError(f"There is no run to resume in {self.path}.")
             return
         if not resume:
-            raise UserError(f"The directory {self.path} holds a run; add --resume to go on with it or give another --out.")
+            raise UserError(
+                f"The directory {self.path} holds a run; add --resume to go on with it or give another --out."
+            )
         known, given = read_toml(saved), config.model_dump()
         different = [key for key in given if known.get(key) != given[key]]
         if different:

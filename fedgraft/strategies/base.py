@@ -103,7 +103,7 @@ class FederatedStrategy(Strategy):
         for reply in replies:
             site = sites[reply.metadata.src_node_id]
             if reply.has_error():
-                failed[site] = reply.error.reason
+                failed[site] = str(reply.error.reason)
                 continue
             try:
                 metrics = reply.content.metric_records[METRICS]

@@ -83,15 +83,16 @@ class Corpus:
         """The batch of one step."""
         rng = np.random.default_rng([self.seed, step])
         characters = self.batch_size * 9 // 16
-        parts = (self._characters(rng, characters), self._shapes(rng, self.batch_size - characters))
-        images, captions, shown, said = zip(*parts, strict=True)
-        pixels = torch.cat(images).sub_(0.5).div_(0.5)
-        facts = torch.from_numpy(np.concatenate(shown)), torch.from_numpy(np.concatenate(said))
-        return Batch(pixels, [caption for part in captions for caption in part], *facts)
+        drawn, geometric = self._characters(rng, characters), self._shapes(rng, self.batch_size - characters)
+        return Batch(
+            images=torch.cat([drawn.images, geometric.images]).sub_(0.5).div_(0.5),
+            captions=drawn.captions + geometric.captions,
+            shown=torch.cat([drawn.shown, geometric.shown]),
+            said=torch.cat([drawn.said, geometric.said]),
+        )
 
-    def _shapes(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[torch.Tensor, list[str], NDArray[np.int64], NDArray[np.int64]]:
+    def _shapes(self, rng: np.random.Generator, count: int) -> Batch:
+        """Images in [0, 1]."""
         images, captions = [], []
         shown = np.full((count, len(ATTRIBUTES)), -1)
         said = np.full((count, len(ATTRIBUTES)), -1)
@@ -120,11 +121,10 @@ class Corpus:
             said[row, 1:] = np.where(mention, shown[row, 1:], -1)
             captions.append(_shape_caption(scene, mention, rng))
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255)
-        return pixels, captions, shown, said
+        return Batch(pixels, captions, torch.from_numpy(shown), torch.from_numpy(said))
 
-    def _characters(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[torch.Tensor, list[str], NDArray[np.int64], NDArray[np.int64]]:
+    def _characters(self, rng: np.random.Generator, count: int) -> Batch:
+        """Images in [0, 1]."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         digit = rng.random(count) < 0.55
         labels = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(glyphs.CHARACTER_NAMES), count))
@@ -142,7 +142,8 @@ class Corpus:
 
         plain = rng.random(count)
         colour = np.where(plain < 0.35, 11, np.where(plain < 0.65, 10, rng.integers(0, 10, count)))
-        paper = np.where(plain < 0.35, 1, np.where(plain < 0.65, rng.choice([0, 2], size=count), rng.integers(0, 3, count)))
+        light, any_paper = rng.choice([0, 2], size=count), rng.integers(0, 3, count)
+        paper = np.where(plain < 0.35, 1, np.where(plain < 0.65, light, any_paper))
         inks = torch.from_numpy(np.clip(_PALETTE[colour] + rng.normal(0, 0.05, (count, 3)), 0, 1)).float()
         papers = torch.from_numpy(np.clip(_PAPERS[paper] + rng.normal(0, 0.03, (count, 3)), 0, 1)).float()
         images = glyphs.tint(ink, inks, papers)
@@ -156,7 +157,7 @@ class Corpus:
         said[:, 2] = np.where(coloured, colour, -1)
         said[:, 6] = np.where(placed, paper, -1)
         captions = [_character_caption(*facts, rng) for facts in zip(labels, said[:, 2], said[:, 6], strict=True)]
-        return images.clamp(0, 1), captions, shown, said
+        return Batch(images.clamp(0, 1), captions, torch.from_numpy(shown), torch.from_numpy(said))
 
 
 def _shape_caption(scene: shapes.Scene, mention: NDArray[np.bool_], rng: np.random.Generator) -> str:
@@ -182,7 +183,8 @@ def _shape_caption(scene: shapes.Scene, mention: NDArray[np.bool_], rng: np.rand
 def _character_caption(label: int, colour: int, paper: int, rng: np.random.Generator) -> str:
     name = glyphs.CHARACTER_NAMES[label]
     written = rng.choice(glyphs.renderings(name)) if rng.random() < 0.2 else name
-    kinds = ("digit", "number", "character", "") if name in glyphs.DIGIT_NAMES else ("letter", "letter", "character", "")
+    is_digit = name in glyphs.DIGIT_NAMES
+    kinds = ("digit", "number", "character", "") if is_digit else ("letter", "letter", "character", "")
     words = [str(rng.choice(kinds)), str(written)]
     if colour >= 0:
         words.insert(0, _INKS[colour])

@@ -10,7 +10,6 @@ The fonts come from free Debian packages, listed in fonts.txt. Training is seede
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -40,17 +39,21 @@ def train_tokenizer(folder: Path) -> CLIPTokenizer:
     """A byte-level BPE tokenizer in CLIP's format in which every word of the corpus is one token."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
+    splitters = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splitters)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [word for caption in vocabulary_text() for word in caption.split()]
-    trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
     tokenizer.train_from_iterator(words, trainer)
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokens = alphabet + [f"{character}</w>" for character in alphabet]
     tokens += [joined for joined in dict.fromkeys("".join(merge) for merge in merges) if joined not in set(tokens)]
     tokens += [_START, _END]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}, ensure_ascii=False))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in merges) + "\n")
     clip = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS)
     clip.save_pretrained(folder)
@@ -86,7 +89,9 @@ class Pretraining(nn.Module):
         width = clip.config.vision_config.hidden_size
         self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in _HEADS.items()})
 
-    def forward(self, images: Tensor, tokens: Tensor, mask: Tensor, matches: Tensor, shown: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, tokens: Tensor, mask: Tensor, matches: Tensor, shown: Tensor
+    ) -> dict[str, Tensor]:
         """The losses of one batch, and the share of images whose best caption is true."""
         pooled = self.clip.vision_model(pixel_values=images).pooler_output
         image = F.normalize(self.clip.visual_projection(pooled), dim=-1)
@@ -96,7 +101,9 @@ class Pretraining(nn.Module):
         target = matches.float()
         rows = target / target.sum(1, keepdim=True)
         columns = target / target.sum(0, keepdim=True)
-        contrastive = (-(rows * logits.log_softmax(1)).sum(1).mean() - (columns * logits.log_softmax(0)).sum(0).mean()) / 2
+        to_text = -(rows * logits.log_softmax(1)).sum(1).mean()
+        to_image = -(columns * logits.log_softmax(0)).sum(0).mean()
+        contrastive = (to_text + to_image) / 2
         auxiliary = logits.new_zeros(())
         for name, head in self.heads.items():
             labels = shown[:, ATTRIBUTES.index(name)]
@@ -123,13 +130,12 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 def _save(folder: Path, model: Pretraining, optimizer: torch.optim.Optimizer, step: int) -> None:
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for parameter, state in optimizer.state.items():
-        for key, tensor in state.items():
-            tensors[f"optimizer.{key}.{names[parameter]}"] = tensor
+    for name, parameter in model.named_parameters():
+        for key, tensor in optimizer.state[parameter].items():
+            tensors[f"optimizer.{key}.{name}"] = tensor
     scratch = folder / "checkpoint.tmp"
     save_file(tensors, scratch, metadata={"step": str(step)})
-    os.replace(scratch, folder / "checkpoint.safetensors")
+    scratch.replace(folder / "checkpoint.safetensors")
 
 
 def _restore(folder: Path, model: Pretraining, optimizer: torch.optim.Optimizer) -> int:
@@ -144,7 +150,9 @@ def _restore(folder: Path, model: Pretraining, optimizer: torch.optim.Optimizer)
     return int(tensors["optimizer.step.clip.logit_scale"].item())
 
 
-def pretrain(work: Path, fonts: Path, steps: int, batch_size: int, seed: int, peak: float, checkpoint_every: int) -> Path:
+def pretrain(
+    work: Path, fonts: Path, steps: int, batch_size: int, seed: int, peak: float, checkpoint_every: int
+) -> Path:
     """Train, or continue, and return the folder of the finished backbone."""
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -159,11 +167,13 @@ def pretrain(work: Path, fonts: Path, steps: int, batch_size: int, seed: int, pe
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98))
     first = _restore(work, model, optimizer)
-    print(f"{len(corpus.atlas)} fonts, {sum(p.numel() for p in model.clip.parameters()):,} parameters, from step {first}", flush=True)
+    size = sum(parameter.numel() for parameter in model.clip.parameters())
+    print(f"{len(corpus.atlas)} fonts, {size:,} parameters, from step {first}", flush=True)
 
-    loader = DataLoader(_Steps(corpus, steps), batch_size=None, sampler=range(first, steps), num_workers=1, prefetch_factor=4)
+    todo = range(first, steps)
+    loader = DataLoader(_Steps(corpus, steps), batch_size=None, sampler=todo, num_workers=1, prefetch_factor=4)
     began = time.monotonic()
-    for step, batch in zip(range(first, steps), loader, strict=True):
+    for step, batch in zip(todo, loader, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
         tokens = tokenizer(batch.captions, padding=True, return_tensors="pt")

@@ -190,12 +190,18 @@ def distort(masks: torch.Tensor, size: int, generator: torch.Generator, strength
     aspect = torch.exp(uniform(-0.3, 0.3) * strength)
     cos, sin = torch.cos(angle), torch.sin(angle)
     linear = torch.stack(
-        [torch.stack([cos * zoom * aspect, -sin * zoom + slant], -1), torch.stack([sin * zoom, cos * zoom / aspect], -1)], 1
+        [
+            torch.stack([cos * zoom * aspect, -sin * zoom + slant], -1),
+            torch.stack([sin * zoom, cos * zoom / aspect], -1),
+        ],
+        1,
     )
     slack = (zoom - 0.75).clamp(min=0)[:, None]
     shift = uniform(-1, 1, 2) * slack * 0.6 * min(1.0, strength)
     grid = F.affine_grid(torch.cat([linear, shift[..., None]], -1), [batch, 1, size, size], align_corners=False)
-    bend = F.interpolate((torch.rand(batch, 2, 5, 5, generator=generator) - 0.5), size=(size, size), mode="bicubic", align_corners=True)
+    bend = F.interpolate(
+        (torch.rand(batch, 2, 5, 5, generator=generator) - 0.5), size=(size, size), mode="bicubic", align_corners=True
+    )
     grid = grid + bend.permute(0, 2, 3, 1) * uniform(0.0, 0.32, 1, 1, 1) * strength
     warped = F.grid_sample(masks[:, None], grid, align_corners=False)
     soft = F.avg_pool2d(F.avg_pool2d(warped, 3, 1, 1), 3, 1, 1)

@@ -34,12 +34,16 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "brown": (125, 75, 35),
     "gray": (130, 130, 130),
 }
-BACKGROUNDS: dict[str, tuple[int, int, int]] = {"white": (250, 250, 250), "black": (10, 10, 10), "beige": (235, 220, 190)}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "white": (250, 250, 250),
+    "black": (10, 10, 10),
+    "beige": (235, 220, 190),
+}
 PRETRAINING_STYLES = ("flat", "scene", "shaded")
 EVALUATION_STYLES = ("faded", "mosaic", "noisy")
 STYLES = PRETRAINING_STYLES + EVALUATION_STYLES
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating]
 
 
 class Combination(NamedTuple):
@@ -121,7 +125,10 @@ def _places(scene: Scene, rng: np.random.Generator) -> list[tuple[float, float, 
 
 
 def _regular(corners: int, phase: float = -math.pi / 2) -> list[tuple[float, float]]:
-    return [(math.cos(phase + 2 * math.pi * k / corners), math.sin(phase + 2 * math.pi * k / corners)) for k in range(corners)]
+    return [
+        (math.cos(phase + 2 * math.pi * k / corners), math.sin(phase + 2 * math.pi * k / corners))
+        for k in range(corners)
+    ]
 
 
 def _star() -> list[tuple[float, float]]:
@@ -226,7 +233,7 @@ def _covered(texture: str, mask: Pixels, radius: float) -> Pixels:
 
 def _background(scene: Scene, rng: np.random.Generator, size: int) -> Pixels:
     base = _jitter(BACKGROUNDS[scene.background], rng, 8)
-    canvas = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
+    canvas: Pixels = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     if scene.style == "scene":
         other = np.clip(base + rng.uniform(-70, 70, 3), 0, 255)
         ramp = np.linspace(0, 1, size, dtype=np.float32)[:, None]
@@ -268,7 +275,9 @@ def _finish_mosaic(canvas: Pixels, rng: np.random.Generator) -> Pixels:
     tiles = int(rng.integers(15, 19))
     small = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8)).resize((tiles, tiles), Image.Resampling.BOX)
     levels = np.round(np.asarray(small, np.float32) / 64) * 64
-    return np.asarray(Image.fromarray(levels.clip(0, 255).astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST), np.float32)
+    return np.asarray(
+        Image.fromarray(levels.clip(0, 255).astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST), np.float32
+    )
 
 
 def _finish_faded(canvas: Pixels, rng: np.random.Generator) -> Pixels:

@@ -1,0 +1,249 @@
+"""The command `fedgraft`. Heavy imports stay inside the commands, so that help is quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedgraft.errors import RunFailed, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated personalization of one frozen vision-language backbone, from simulation to edge devices.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Data = Annotated[
+    str | None, typer.Option(help="digits, shapes, characters, folder:PATH, hf:ID.", show_default="digits")
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(help="base-to-novel, leave-one-domain-out, dirichlet.", show_default="base-to-novel"),
+]
+Backbone = Annotated[
+    str | None, typer.Option(help="mini, a Hugging Face folder, or a Hugging Face id.", show_default="mini")
+]
+Sites = Annotated[int | None, typer.Option(help="Number of sites.", show_default="10")]
+Rounds = Annotated[int | None, typer.Option(help="Number of rounds.", show_default="25")]
+Shots = Annotated[int | None, typer.Option(help="Training images a class; 0 takes all.", show_default="16")]
+LocalEpochs = Annotated[int | None, typer.Option(help="Epochs a site trains in a round.", show_default="2")]
+Participation = Annotated[
+    float | None, typer.Option(help="Fraction of the sites that train in a round.", show_default="1.0")
+]
+Views = Annotated[int | None, typer.Option(help="Augmented views of each training image.", show_default="1")]
+Domains = Annotated[bool, typer.Option("--domains", help="Read a folder as domain/class/image whatever its depth.")]
+Config = Annotated[Path | None, typer.Option(help="A TOML file with settings; options given here win over it.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting or method option.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one a CPU")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from fedgraft import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="The run directory.")],
+    method: Annotated[str | None, typer.Option(help="See `fedgraft methods`.", show_default="fedpgp")] = None,
+    data: Data = None,
+    protocol: Protocol = None,
+    sites: Sites = None,
+    rounds: Rounds = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.", show_default="0")] = None,
+    backbone: Backbone = None,
+    shots: Shots = None,
+    local_epochs: LocalEpochs = None,
+    participation: Participation = None,
+    views: Views = None,
+    domains: Domains = False,
+    config: Config = None,
+    set_: Set = None,
+    workers: Workers = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Run a federation with simulated sites."""
+    from fedgraft.cli.printing import print_summary
+    from fedgraft.cli.progress import progress
+    from fedgraft.config import RunConfig
+
+    options = {
+        "method": method, "data": data, "protocol": protocol, "sites": sites, "rounds": rounds, "seed": seed,
+        "backbone": backbone, "shots": shots, "local_epochs": local_epochs, "participation": participation,
+        "views": views, "domains": domains or None,
+    }  # fmt: skip
+    run_config = RunConfig.build(_settings(config, options, set_))
+    from fedgraft.server.report import write_report
+    from fedgraft.simulation import simulate as run
+
+    with progress(quiet=as_json) as observer:
+        summary = run(run_config, out, resume=resume, workers=workers, observer=observer)
+    report = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(summary, report)
+
+
+@app.command()
+def compare(
+    out: Annotated[Path, typer.Option(help="The directory of the comparison and of its runs.")],
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "zeroshot,local,promptfl,fedpgp",
+    data: Data = None,
+    protocol: Protocol = None,
+    sites: Sites = None,
+    rounds: Rounds = None,
+    seed: Annotated[int | None, typer.Option(help="One seed.", show_default="0")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, separated by commas.")] = None,
+    backbone: Backbone = None,
+    shots: Shots = None,
+    local_epochs: LocalEpochs = None,
+    participation: Participation = None,
+    views: Views = None,
+    domains: Domains = False,
+    config: Config = None,
+    set_: Set = None,
+    workers: Workers = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Run several methods on the same data: a table, a plot, a report."""
+    from fedgraft.cli.printing import print_comparison
+    from fedgraft.cli.progress import progress
+
+    options = {
+        "data": data, "protocol": protocol, "sites": sites, "rounds": rounds, "backbone": backbone, "shots": shots,
+        "local_epochs": local_epochs, "participation": participation, "views": views, "domains": domains or None,
+    }  # fmt: skip
+    if seed is not None and seeds is not None:
+        raise UserError("Give --seed or --seeds, not both.")
+    settings = _settings(config, options, set_)
+    from fedgraft.comparison import compare as run
+    from fedgraft.server.report import write_report
+
+    with progress(quiet=as_json) as observer:
+        comparison = run(
+            settings,
+            _names(methods),
+            _seeds(seeds) or [seed or 0],
+            out,
+            resume=resume,
+            workers=workers,
+            observer=observer,
+        )
+    report = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(comparison))
+    else:
+        print_comparison(comparison, report)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The directory of a run or of a comparison.")], as_json: Json = False
+) -> None:
+    """Write report.html for a run or a comparison."""
+    from fedgraft.server.report import write_report
+
+    path = write_report(run)
+    typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """What methods there are."""
+    from fedgraft.methods import load_method, method_names
+
+    loaded = {name: load_method(name) for name in method_names()}
+    rows = {name: method.summary for name, method in loaded.items()}
+    options = {
+        name: {key: field.default for key, field in method.options.model_fields.items()}
+        for name, method in loaded.items()
+    }
+    if as_json:
+        typer.echo(json.dumps({name: {"summary": rows[name], "options": options[name]} for name in rows}))
+        return
+    _print_lines({n: f"{text}{_option_text(options[n])}" for n, text in rows.items()})
+
+
+@app.command()
+def data(as_json: Json = False) -> None:
+    """What data sources there are."""
+    from fedgraft.data.sources import SOURCES
+
+    _print_or_json({source.usage: source.summary for source in SOURCES.values()}, as_json)
+
+
+@app.command()
+def backbones(as_json: Json = False) -> None:
+    """What backbones there are."""
+    _print_or_json(
+        {
+            "mini": "the embedded CLIP: 48 pixels, 1.6 million parameters, trained on procedural images",
+            "PATH": "a local Hugging Face folder of the CLIP family",
+            "HF-ID": "a Hugging Face id of the CLIP family, such as openai/clip-vit-base-patch16",
+        },
+        as_json,
+    )
+
+
+def main() -> None:
+    """Run the command; a mistake in the input is one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"fedgraft: {error}", err=True)
+        sys.exit(2)
+    except RunFailed as error:
+        typer.echo(f"fedgraft: {error}", err=True)
+        sys.exit(1)
+
+
+def _settings(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+    """A TOML file, over it --set, over both the options."""
+    from fedgraft.config import merged, parse_assignments, read_toml
+
+    given = {key: value for key, value in options.items() if value is not None}
+    return merged(read_toml(config) if config else {}, parse_assignments(assignments or []), given)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _seeds(text: str | None) -> list[int]:
+    try:
+        return [int(seed) for seed in _names(text or "")]
+    except ValueError:
+        raise UserError(f"--seeds takes whole numbers separated by commas, not {text!r}.") from None
+
+
+def _option_text(options: dict[str, Any]) -> str:
+    if not options:
+        return ""
+    return " (" + ", ".join(f"{key}={value!r}" for key, value in options.items()) + ")"
+
+
+def _print_or_json(rows: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        _print_lines(rows)
+
+
+def _print_lines(rows: dict[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        typer.echo(f"{name:<{width}}  {text}")

@@ -1,0 +1,75 @@
+"""Results as tables on a terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_TITLES = {
+    "local": "local",
+    "base": "base",
+    "novel": "novel",
+    "hm": "HM",
+    "hm2": "HM(base, novel)",
+    "cm": "CM",
+    "accuracy": "accuracy",
+    "worst_site": "worst site",
+    "std": "std over sites",
+    "mean": "mean",
+}
+
+
+def print_summary(summary: dict[str, Any], report: Path) -> None:
+    """The results of a run."""
+    metrics, last5 = _flat(summary["metrics"]), _flat(summary["metrics_last5"])
+    table = Table(title=f"{summary['method']} on {summary['data']}, {summary['protocol']}, {summary['sites']} sites")
+    table.add_column("percent")
+    for name in metrics:
+        table.add_column(_title(name), justify="right")
+    table.add_row("last round", *(f"{value:.2f}" for value in metrics.values()))
+    table.add_row("mean of last five", *(f"{value:.2f}" for value in last5.values()))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{summary['trainable_parameters']:,} trainable and {summary['shared_parameters']:,} shared parameters, "
+        f"{summary['uplink_bytes_per_site_round']:,} bytes up and "
+        f"{summary['downlink_bytes_per_site_round']:,} bytes down "
+        f"a site and round, {summary['wall_seconds']:.0f} s."
+    )
+    console.print(f"Report: {report}", soft_wrap=True)
+
+
+def print_comparison(comparison: dict[str, Any], report: Path) -> None:
+    """The table of a comparison; mean and standard deviation where there are several seeds."""
+    seeds = comparison["seeds"]
+    title = (
+        f"{comparison['data']}, {comparison['protocol']}, {comparison['sites']} sites, {comparison['rounds']} rounds"
+    )
+    table = Table(title=f"{title}, seeds {', '.join(map(str, seeds))}")
+    table.add_column("method")
+    for name in comparison["methods"][0]["metrics"]:
+        table.add_column(_title(name), justify="right")
+    table.add_column("bytes up", justify="right")
+    table.add_column("seconds", justify="right")
+    for entry in comparison["methods"]:
+        cells = [_cell(statistics, len(seeds)) for statistics in entry["metrics"].values()]
+        cost = [f"{entry['uplink_bytes_per_site_round']:,}", f"{entry['wall_seconds']:.0f}"]
+        table.add_row(entry["method"], *cells, *cost)
+    console = Console()
+    console.print(table)
+    console.print(f"Report: {report}", soft_wrap=True)
+
+
+def _flat(metrics: dict[str, Any]) -> dict[str, float]:
+    per_domain = metrics.get("per_domain", {})
+    return {**per_domain, **{key: value for key, value in metrics.items() if key != "per_domain"}}
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.removeprefix("domain:"))
+
+
+def _cell(statistics: dict[str, float], seeds: int) -> str:
+    spread = f" ± {statistics['std']:.1f}" if seeds > 1 else ""
+    return f"{statistics['mean']:.1f}{spread}"

@@ -1,0 +1,125 @@
+"""Progress for people: bars on a terminal, plain lines otherwise, nothing with --json."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fedgraft.server.observer import Observer
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Observer]:
+    """An observer for the command's output."""
+    if quiet:
+        yield Observer()
+    elif sys.stdout.isatty():
+        with _bars() as bars:
+            yield BarObserver(bars)
+    else:
+        yield LineObserver()
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(),
+    )
+
+
+class BarObserver(Observer):
+    """A bar for the images and one for the rounds of each fold."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._fill: TaskID | None = None
+        self._rounds: TaskID | None = None
+        self._label = "rounds"
+
+    def filling(self, done: int, total: int) -> None:
+        """Advance the bar of images."""
+        if self._fill is None:
+            self._fill = self._bars.add_task("images through the image tower", total=total)
+        self._bars.update(self._fill, completed=done, total=total)
+        if done == total:
+            self._fill = None
+
+    def notice(self, sentence: str) -> None:
+        """Print above the bars."""
+        self._bars.console.print(sentence)
+
+    def fold_begins(self, name: str | None, number: int, count: int) -> None:
+        """Begin a bar of rounds."""
+        self._label = _fold_label(name, number, count)
+        self._rounds = None
+
+    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+        """Advance the bar of rounds."""
+        if self._rounds is None:
+            self._rounds = self._bars.add_task(self._label, total=rounds or 1)
+        figures = "  ".join(_figure(name, value) for name, value in metrics.items())
+        self._bars.update(
+            self._rounds, completed=server_round if rounds else 1, description=f"{self._label}  {figures}"
+        )
+
+    def left_out(self, server_round: int, site: int, reason: str) -> None:
+        """Name the site above the bars."""
+        self._bars.console.print(_left_out(server_round, site, reason))
+
+
+class LineObserver(Observer):
+    """One plain line for each event, flushed."""
+
+    def filling(self, done: int, total: int) -> None:
+        """A line at every tenth."""
+        if done == total or done * 10 // total != max(0, done - 128) * 10 // total:
+            _line(f"images through the image tower: {done}/{total}")
+
+    def notice(self, sentence: str) -> None:
+        """A line."""
+        _line(sentence)
+
+    def fold_begins(self, name: str | None, number: int, count: int) -> None:
+        """A line where there are several folds."""
+        if count > 1:
+            _line(_fold_label(name, number, count))
+
+    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+        """A line a round."""
+        _line(f"round {server_round}/{rounds}  " + "  ".join(_figure(name, value) for name, value in metrics.items()))
+
+    def left_out(self, server_round: int, site: int, reason: str) -> None:
+        """A line."""
+        _line(_left_out(server_round, site, reason))
+
+
+def _fold_label(name: str | None, number: int, count: int) -> str:
+    return "rounds" if name is None else f"left out: {name} ({number + 1} of {count})"
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{name} {value:.3f}" if name == "loss" else f"{name} {value:.1f} %"
+
+
+def _left_out(server_round: int, site: int, reason: str) -> str:
+    return f"round {server_round}: site {site} is left out: {reason}"
+
+
+def _line(text: str) -> None:
+    typer.echo(text)
+    sys.stdout.flush()
