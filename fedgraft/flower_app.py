@@ -1,34 +1,152 @@
 """fedgraft as an ordinary Flower app, for `flwr run`: the same server and client as `fedgraft simulate`.
 
-The run configuration of the Flower app holds the keys of `RunConfig`, `out` for the run directory, and any option
-of the method.
+The app's run configuration holds the keys of `RunConfig`, `method_options` written as `--set` writes them ("rank=4
+mu=1.0"), and two keys of its own: `out`, the run directory, and `wait`, the seconds to wait for missing SuperNodes.
+`sites = 0` takes as many sites as the federation has SuperNodes.
 """
 
+import logging
+import shlex
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedgraft.client.app import app as client_app
-from fedgraft.config import RunConfig
+from fedgraft.config import RunConfig, parse_assignments
+from fedgraft.errors import UserError
 from fedgraft.server.observer import Observer
 from fedgraft.server.report import write_report
-from fedgraft.simulation import begin
 
 __all__ = ["client_app", "server_app"]
 
 server_app = ServerApp()
 
+_log = logging.getLogger("flwr")
+_SETTLED_SECONDS = 1.0
+"""Flower registers SuperNodes one by one; their number counts once it has stood still for this long."""
+_POLL_SECONDS = 0.2
 
-@server_app.main()  # type: ignore[untyped-decorator]
+
+@server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation on Flower's grid, resuming where the run directory holds the same run."""
+    """Run the federation on Flower's grid, going on where the run directory holds the same run unfinished."""
+    # A ClientApp process imports this module for every message of a deployment and needs none of this.
+    from fedgraft.simulation import begin
+
     given = dict(context.run_config)
-    out = Path(str(given.pop("out"))).expanduser()
-    settings = {key: value for key, value in given.items() if key in RunConfig.model_fields}
-    options = {key: value for key, value in given.items() if key not in settings}
-    config = RunConfig.build({**settings, "method_options": options})
-    coordinator = begin(config, out, resume=(out / "config.toml").exists(), observer=Observer())
-    if coordinator is not None:
+    out = _run_directory(str(given.pop("out")), context.run_id)
+    wait = float(given.pop("wait"))
+    config = _with_sites(_run_config(given), int(given["sites"]), grid, wait)
+    _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
+    coordinator = begin(config, out, resume=(out / "config.toml").exists(), observer=_LogObserver())
+    if coordinator is None:
+        _log.info("fedgraft: the run in %s is finished; give another out for a new one", out)
+    else:
         coordinator.run(grid)
-    write_report(out)
+    _log.info("fedgraft: wrote %s", write_report(out))
+
+
+def _run_directory(text: str, run_id: int) -> Path:
+    """The run directory, with Flower's run id for "{run}".
+
+    Raises:
+        UserError: it is relative; Flower's processes run wherever the SuperLink was started.
+    """
+    return _absolute("out", text.replace("{run}", str(run_id)))
+
+
+def _absolute(key: str, text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_absolute():
+        raise UserError(
+            f"{key} has the relative path {text!r}, and Flower's processes do not run in the folder that you typed "
+            f'the command in; give an absolute path, one that begins with ~, or "$PWD/{text.removeprefix("./")}".'
+        )
+    return path
+
+
+def _run_config(given: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration, with one site where the app's configuration leaves their number open.
+
+    Raises:
+        UserError: an unknown key, a wrong value, or a relative path.
+    """
+    options = parse_assignments(shlex.split(str(given["method_options"])))
+    for key in options.keys() - {"method_options"}:
+        raise UserError(f"{key!r} is no option of the method; give it as a key of its own, beside method_options.")
+    config = RunConfig.build({**given, "sites": given["sites"] or 1, "method_options": {}, **options})
+    source, _, argument = config.data.partition(":")
+    if source == "folder":
+        _absolute("data", argument)
+    if config.backbone.startswith("."):
+        _absolute("backbone", config.backbone)
+    return config
+
+
+def _with_sites(config: RunConfig, wanted: int, grid: Grid, wait: float) -> RunConfig:
+    """The configuration with as many sites as there are SuperNodes.
+
+    Raises:
+        UserError: there are none, or their number is not the one wanted.
+    """
+    count = _count_supernodes(grid, wanted, wait)
+    simulated = f'In a simulation add --federation-config "num-supernodes={wanted}"; in a deployment'
+    either = "sites=0 takes as many sites as there are SuperNodes."
+    if count == 0:
+        raise UserError(f"No SuperNode has come within {wait:g} seconds; start them first, or give a longer wait.")
+    if count < wanted:
+        raise UserError(
+            f"The run has {wanted} sites and the federation only {count} SuperNodes. "
+            f"{simulated} start the others first, or give a longer wait. {either}"
+        )
+    if count > wanted > 0:
+        raise UserError(
+            f"The federation has {count} SuperNodes, more than the {wanted} sites of the run. "
+            f"{simulated} stop the others. {either}"
+        )
+    return config.model_copy(update={"sites": count})
+
+
+def _count_supernodes(grid: Grid, wanted: int, wait: float) -> int:
+    """How many SuperNodes there are, once their number stands still and is enough, or after the wait."""
+    began = changed = time.monotonic()
+    seen = -1
+    while True:
+        count, now = len(list(grid.get_node_ids())), time.monotonic()
+        if count != seen:
+            seen, changed = count, now
+        enough = count >= max(wanted, 1) and now - changed >= _SETTLED_SECONDS
+        if enough or now - began >= wait:
+            return count
+        time.sleep(_POLL_SECONDS)
+
+
+class _LogObserver(Observer):
+    """Lines in Flower's log, which `flwr run --stream` and `flwr log` show."""
+
+    def filling(self, done: int, total: int) -> None:
+        """A line at the end."""
+        if done == total:
+            _log.info("fedgraft: %d images have passed the image tower", total)
+
+    def notice(self, sentence: str) -> None:
+        """A line."""
+        _log.info("fedgraft: %s", sentence)
+
+    def fold_begins(self, name: str | None, number: int, count: int) -> None:
+        """A line where there are several folds."""
+        if name is not None:
+            _log.info("fedgraft: left out: %s (%d of %d)", name, number + 1, count)
+
+    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+        """A line a round."""
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        _log.info("fedgraft: round %d/%d  %s", server_round, rounds, figures)
+
+    def left_out(self, server_round: int, site: int, reason: str) -> None:
+        """A line."""
+        _log.warning("fedgraft: round %d: site %d is left out: %s", server_round, site, reason)

@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.features import FeatureStore, view_image, view_keys
+from fedgraft.backbones.features import FeatureStore, require_rows, view_image, view_keys
 from fedgraft.client.app import app as client_app
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, with_keys, write_dealt
@@ -72,6 +73,7 @@ def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coo
         return None
     data, backbone = prepare(config, observer)
     coordinator = Coordinator(config, directory, data.deal, backbone, observer)
+    coordinator.zero_shot = zero_shot_accuracy(data, backbone, observer)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
     directory.create(config)
@@ -86,6 +88,34 @@ def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]
     backbone = load_backbone(config.backbone)
     _fill(config, examples, data, FeatureStore(cache_root(), backbone), observer)
     return data, backbone
+
+
+def zero_shot_accuracy(data: DealtData, backbone: Backbone, observer: Observer) -> dict[str, float]:
+    """Accuracy in percent of the hand-written templates by scope, over all sites' test images.
+
+    A figure near chance is noticed: then the backbone does not know the classes, or names and labels do not match,
+    and no federated figure means anything before that is explained.
+    """
+    store = FeatureStore(cache_root(), backbone)
+    vectors = store.vectors()
+    texts = backbone.text.encode_classes(data.deal.class_names, data.deal.templates).numpy()
+    accuracies: dict[str, float] = {}
+    for fold in data.deal.folds:
+        for scope in fold.scopes:
+            positions = np.unique(np.concatenate([share.tests[scope.name] for share in fold.sites]))
+            if not len(positions):
+                continue
+            features = vectors[require_rows(store, data.keys[positions])]
+            predicted = np.asarray(scope.classes)[(features @ texts[list(scope.classes)].T).argmax(1)]
+            name = scope.name if fold.name is None else fold.name
+            accuracies[name] = float((predicted == data.deal.labels[positions]).mean() * 100)
+            chance = 100 / len(scope.classes)
+            if accuracies[name] < 1.5 * chance:
+                observer.notice(
+                    f"Zero-shot accuracy of {name!r} is {accuracies[name]:.1f} %, and chance is {chance:.1f} %: the "
+                    "backbone does not know these classes, or class names and labels do not match."
+                )
+    return accuracies
 
 
 def _fill(config: RunConfig, examples: Examples, data: DealtData, store: FeatureStore, observer: Observer) -> None:

@@ -1,6 +1,8 @@
 """Find a backbone by name: the embedded `mini`, a Hugging Face folder, or a Hugging Face id."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from fedgraft.errors import UserError
 
 FAMILIES = {"clip": load_clip}
 """Loaders by the `model_type` of config.json; a new family is one more file and one more line here."""
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 
 def mini_folder() -> Path:
@@ -31,19 +34,51 @@ def load_backbone(name: str) -> Backbone:
             f"There is no backbone {name!r}: give mini, a Hugging Face folder, "
             "or an id such as openai/clip-vit-base-patch16."
         )
-    return load_clip(name, name)
+    return FAMILIES[_family(_downloaded_config(name), f"backbone {name!r}")](name, name)
 
 
 def _load_folder(folder: Path, name: str) -> Backbone:
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"The backbone folder {folder} has no config.json; expected a Hugging Face model folder.")
+    family = _family(config, f"backbone folder {folder}")
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"The backbone folder {folder} holds no weights (*.safetensors).")
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(f"The backbone folder {folder} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}).")
+    with _no_progress_bar():
+        return FAMILIES[family](str(folder), name)
+
+
+def _family(config: Path, what: str) -> str:
     try:
         family = json.loads(config.read_text()).get("model_type")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{config} is not a Hugging Face configuration: {error}.") from error
     if family not in FAMILIES:
-        raise UserError(f"The backbone folder {folder} is of the family {family!r}; known: {', '.join(FAMILIES)}.")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"The backbone folder {folder} holds no weights (*.safetensors).")
-    return FAMILIES[family](str(folder), name)
+        raise UserError(f"The {what} is of the family {family!r}; known: {', '.join(FAMILIES)}.")
+    return str(family)
+
+
+def _downloaded_config(name: str) -> Path:
+    from transformers.utils import cached_file
+
+    try:
+        return Path(str(cached_file(name, "config.json")))
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"The backbone {name!r} cannot be loaded: {reason}") from error
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Reading a local folder takes a moment and needs no bar; a download keeps its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -209,6 +209,9 @@ def main() -> None:
     except RunFailed as error:
         typer.echo(f"fedgraft: {error}", err=True)
         sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("fedgraft: stopped; a run goes on with --resume.", err=True)
+        sys.exit(130)
 
 
 def _settings(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:

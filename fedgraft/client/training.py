@@ -34,7 +34,7 @@ def train(adapter: Adapter, data: TrainingData, config: RunConfig, rng: np.rando
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            losses += float(loss) * len(batch)
+            losses += float(loss.detach()) * len(batch)
     return losses / (count * config.local_epochs)
 
 

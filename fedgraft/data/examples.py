@@ -44,10 +44,12 @@ class Examples:
         """Check that labels can be told apart and every class has images.
 
         Raises:
-            UserError: fewer than two classes, or a class without images.
+            UserError: fewer than two classes, two of one name, or a class without images.
         """
         if len(self.class_names) < 2:
             raise UserError(f"The data has one class only, {self.class_names}; a classifier needs at least two.")
+        if twice := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
+            raise UserError(f"Several classes have the name {', '.join(map(repr, twice))}; rename all but one.")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         if (counts == 0).any():
             empty = [self.class_names[index] for index in np.flatnonzero(counts == 0)]
@@ -61,6 +63,13 @@ class Examples:
 def content_key(content: bytes) -> NDArray[np.uint8]:
     """The key of an image: SHA-256 of its file, or of its pixels where it has no file."""
     return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB; 16-bit gray is scaled, where Pillow alone would turn it white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def pixel_examples(

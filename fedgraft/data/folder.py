@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples, content_key
+from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples, as_rgb, content_key
 from fedgraft.data.sources import SourceRequest
 from fedgraft.errors import UserError
 
@@ -30,7 +30,7 @@ def open_examples(request: SourceRequest) -> Examples:
     if not root.is_dir():
         raise UserError(f"There is no folder {root}.")
     files = _listed(root, request.force_domains)
-    raw_names = sorted({file.label for file in files})
+    raw_names = sorted({file.label for file in files}, key=lambda name: (readable(name), name))
     class_names = tuple(readable(name) for name in raw_names)
     if len(set(class_names)) < len(class_names):
         raise UserError(f"Two folders of {root} stand for one class name; the folders are {', '.join(raw_names)}.")
@@ -90,6 +90,6 @@ def _class_images(folder: Path) -> list[Path]:
 def _decoded(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return as_rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"The image {path} cannot be decoded: {error}. Repair or remove it.") from error

@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from fedgraft.data.examples import Examples, content_key
+from fedgraft.data.examples import Examples, as_rgb, content_key
 from fedgraft.data.folder import readable
 from fedgraft.data.sources import SourceRequest
 from fedgraft.errors import UserError
@@ -15,7 +16,7 @@ def open_examples(request: SourceRequest) -> Examples:
     """The training split, or the only one there is; classes are sorted by name.
 
     Raises:
-        UserError: the dataset cannot be reached, or has no image or class-label column.
+        UserError: the dataset cannot be reached, has no image or class-label column, or images without a label.
     """
     import datasets
 
@@ -31,18 +32,33 @@ def open_examples(request: SourceRequest) -> Examples:
     position = np.empty(len(given), np.int64)
     position[order] = np.arange(len(given))
 
+    labels = np.asarray([-1 if label is None else label for label in table[label_column]], np.int64)
+    if (labels < 0).any():
+        raise UserError(
+            f"{int((labels < 0).sum())} of the {len(labels)} images of the dataset {request.argument!r} "
+            f"have no label in the column {label_column!r}; filter them out."
+        )
+
     def load(index: int) -> Image.Image:
-        image: Image.Image = table[index][image_column]
-        return image.convert("RGB")
+        try:
+            return as_rgb(table[index][image_column])
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"The image in row {index} of the dataset {request.argument!r} cannot be decoded: {error}."
+            ) from error
 
     return Examples(
         class_names=tuple(readable(given[index]) for index in order),
-        labels=position[np.asarray(table[label_column])],
+        labels=position[labels],
         domain_names=("all",),
         domains=np.zeros(len(table), np.int64),
-        keys=np.stack([content_key(load(index).tobytes()) for index in range(len(table))]),
+        keys=np.stack([_pixel_key(load(index)) for index in range(len(table))]),
         load=load,
     )
+
+
+def _pixel_key(image: Image.Image) -> NDArray[np.uint8]:
+    return content_key(f"{image.width}x{image.height}:".encode() + image.tobytes())
 
 
 def _column(table: Any, kind: type, name: str) -> str:

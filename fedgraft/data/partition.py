@@ -1,5 +1,6 @@
 """Who gets which example: flwr-datasets' partitioners, applied to positions instead of images."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,7 @@ def partition(
         "pathological": lambda: PathologicalPartitioner(sites, "label", classes_per_site, "deterministic", seed=seed),
     }
     partitioner: Partitioner = makers[kind]()
-    order = np.random.default_rng(seed).permutation(len(labels)) if kind == "iid" else np.arange(len(labels))
+    order = np.random.default_rng(seed).permutation(len(labels))
     return _positions(partitioner, labels, order, sites, kind)
 
 
@@ -47,7 +48,7 @@ def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> 
         For each site its domain and its sorted positions.
 
     Raises:
-        UserError: fewer sites than domains.
+        UserError: fewer sites than domains, or more than their examples allow.
     """
     if sites < len(kept):
         raise UserError(f"{sites} sites cannot cover {len(kept)} domains; give at least {len(kept)}.")
@@ -55,6 +56,11 @@ def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> 
     for place, domain in enumerate(kept):
         members = np.flatnonzero(domains == domain)
         holders = range(place, sites, len(kept))
+        if len(members) < len(holders) * _MIN_PER_SITE:
+            raise UserError(
+                f"A domain of {len(members)} examples cannot be shared by {len(holders)} of the {sites} sites; "
+                f"give at most {len(members) // _MIN_PER_SITE * len(kept)} sites."
+            )
         parts = partition("iid", members, len(holders), seed)
         for site, part in zip(holders, parts, strict=True):
             dealt[site] = (domain, members[part])
@@ -67,8 +73,9 @@ def _positions(partitioner: "object", labels: IntArray, order: IntArray, sites: 
     datasets.disable_progress_bars()
     table = datasets.Dataset.from_dict({"label": labels[order].tolist(), "position": order.tolist()})
     try:
-        partitioner.dataset = table  # type: ignore[attr-defined]
-        parts = [partitioner.load_partition(site)["position"] for site in range(sites)]  # type: ignore[attr-defined]
+        with warnings.catch_warnings(action="ignore"):
+            partitioner.dataset = table  # type: ignore[attr-defined]
+            parts = [partitioner.load_partition(site)["position"] for site in range(sites)]  # type: ignore[attr-defined]
     except ValueError as error:
         raise UserError(f"The examples cannot be dealt to {sites} sites by {kind!r}: {error}") from error
     return [np.sort(np.asarray(part, np.int64)) for part in parts]

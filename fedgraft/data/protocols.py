@@ -59,8 +59,13 @@ def deal(examples: Examples, config: RunConfig) -> Deal:
     Raises:
         UserError: the protocol cannot be played with this data and number of sites.
     """
-    rule = _RULES[config.protocol]
-    return Deal(examples.class_names, examples.templates, examples.labels, rule(examples, config))
+    folds = _RULES[config.protocol](examples, config)
+    for fold in folds:
+        for site, share in enumerate(fold.sites):
+            if not len(share.train):
+                more = f" or more shots than {config.shots}" if config.shots else ""
+                raise UserError(f"Site {site} of {config.sites} got no training images; give fewer sites{more}.")
+    return Deal(examples.class_names, examples.templates, examples.labels, folds)
 
 
 # --- protocols ------------------------------------------------------------------------------------

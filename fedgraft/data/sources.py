@@ -56,7 +56,7 @@ def check_source(spec: str) -> tuple[Source, str]:
     """
     name, _, argument = spec.partition(":")
     if name not in SOURCES:
-        raise unknown("data source", name, (source.usage for source in SOURCES.values()))
+        raise unknown("data source", name, SOURCES)
     source = SOURCES[name]
     if not argument and source.usage.split(":")[-1] in ("PATH", "ID"):
         raise UserError(f"The data source {name!r} needs an argument: {source.usage}.")

@@ -64,6 +64,8 @@ class Coordinator:
     ) -> None:
         self.config, self.directory, self.deal, self.backbone = config, directory, deal, backbone
         self.observer = observer
+        self.zero_shot: dict[str, float] = {}
+        """Accuracy in percent of the hand-written templates by scope, before anything is trained."""
         self.method = load_method(config.method)
         self._adapter = initial_adapter(self.method, config, deal, backbone)
         self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
@@ -95,7 +97,7 @@ class Coordinator:
         job = replace(self._job, fold=number)
         arrays, first = self._begin(job, fold)
         counts: dict[str, Any] = {}
-        if first == 0 or self.directory.newest_checkpoint(number, self.backbone.fingerprint) is not None:
+        if self._is_evaluated(first, rounds):
             counts = self._evaluate(grid, strategy, arrays, replace(job, round=first), fold, rounds, {})
         for server_round in range(first + 1, rounds + 1):
             job = replace(job, round=server_round)
@@ -104,9 +106,12 @@ class Coordinator:
             self.directory.append(rows)
             for entry in strategy.left_out:
                 self.observer.left_out(server_round, entry.site, entry.reason)
-            if server_round % self.config.eval_every == 0 or server_round == rounds:
+            if self._is_evaluated(server_round, rounds):
                 counts = self._evaluate(grid, strategy, arrays, job, fold, rounds, {"loss": rows[0]["loss"]})
         return counts
+
+    def _is_evaluated(self, server_round: int, rounds: int) -> bool:
+        return server_round % self.config.eval_every == 0 or server_round == rounds
 
     def _begin(self, job: Job, fold: Fold) -> tuple[Arrays, int]:
         """The arrays and the round to go on from; rows of later rounds and of an unfinished evaluation go."""
@@ -232,6 +237,7 @@ class Coordinator:
             "seed": config.seed,
             "metrics": metrics.last_round(config.protocol, rows),
             "metrics_last5": metrics.last_five(config.protocol, rows),
+            "zero_shot": self.zero_shot,
             "uplink_bytes_per_site_round": round(self._up.mean),
             "downlink_bytes_per_site_round": round(self._down.mean),
             "trainable_parameters": sum(size.values()),

@@ -1,14 +1,15 @@
 """A site's answer and what is checked before it may be averaged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedgraft.messages import Arrays
 
 NORM_RATIO = 50.0
-"""An update this many times larger than the round's median is left out."""
+"""An update this many times larger than the round's median, and than the parameters themselves, is left out."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def problem(answer: Answer, reference: Arrays) -> str | None:
 def checked(answers: Sequence[Answer], reference: Arrays) -> tuple[list[Answer], list[LeftOut]]:
     """Split answers, sorted by site, into those that count and those left out with a reason.
 
-    With three or more sound answers an update more than `NORM_RATIO` times the median norm is left out too.
+    With three or more sound answers an update is also left out when it is more than `NORM_RATIO` times the median
+    norm and the norm of the parameters it starts from. The second keeps honest sites in: where most sites have
+    little left to learn the median is tiny, and a site that still learns is a hundred times above it.
     """
     sound, left_out = [], []
     for answer in sorted(answers, key=lambda answer: answer.site):
@@ -62,9 +65,10 @@ def checked(answers: Sequence[Answer], reference: Arrays) -> tuple[list[Answer],
     median = float(np.median(norms)) if norms else 0.0
     if len(sound) < 3 or median == 0.0:
         return sound, left_out
+    scale = max(median, _norm(reference))
     kept = []
     for answer, norm in zip(sound, norms, strict=True):
-        if norm > NORM_RATIO * median:
+        if norm > NORM_RATIO * scale:
             left_out.append(LeftOut(answer.site, f"its update is {norm / median:.0f} times the round's median"))
         else:
             kept.append(answer)
@@ -72,5 +76,8 @@ def checked(answers: Sequence[Answer], reference: Arrays) -> tuple[list[Answer],
 
 
 def _update_norm(answer: Answer, reference: Arrays) -> float:
-    squares = [float(np.square(answer.arrays[n].astype(np.float64) - reference[n]).sum()) for n in reference]
-    return float(np.sqrt(sum(squares)))
+    return _norm({name: answer.arrays[name].astype(np.float64) - reference[name] for name in reference})
+
+
+def _norm(arrays: Mapping[str, NDArray[np.floating]]) -> float:
+    return float(np.sqrt(sum(float(np.square(array.astype(np.float64)).sum()) for array in arrays.values())))

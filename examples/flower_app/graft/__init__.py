@@ -1,0 +1,1 @@
+"""The Flower app's two components, both from the installed package fedgraft."""

@@ -1,0 +1,134 @@
+"""What every registered method must keep: one matrix of tests over all of them."""
+
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+
+from fedgraft.adapters.base import Adapter, Vocabulary
+from fedgraft.backbones import Backbone
+from fedgraft.client.training import TrainingData, train
+from fedgraft.config import RunConfig
+from fedgraft.errors import UserError
+from fedgraft.methods import load_method, method_names
+
+NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "seven")
+CLASSES = (0, 2, 4)
+
+
+def _adapter(method: str, backbone: Backbone, seed: int = 0, **options: object) -> Adapter:
+    loaded = load_method(method)
+    defaults = {"n_ctx": 4} if "n_ctx" in loaded.options.model_fields else {}
+    vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.",))
+    parsed = loaded.parse_options({**defaults, **options})
+    return loaded.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed))
+
+
+def _batch(backbone: Backbone, seed: int = 0) -> TrainingData:
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.nn.functional.normalize(torch.randn(12, 1, backbone.dim, generator=generator), dim=-1)
+    return TrainingData(features, torch.arange(12) % len(CLASSES), CLASSES)
+
+
+@pytest.fixture(params=method_names())
+def method(request: pytest.FixtureRequest) -> str:
+    return cast(str, request.param)
+
+
+def test_class_features_are_unit_rows_in_the_order_asked_for(method: str, mini: Backbone) -> None:
+    adapter = _adapter(method, mini)
+    with torch.no_grad():
+        features = adapter.class_features(CLASSES)
+        swapped = adapter.class_features(CLASSES[::-1])
+    assert features.shape == (len(CLASSES), mini.dim)
+    assert torch.allclose(features.norm(dim=-1), torch.ones(len(CLASSES)), atol=1e-5)
+    assert torch.allclose(features, swapped.flip(0), atol=1e-5)
+
+
+def test_shared_and_personal_are_all_parameters_and_never_overlap(method: str, mini: Backbone) -> None:
+    adapter = _adapter(method, mini)
+    shared, personal = set(adapter.shared()), set(adapter.personal())
+    assert not shared & personal
+    assert shared | personal == {name for name, _ in adapter.named_parameters()}
+    assert personal == set(adapter.personal_names)
+
+
+def test_no_parameter_of_the_backbone_is_trained(method: str, mini: Backbone) -> None:
+    """The backbone hangs on the adapter through its vocabulary and must not become one of its modules."""
+    assert sum(parameter.numel() for parameter in _adapter(method, mini).parameters()) < 50_000
+
+
+def test_training_lowers_the_loss_and_moves_every_parameter(method: str, mini: Backbone) -> None:
+    if not load_method(method).trains:
+        pytest.skip("this method has nothing to train")
+    adapter, data = _adapter(method, mini), _batch(mini)
+    before = {name: parameter.clone() for name, parameter in adapter.named_parameters()}
+    config = RunConfig(method=method, local_epochs=15, lr=0.05)
+    with torch.no_grad():
+        first = float(adapter.loss(data.features[:, 0], data.labels, CLASSES))
+    train(adapter, data, config, np.random.default_rng(0))
+    with torch.no_grad():
+        assert float(adapter.loss(data.features[:, 0], data.labels, CLASSES)) < first
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in adapter.named_parameters())
+
+
+def test_the_same_seed_builds_the_same_adapter(method: str, mini: Backbone) -> None:
+    one, same, other = (_adapter(method, mini, seed) for seed in (3, 3, 4))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
+    assert not any(True for _ in one.parameters()) or not all(
+        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
+
+
+def test_loading_what_was_taken_out_changes_nothing(method: str, mini: Backbone) -> None:
+    source, target = _adapter(method, mini, 1), _adapter(method, mini, 2)
+    target.load({**source.shared(), **source.personal()})
+    with torch.no_grad():
+        assert torch.equal(source.class_features(CLASSES), target.class_features(CLASSES))
+
+
+def test_no_optimizer_state_crosses_sites(method: str, mini: Backbone) -> None:
+    """T2: what a site learns does not depend on who trained before it in the same process."""
+    if not load_method(method).trains:
+        pytest.skip("this method has nothing to train")
+    config = RunConfig(method=method, local_epochs=2, momentum=0.9)
+
+    def second(first_seed: int | None) -> list[torch.Tensor]:
+        if first_seed is not None:
+            train(_adapter(method, mini, 7), _batch(mini, first_seed), config, np.random.default_rng(first_seed))
+        adapter = _adapter(method, mini)
+        train(adapter, _batch(mini), config, np.random.default_rng(0))
+        return [parameter.detach() for parameter in adapter.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(second(None), second(5), strict=True))
+
+
+def test_every_option_changes_something(method: str, mini: Backbone) -> None:
+    """T6: an option that is parsed and never read would go unnoticed."""
+    loaded = load_method(method)
+    other: dict[str, object] = {
+        "n_ctx": 3, "ctx_init": "a photo of a", "prompts": 2, "rank": 2, "mu": 4.0, "tau": 0.1,
+        "anchor": "tokens", "init": "zero",
+    }  # fmt: skip
+    data = _batch(mini)
+
+    def outcome(**options: object) -> list[torch.Tensor]:
+        adapter = _adapter(method, mini, **options)
+        train(adapter, data, RunConfig(method=method, local_epochs=3), np.random.default_rng(0))
+        return [parameter.detach() for parameter in adapter.parameters()]
+
+    plain = outcome() if loaded.trains else []
+    for name in loaded.options.model_fields:
+        assert name in other, f"give this test another value for the option {name!r}"
+        changed = outcome(**{name: other[name]})
+        assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(plain, changed, strict=True)), name
+
+
+def test_an_unknown_option_and_a_wrong_value_are_refused_by_name(method: str) -> None:
+    loaded = load_method(method)
+    with pytest.raises(UserError, match="no_such_option"):
+        loaded.parse_options({"no_such_option": 1})
+    for name in loaded.options.model_fields:
+        with pytest.raises(UserError, match=name):
+            loaded.parse_options({name: ["a list"]})

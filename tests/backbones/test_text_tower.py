@@ -1,0 +1,91 @@
+"""The fast text path gives the features and gradients of the plain forward."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.loading import mini_folder
+from fedgraft.errors import UserError
+from tests.plain_text import PlainTextTower
+
+FEATURE_TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 1e-4
+NAMES = st.lists(
+    st.sampled_from(["red circle", "a", "seven", "laptop computer", "small hollow purple hexagon on white", "x y z w"]),
+    min_size=1,
+    max_size=4,
+    unique=True,
+)
+
+
+@cache
+def _towers(folder: str) -> tuple[Backbone, PlainTextTower]:
+    return load_backbone(folder), PlainTextTower(folder)
+
+
+def _compare(folder: str, names: list[str], context: torch.Tensor) -> None:
+    backbone, plain = _towers(folder)
+    fast_context, plain_context = context.clone().requires_grad_(), context.clone().requires_grad_()
+    fast = backbone.text.encode_prompts(fast_context, backbone.text.tokenize_names(names))
+    slow = torch.stack([plain.encode(one, names) for one in plain_context])
+    assert torch.allclose(fast, slow, atol=FEATURE_TOLERANCE), (fast - slow).abs().max()
+    direction = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1))
+    (fast * direction).sum().backward()
+    (slow * direction).sum().backward()
+    assert fast_context.grad is not None
+    assert plain_context.grad is not None
+    error = (fast_context.grad - plain_context.grad).norm() / plain_context.grad.norm()
+    assert error < GRADIENT_TOLERANCE
+
+
+@settings(deadline=None, max_examples=25)
+@given(names=NAMES, prompts=st.integers(1, 3), n_ctx=st.integers(1, 16), seed=st.integers(0, 99))
+def test_mini_gives_the_plain_features_and_gradients(names: list[str], prompts: int, n_ctx: int, seed: int) -> None:
+    context = 0.3 * torch.randn(prompts, n_ctx, 128, generator=torch.Generator().manual_seed(seed))
+    _compare(str(mini_folder()), names, context)
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_another_depth_width_and_head_count(random_clip_folder: Path, prompts: int) -> None:
+    context = torch.randn(prompts, 5, 48, generator=torch.Generator().manual_seed(0))
+    _compare(str(random_clip_folder), ["seven", "small hollow purple hexagon", "g"], context)
+
+
+def test_a_class_keeps_its_features_whatever_stands_beside_it(mini: Backbone) -> None:
+    """What pads a short name must not leak into it."""
+    context = 0.1 * torch.randn(1, 4, mini.text.width)
+    alone = mini.text.encode_prompts(context, mini.text.tokenize_names(["g"]))
+    names = ["a very long class name indeed", "g"]
+    together = mini.text.encode_prompts(context, mini.text.tokenize_names(names))
+    assert torch.allclose(alone[0, 0], together[0, 1], atol=FEATURE_TOLERANCE)
+
+
+def test_embedded_words_as_context_equal_the_text_itself(mini: Backbone) -> None:
+    """A context that holds the embeddings of words is the hand-written prompt."""
+    context = mini.text.embed_words("a photo of a")[None]
+    prompted = mini.text.encode_prompts(context, mini.text.tokenize_names(["red circle", "g"]))[0]
+    written = mini.text.encode_texts(["a photo of a red circle.", "a photo of a g."])
+    assert torch.allclose(prompted, written, atol=FEATURE_TOLERANCE)
+
+
+def test_a_context_that_does_not_fit_is_refused_with_numbers(mini: Backbone) -> None:
+    context = torch.zeros(1, mini.text.max_tokens, mini.text.width)
+    with pytest.raises(UserError, match=str(mini.text.max_tokens)):
+        mini.text.encode_prompts(context, mini.text.tokenize_names(["g"]))
+
+
+def test_image_features_are_the_models_own(mini: Backbone) -> None:
+    from PIL import Image
+    from transformers import CLIPModel
+
+    pixels = mini.preprocess([Image.new("RGB", (60, 50), (200, 30, 30)), Image.new("RGB", (48, 48), (0, 0, 250))])
+    assert pixels.shape == (2, 3, 48, 48)
+    expected = CLIPModel.from_pretrained(mini_folder()).eval().get_image_features(pixel_values=pixels)
+    expected = getattr(expected, "pooler_output", expected)
+    expected = torch.nn.functional.normalize(expected, dim=-1)
+    assert torch.allclose(mini.encode_images(pixels), expected, atol=FEATURE_TOLERANCE)

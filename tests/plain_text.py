@@ -1,0 +1,35 @@
+"""The plain forward of a prompted text tower: every position of every class through transformers' own layers."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPModel
+
+
+class PlainTextTower:
+    """Prompts the way published implementations do it: 77 (here: all) positions for every class, padded."""
+
+    def __init__(self, folder: str) -> None:
+        self.model = CLIPModel.from_pretrained(folder, attn_implementation="eager").eval().requires_grad_(False)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def encode(self, context: Tensor, names: list[str]) -> Tensor:
+        """Features (C, dim) of [start; context; name.; end] for one context (n_ctx, width)."""
+        tower = self.model.text_model
+        length = self.model.config.text_config.max_position_embeddings
+        end = self.tokenizer.eos_token_id
+        rows, ends = [], []
+        for name in names:
+            ids = self.tokenizer(f"{name}.", add_special_tokens=False)["input_ids"] + [end]
+            ends.append(len(context) + len(ids))
+            embedded = tower.embeddings.token_embedding(torch.tensor(ids))
+            start = tower.embeddings.token_embedding(torch.tensor([self.tokenizer.bos_token_id]))
+            padding = tower.embeddings.token_embedding(torch.full((length - 1 - len(context) - len(ids),), end))
+            rows.append(torch.cat([start, context, embedded, padding]))
+        hidden = torch.stack(rows) + tower.embeddings.position_embedding.weight[:length]
+        mask = torch.full((length, length), float("-inf")).triu(1)[None, None]
+        for layer in tower.encoder.layers:
+            hidden = layer(hidden, mask)
+            hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+        pooled = tower.final_layer_norm(hidden)[torch.arange(len(names)), torch.tensor(ends)]
+        return F.normalize(self.model.text_projection(pooled), dim=-1)
