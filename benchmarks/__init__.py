@@ -1,0 +1,1 @@
+"""Measurements: each module prints a small table and writes JSON; nothing here is a test."""
