@@ -26,6 +26,7 @@ __all__ = ["client_app", "server_app"]
 server_app = ServerApp()
 
 _log = logging.getLogger("flwr")
+_DEFAULTS: dict[str, Any] = {"out": "~/fedgraft-runs/{run}", "wait": 10, "sites": 0, "method_options": ""}
 _SETTLED_SECONDS = 1.0
 """Flower registers SuperNodes one by one; their number counts once it has stood still for this long."""
 _POLL_SECONDS = 0.2
@@ -37,10 +38,12 @@ def main(grid: Grid, context: Context) -> None:
     # A ClientApp process imports this module for every message of a deployment and needs none of this.
     from fedgraft.simulation import begin
 
-    given = dict(context.run_config)
+    given = {**_DEFAULTS, **context.run_config}
     out = _run_directory(str(given.pop("out")), context.run_id)
-    wait = float(given.pop("wait"))
-    config = _with_sites(_run_config(given), int(given["sites"]), grid, wait)
+    if not isinstance(wait := given.pop("wait"), int | float):
+        raise UserError(f"wait is a number of seconds, not {wait!r}.")
+    config = _run_config(given)
+    config = _with_sites(config, config.sites if given["sites"] else 0, grid, wait)
     _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
     coordinator = begin(config, out, resume=(out / "config.toml").exists(), observer=_LogObserver())
     if coordinator is None:
