@@ -1,4 +1,7 @@
-"""How long a newcomer waits: `fedgraft --help`, and the quickstart on an empty cache. `python -m benchmarks.startup`."""
+"""How long a newcomer waits: `fedgraft --help`, and the quickstart on an empty cache.
+
+`python -m benchmarks.startup`
+"""
 
 import argparse
 import json

@@ -39,10 +39,10 @@ class RunConfig(BaseModel):
 
     local_epochs: int = Field(2, ge=1)
     batch_size: int = Field(32, ge=1)
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = Field(0.05, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = Field(0.003, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
+    weight_decay: float = Field(0.0, ge=0)
     eval_every: int = Field(1, ge=1, description="rounds between evaluations; the last round always has one")
 
     method_options: dict[str, OptionValue] = Field(default_factory=dict)

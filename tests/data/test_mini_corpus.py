@@ -7,13 +7,13 @@ from fedgraft.backbones.mini import corpus as corpus_module
 from fedgraft.backbones.mini.corpus import ATTRIBUTES, Corpus
 from fedgraft.data.worlds import shapes
 
-STEPS = range(6)
+STEPS = range(3)
 
 
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     atlas = np.random.default_rng(0).integers(0, 256, (3, 36, 2, 64, 64), np.uint8)
-    return Corpus(atlas, seed=0, batch_size=64)
+    return Corpus(atlas, seed=0, batch_size=96)
 
 
 def test_exactly_a_fifth_of_all_combinations_is_held_out(corpus: Corpus) -> None:

@@ -1,0 +1,291 @@
+"""What a published figure would lose: shots that hold no test image, and sites dealt as the protocol says."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedgraft.config import PROTOCOLS, RunConfig
+from fedgraft.data.examples import Examples
+from fedgraft.data.protocols import Deal, Fold, deal
+from fedgraft.errors import UserError
+
+UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def _deal(examples: Examples, **chosen: Any) -> Deal:
+    return deal(examples, RunConfig.build({"sites": 3, "protocol": "base-to-novel", **chosen}))
+
+
+def _fold(examples: Examples, **chosen: Any) -> Fold:
+    (fold,) = _deal(examples, **chosen).folds
+    return fold
+
+
+def _contents(examples: Examples, positions: np.ndarray) -> set[bytes]:
+    return {examples.keys[position].tobytes() for position in positions}
+
+
+def _digest(dealt: Deal) -> str:
+    digest = hashlib.sha256(repr((dealt.class_names, dealt.labels.tolist())).encode())
+    for fold in dealt.folds:
+        for share in fold.sites:
+            tests = {scope: positions.tolist() for scope, positions in share.tests.items()}
+            digest.update(repr((fold.name, fold.train_classes, fold.scopes, share.train.tolist(), tests)).encode())
+    return digest.hexdigest()
+
+
+# --- what holds under every protocol --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@UNTIMED
+@given(data=st.data())
+def test_no_test_image_is_ever_among_the_shots(protocol: str, examples_of: Any, data: st.DataObject) -> None:
+    """Whatever the sites, shots and seed, and even if the source holds an image several times."""
+    classes, per_class = data.draw(st.integers(2, 7)), data.draw(st.integers(6, 16))
+    contents = list(range(classes * per_class))
+    for copy in data.draw(st.lists(st.integers(0, len(contents) - 1), max_size=20), label="copies"):
+        contents[copy] = contents[data.draw(st.integers(0, len(contents) - 1), label="of")]
+    examples = examples_of(classes, per_class, domains=3, contents=contents)
+    shots = data.draw(st.integers(0, 6), label="shots")
+    sites = data.draw(st.integers(1, 9), label="sites")
+    seed = data.draw(st.integers(0, 99), label="seed")
+    try:
+        dealt = _deal(examples, protocol=protocol, alpha=5.0, sites=sites, seed=seed, shots=shots)
+    except UserError:
+        return
+    for fold in dealt.folds:
+        _check_fold(fold, examples, sites, shots)
+
+
+def _check_fold(fold: Fold, examples: Examples, sites: int, shots: int) -> None:
+    assert len(fold.sites) == sites
+    trained = np.concatenate([share.train for share in fold.sites])
+    assert len(np.unique(trained)) == len(trained), "an image is at two sites"
+    seen = _contents(examples, trained)
+    for share in fold.sites:
+        assert len(share.train)
+        assert set(examples.labels[share.train].tolist()) <= set(fold.train_classes)
+        counts = np.bincount(examples.labels[share.train])
+        assert not shots or counts.max() <= shots
+        for scope in fold.scopes:
+            positions = share.tests[scope.name]
+            assert not _contents(examples, positions) & seen
+            assert set(examples.labels[positions].tolist()) <= set(scope.classes)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_same_configuration_deals_the_same(protocol: str, examples_of: Any) -> None:
+    examples = examples_of(domains=3)
+    assert _digest(_deal(examples, protocol=protocol)) == _digest(_deal(examples, protocol=protocol))
+
+
+DIRICHLET = {"protocol": "dirichlet", "shots": 0, "alpha": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("common", "one", "other"),
+    [
+        *(({"protocol": protocol}, {"seed": 0}, {"seed": 1}) for protocol in PROTOCOLS),
+        *(({"protocol": protocol}, {"shots": 2}, {"shots": 3}) for protocol in PROTOCOLS),
+        *(({"protocol": protocol}, {"sites": 2}, {"sites": 3}) for protocol in PROTOCOLS),
+        ({}, {"test_fraction": 0.2}, {"test_fraction": 0.5}),
+        (DIRICHLET, {"test_fraction": 0.2}, {"test_fraction": 0.5}),
+        (DIRICHLET, {"alpha": 1.0}, {"alpha": 50.0}),
+        (DIRICHLET, {"partition": "iid"}, {"partition": "dirichlet"}),
+        (DIRICHLET, {"partition": "iid"}, {"partition": "pathological"}),
+        ({**DIRICHLET, "partition": "pathological"}, {"classes_per_site": 2}, {"classes_per_site": 3}),
+        ({**DIRICHLET, "partition": "pathological"}, {"seed": 0}, {"seed": 1}),
+    ],
+    ids=str,
+)
+def test_no_option_is_without_effect(
+    common: dict[str, Any], one: dict[str, Any], other: dict[str, Any], examples_of: Any
+) -> None:
+    """Trap T6: a flag that is never passed on."""
+    examples = examples_of(domains=3)
+    assert _digest(_deal(examples, **{**common, **one})) != _digest(_deal(examples, **{**common, **other}))
+
+
+_SCRIPT = """
+import hashlib, sys
+from fedgraft.config import PROTOCOLS, RunConfig
+from fedgraft.data import characters, shapes
+from fedgraft.data.protocols import deal
+from fedgraft.data.sources import open_source
+characters.DRAWINGS_PER_CLASS_AND_FAMILY, shapes.IMAGES_PER_CLASS_AND_STYLE = 2, 2
+characters.FAMILIES = {family: files[:1] for family, files in characters.FAMILIES.items()}
+print(hash("a different number in each process"))
+for spec in ("digits", "characters", "shapes:flat,noisy", "folder:" + sys.argv[1]):
+    examples = open_source(spec, 0)
+    for protocol in PROTOCOLS:
+        if protocol == "leave-one-domain-out" and len(examples.domain_names) == 1:
+            continue
+        config = RunConfig.build({"protocol": protocol, "sites": 4, "shots": 4, "partition": "iid"})
+        names = examples.class_names, examples.domain_names, examples.templates
+        dealt = [[share.train.tolist() for share in fold.sites] for fold in deal(examples, config).folds]
+        print(spec, protocol, hashlib.sha256(repr((names, dealt, examples.keys.tobytes())).encode()).hexdigest())
+"""
+
+
+def test_nothing_depends_on_the_interpreters_hash_seed(tmp_path: Path, write_image: Any) -> None:
+    """Trap T1: class names in a set. It made published tables of this lineage unusable."""
+    for domain in ("amazon", "dslr", "webcam"):
+        for number, name in enumerate(("mug", "bike", "desk_lamp", "calculator")):
+            for index in range(8):
+                write_image(tmp_path / domain / name / f"{index}.png", (index, number, ord(domain[0])))
+    command = [sys.executable, "-c", _SCRIPT, str(tmp_path)]
+    running = [
+        subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True)
+        for seed in ("1", "2")
+    ]
+    first, second = (process.communicate()[0].splitlines() for process in running)
+    assert first[0] != second[0]
+    assert len(first) == 1 + 2 + 3 * 3
+    assert first[1:] == second[1:]
+
+
+# --- base-to-novel --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("classes", "base"), [(2, 1), (6, 3), (7, 4)])
+def test_the_first_half_of_the_sorted_classes_is_base(classes: int, base: int, examples_of: Any) -> None:
+    fold = _fold(examples_of(classes), sites=2)
+    scopes = {scope.name: scope.classes for scope in fold.scopes}
+    assert fold.train_classes == scopes["local"] == scopes["base"] == tuple(range(base))
+    assert scopes["novel"] == tuple(range(base, classes))
+
+
+@pytest.mark.parametrize("sites", [1, 2, 3, 4, 5])
+def test_each_base_class_is_dealt_to_one_site(sites: int, examples_of: Any) -> None:
+    examples = examples_of(10)
+    owned = [set(examples.labels[share.train].tolist()) for share in _fold(examples, sites=sites, shots=4).sites]
+    assert sorted(label for own in owned for label in own) == list(range(5))
+
+
+def test_which_site_owns_a_class_is_drawn_from_the_seed(examples_of: Any) -> None:
+    examples = examples_of(20)
+    owners = [
+        [examples.labels[share.train].tolist() for share in _fold(examples, sites=5, seed=s).sites] for s in (0, 1)
+    ]
+    assert owners[0] != owners[1]
+
+
+def test_sites_that_share_a_class_hold_different_images_of_it(examples_of: Any) -> None:
+    examples = examples_of(10, per_class=30)
+    shares = _fold(examples, sites=10, shots=8).sites
+    trained = np.concatenate([share.train for share in shares])
+    assert [len(set(examples.labels[share.train].tolist())) for share in shares] == [1] * 10
+    assert len(np.unique(trained)) == len(trained)
+    assert np.bincount(examples.labels[trained]).tolist() == [8] * 5
+
+
+def test_local_and_base_tests_are_together_all_base_test_images(examples_of: Any) -> None:
+    examples = examples_of(10, per_class=30)
+    for share in _fold(examples, sites=3, shots=4).sites:
+        own = set(examples.labels[share.train].tolist())
+        local, base = share.tests["local"], share.tests["base"]
+        assert set(examples.labels[local].tolist()) == own
+        assert set(examples.labels[base].tolist()) == set(range(5)) - own
+        everything = np.concatenate([local, base])
+        assert np.bincount(examples.labels[everything]).tolist() == [9] * 5
+
+
+def test_novel_test_images_are_the_same_for_all_sites_and_of_all_novel_classes(examples_of: Any) -> None:
+    examples = examples_of(10, per_class=30)
+    first, *others = (share.tests["novel"] for share in _fold(examples).sites)
+    assert set(examples.labels[first].tolist()) == set(range(5, 10))
+    for novel in others:
+        np.testing.assert_array_equal(novel, first)
+
+
+@pytest.mark.parametrize(("shots", "held"), [(1, 1), (5, 5), (1000, 14), (0, 14)])
+def test_shots_are_images_of_a_class_and_zero_takes_all(shots: int, held: int, examples_of: Any) -> None:
+    examples = examples_of(6, per_class=20)
+    for share in _fold(examples, shots=shots, test_fraction=0.3).sites:
+        assert np.bincount(examples.labels[share.train]).max() == held
+
+
+def test_fewer_shots_are_a_part_of_more_shots(examples_of: Any) -> None:
+    """Otherwise a curve over shots would compare other images, not fewer."""
+    few, many = (_fold(examples_of(), shots=shots).sites[0].train for shots in (2, 6))
+    assert set(few.tolist()) < set(many.tolist())
+
+
+# --- leave one domain out -------------------------------------------------------------------------
+
+
+def test_each_domain_is_left_out_once_and_never_trained_on(examples_of: Any) -> None:
+    examples = examples_of(domains=4, per_class=40)
+    folds = _deal(examples, protocol="leave-one-domain-out", sites=4).folds
+    assert [fold.name for fold in folds] == list(examples.domain_names)
+    for held_out, fold in enumerate(folds):
+        for share in fold.sites:
+            assert held_out not in examples.domains[share.train]
+            assert len(set(examples.domains[share.train].tolist())) == 1
+            np.testing.assert_array_equal(share.tests["target"], np.flatnonzero(examples.domains == held_out))
+        trained = {int(domain) for share in fold.sites for domain in examples.domains[share.train]}
+        assert trained == set(range(4)) - {held_out}
+
+
+def test_a_copy_of_a_held_out_image_in_another_domain_is_not_trained_on(examples_of: Any) -> None:
+    contents = [position % 60 for position in range(120)]
+    examples = examples_of(classes=6, per_class=20, domains=4, contents=contents)
+    with pytest.raises(UserError, match="got no training images"):
+        _deal(examples, protocol="leave-one-domain-out", sites=3)
+
+
+# --- dirichlet, pathological, iid -----------------------------------------------------------------
+
+
+@pytest.fixture(params=["dirichlet", "pathological", "iid"])
+def skewed(request: pytest.FixtureRequest, examples_of: Any) -> tuple[Examples, Fold]:
+    examples = examples_of(6, per_class=40)
+    return examples, _fold(examples, **{**DIRICHLET, "sites": 6, "partition": request.param})
+
+
+def test_every_image_is_dealt_once_to_train_or_to_test(skewed: tuple[Examples, Fold]) -> None:
+    examples, fold = skewed
+    dealt = np.concatenate([np.concatenate([share.train, share.tests["personal"]]) for share in fold.sites])
+    assert sorted(dealt.tolist()) == list(range(len(examples)))
+
+
+def test_a_site_is_tested_on_the_classes_that_it_holds(examples_of: Any) -> None:
+    examples = examples_of(6, per_class=40)
+    fold = _fold(examples, **{**DIRICHLET, "sites": 6, "partition": "pathological"})
+    for share in fold.sites:
+        held = set(examples.labels[share.train].tolist())
+        assert len(held) == 2
+        assert set(examples.labels[share.tests["personal"]].tolist()) == held
+
+
+# --- what cannot be played ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "chosen", "said"),
+    [
+        ({"classes": 6}, {"sites": 7}, r"more sites \(7\) than classes \(6\); give at most 6"),
+        ({"classes": 6}, {"sites": 6, "shots": 1}, "Site 3 of 6 got no training images.* more shots than 1"),
+        ({"per_class": 1}, {"sites": 2}, "Site 0 of 2 got no training images"),
+        ({"domains": 1}, {"protocol": "leave-one-domain-out"}, "at least two domains"),
+        ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 1}, "1 sites cannot cover 2 domains"),
+        ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 90}, "of the 90 sites; give at most 20 sites"),
+        ({}, {"protocol": "dirichlet", "sites": 31}, "120 examples are too few for 31 sites; give at most 30"),
+        ({}, {"protocol": "dirichlet", "partition": "pathological", "classes_per_site": 9}, "=9"),
+        ({}, {"protocol": "dirichlet", "partition": "iid", "sites": 30, "test_fraction": 0.01}, "Site .* 0 test"),
+    ],
+)
+def test_what_cannot_be_dealt_is_refused_with_the_numbers(
+    shape: dict[str, int], chosen: dict[str, Any], said: str, examples_of: Any
+) -> None:
+    with pytest.raises(UserError, match=said):
+        _deal(examples_of(**shape), **chosen)

@@ -1,0 +1,57 @@
+"""The commands end to end: a comparison with its table, plot and report, and the one JSON object of --json."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedgraft import UserError, compare
+
+SETTINGS = {"data": "digits", "sites": 2, "rounds": 1, "shots": 2, "local_epochs": 1, "method_options": {"n_ctx": 2}}
+
+
+def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "comparison"
+    comparison = compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out)
+    assert comparison["runs"] == ["zeroshot-seed0", "zeroshot-seed1", "promptfl-seed0", "promptfl-seed1"]
+    for entry in comparison["methods"]:
+        summaries = [
+            json.loads((out / f"{entry['method']}-seed{seed}" / "summary.json").read_text()) for seed in (0, 1)
+        ]
+        values = [summary["metrics"]["hm"] for summary in summaries]
+        assert entry["metrics"]["hm"] == {"mean": np.mean(values), "std": np.std(values), "values": values}
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    before = (out / "promptfl-seed1" / "summary.json").stat().st_mtime_ns
+    with pytest.raises(UserError, match="--resume"):
+        compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out)
+    assert compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out, resume=True) == comparison
+    assert (out / "promptfl-seed1" / "summary.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "options", "word"),
+    [
+        ([], [0], {}, "at least one method"),
+        (["local", "local"], [0], {}, "once"),
+        (["zeroshot", "local"], [0], {"mu": 1.0}, "mu"),
+        (["zeroshot", "nonsense"], [0], {}, "nonsense"),
+    ],
+)
+def test_a_mistaken_comparison_is_refused_before_anything_runs(
+    tmp_path: Path, methods: list[str], seeds: list[int], options: dict[str, float], word: str
+) -> None:
+    with pytest.raises(UserError, match=word):
+        compare({**SETTINGS, "method_options": options}, methods, seeds, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_json_prints_the_summary_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "fedgraft", "simulate", "--data", "digits", "--sites", "2", "--rounds", "1"]
+    command += ["--shots", "2", "--method", "promptfl", "--set", "n_ctx=2", "--out", str(out), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == json.loads((out / "summary.json").read_text())
+    assert (out / "report.html").is_file()

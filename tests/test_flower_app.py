@@ -1,0 +1,172 @@
+"""What a user of `flwr run` would lose: the same run as `fedgraft simulate`, and one clear sentence for a mistake."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.serverapp import Grid
+
+import fedgraft
+from fedgraft.config import RunConfig
+from fedgraft.errors import UserError
+from fedgraft.flower_app import server_app
+
+APP = Path(__file__).parent.parent / "examples" / "flower_app"
+BIN = Path(sys.executable).parent
+
+
+def app_config() -> dict[str, Any]:
+    """The run configuration in the app's pyproject.toml."""
+    config: dict[str, Any] = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    return config
+
+
+# --- the app's folder ---------------------------------------------------------------------------------------------
+
+
+def test_every_setting_of_a_run_can_be_given_to_flwr_run_and_has_the_commands_default() -> None:
+    config, defaults = app_config(), RunConfig.build({}).model_dump()
+    assert config.keys() - defaults.keys() == {"out", "wait"}
+    assert defaults.keys() - config.keys() == set()
+    assert {key for key in defaults if config[key] != defaults[key]} == {"sites", "method_options"}
+
+
+def test_the_bundle_carries_no_copy_of_fedgraft() -> None:
+    with zipfile.ZipFile(io.BytesIO(build_fab_from_disk(APP))) as bundle:
+        names = set(bundle.namelist())
+    modules = {"graft/__init__.py", "graft/server_app.py", "graft/client_app.py"}
+    assert names == {"pyproject.toml", ".info/CONTENT", *modules}
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------------
+
+
+class Nodes:
+    """A grid of which only the number of SuperNodes is asked."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def get_node_ids(self) -> list[int]:
+        return list(range(self._count))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "sentence"),
+    [
+        (2, {"sites": 3}, r"3 sites and the federation only 2 SuperNodes.*num-supernodes=3"),
+        (2, {"sites": 1}, r"2 SuperNodes, more than the 1 sites.*num-supernodes=1"),
+        (0, {}, r"No SuperNode has come within 0 seconds"),
+        (2, {"out": "runs/first"}, r"out has the relative path 'runs/first'.*\$PWD/runs/first"),
+        (2, {"data": "folder:./photos"}, r"data has the relative path './photos'.*\$PWD/photos"),
+        (2, {"backbone": "./clip"}, r"backbone has the relative path"),
+        (2, {"method": "fedpg"}, r"no method 'fedpg'.*fedpgp"),
+        (2, {"method_options": "lr=0.1"}, r"'lr' is no option of the method"),
+        (2, {"method_options": "rnk=4"}, r"'rnk'. Did you mean 'rank'"),
+    ],
+)
+def test_a_mistake_ends_with_a_sentence(tmp_path: Path, nodes: int, settings: dict[str, Any], sentence: str) -> None:
+    given = {**app_config(), "wait": 0, "out": str(tmp_path / "run"), **settings}
+    context = Context(run_id=7, node_id=0, node_config={}, state=RecordDict(), run_config=given)
+    with pytest.raises(UserError, match=sentence):
+        server_app(grid=cast(Grid, Nodes(nodes)), context=context)
+    assert not (tmp_path / "run").exists()
+
+
+# --- a real run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Flower with a home and a local SuperLink of its own; gives the SuperLink's log. No process may outlive it.
+
+    `flwr run` would start the local SuperLink by itself, but waits 15 seconds for it whatever the machine has to do.
+    """
+    home, port, log = tmp_path / "flower", str(free_port()), tmp_path / "superlink.log"
+    home.mkdir()
+    monkeypatch.setenv("FLWR_HOME", str(home))
+    monkeypatch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", port)
+    monkeypatch.setenv("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
+    monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
+    command = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", port]
+    with log.open("w") as output:
+        superlink = subprocess.Popen(command, stdout=output, stderr=output, cwd=home)
+    try:
+        wait_until_healthy(f"http://127.0.0.1:{port}/health", superlink)
+        yield log
+    finally:
+        superlink.terminate()
+        superlink.wait(timeout=30)
+        left = wait_until_gone(home)
+    assert not left, f"These processes outlived the SuperLink: {left}"
+
+
+def test_flwr_run_gives_the_metrics_of_fedgraft_simulate(flower: Path, tmp_path: Path) -> None:
+    out = tmp_path / "by flwr"
+    command = ["flwr", "run", str(APP), "--stream", "--federation-config", "client-resources-num-cpus=1"]
+    command += ["--run-config", f"rounds=1 out='{out}'"]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    assert (out / "summary.json").exists(), shown.stdout + shown.stderr + flower.read_text()
+    assert (out / "report.html").exists()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["sites"] == 2
+    simulated = fedgraft.simulate(RunConfig.build({"sites": 2, "rounds": 1}), tmp_path / "by simulate")
+    assert summary["metrics"] == simulated["metrics"]
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_until_healthy(url: str, superlink: subprocess.Popen[bytes]) -> None:
+    """Return when the SuperLink answers, raise when it ended."""
+    while superlink.poll() is None:
+        try:
+            urlopen(url, timeout=1).close()
+            return
+        except (URLError, TimeoutError, ConnectionError):
+            time.sleep(0.1)
+    raise RuntimeError(f"flower-superlink ended with {superlink.returncode}")
+
+
+def wait_until_gone(home: Path) -> list[str]:
+    """Wait for the processes of a Flower home to end; kill and name those that do not. Sees them on Linux only."""
+    deadline = time.monotonic() + 30
+    while (found := processes_of(home)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in found:
+        os.kill(pid, 9)
+    return list(found.values())
+
+
+def processes_of(home: Path) -> dict[int, str]:
+    """Command lines by process id of those that were started with this FLWR_HOME, this process left out."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if f"FLWR_HOME={home}".encode() in environment and int(folder.name) != os.getpid():
+            found[int(folder.name)] = command
+    return found
