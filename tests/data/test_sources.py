@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFont
 from sklearn.datasets import load_digits
 
@@ -20,6 +21,7 @@ from fedgraft.errors import UserError
 
 BUILT_IN = ("characters", "digits", "shapes")
 ALL_FONTS = characters.FAMILIES
+MATPLOTLIB_FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 @pytest.fixture(autouse=True)
@@ -100,12 +102,29 @@ def test_characters_are_36_classes_in_five_font_families() -> None:
     assert len(examples) == 36 * 5
 
 
+def test_a_character_shows_the_letter_or_digit_of_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    family, (font, *_) = next(iter(ALL_FONTS.items()))
+    monkeypatch.setattr(characters, "FAMILIES", {family: (font,)})
+    drawn = []
+
+    def distort(masks: torch.Tensor, size: int, *_: object, **__: object) -> torch.Tensor:
+        drawn.append((masks * 255).round().byte().numpy())
+        return torch.zeros(len(masks), size, size)
+
+    monkeypatch.setattr(glyphs, "distort", distort)
+    examples = open_source("characters", seed=0)
+    glyph_of = glyphs.font_masks(MATPLOTLIB_FONTS / f"{font}.ttf")
+    assert glyph_of is not None
+    for mask, label in zip(drawn[0], examples.labels, strict=True):
+        cases = glyph_of[glyphs.CHARACTER_NAMES.index(examples.class_names[label])]
+        assert any(np.array_equal(mask, case) for case in cases)
+
+
 def test_the_fonts_of_characters_are_matplotlibs_and_complete() -> None:
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     assert len(ALL_FONTS) == 5
     for files in ALL_FONTS.values():
         for file in files:
-            masks = glyphs.font_masks(folder / f"{file}.ttf")
+            masks = glyphs.font_masks(MATPLOTLIB_FONTS / f"{file}.ttf")
             assert masks is not None
             assert masks.shape == (36, 2, glyphs.MASK_SIZE, glyphs.MASK_SIZE)
 
@@ -116,8 +135,7 @@ def test_the_fonts_of_characters_have_no_relative_among_those_of_pretraining() -
     packages = (Path(corpus.__file__).parent / "fonts.txt").read_text().split()
     assert packages
     assert not [name for name in packages if any(word in name for word in ("dejavu", "stix", "cmu", "cm-unicode"))]
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    families = {ImageFont.truetype(str(path)).getname()[0] for path in corpus.font_files(folder)}
+    families = {ImageFont.truetype(str(path)).getname()[0] for path in corpus.font_files(MATPLOTLIB_FONTS)}
     assert not {name for name in families if name and name.startswith(("DejaVu", "STIX"))}
 
 

@@ -171,3 +171,11 @@ def test_every_protocol_reports_its_metrics(
         assert summary["shared_parameters"] == 0
     if method == "zeroshot":
         assert summary["trainable_parameters"] == summary["uplink_bytes_per_site_round"] == 0
+
+
+def test_fewer_evaluations_change_the_rows_and_not_the_result(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    summary = simulate(CONFIG.model_copy(update={"eval_every": 3}), tmp_path / "run")
+    assert {row["round"] for row in _rows(tmp_path / "run") if row["scope"] == "novel"} == {0, 3, 4}
+    assert summary["metrics"] == finished[1]["metrics"]
