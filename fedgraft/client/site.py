@@ -17,6 +17,7 @@ from fedgraft.client.state import PersonalState
 from fedgraft.client.training import TrainingData, train
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, read_dealt
+from fedgraft.data.examples import IntArray
 from fedgraft.errors import UserError
 from fedgraft.files import cache_root
 from fedgraft.messages import Arrays, Job
@@ -35,16 +36,15 @@ class Workplace:
         self.vocabulary = Vocabulary(backbone, data.deal.class_names, data.deal.templates)
         store = FeatureStore(cache_root(), backbone)
         self._vectors = store.vectors()
-        self._rows = [require_rows(store, data.keys[data.used])]
+        self._rows = np.full((len(data.keys), config.views), -1, np.int64)
+        self._rows[data.used, 0] = require_rows(store, data.keys[data.used])
         trained = data.training_positions()
-        self._view_rows = np.full((len(data.keys), config.views), -1, np.int64)
-        self._view_rows[data.used, 0] = self._rows[0]
         for view in range(1, config.views):
-            self._view_rows[trained, view] = require_rows(store, view_keys(data.keys[trained], view, config.seed))
+            self._rows[trained, view] = require_rows(store, view_keys(data.keys[trained], view, config.seed))
 
-    def features(self, positions: "np.ndarray[tuple[int], np.dtype[np.int64]]", views: int = 1) -> torch.Tensor:
+    def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
         """Image features (n, views, dim) of some examples, copied from the mapped file."""
-        return torch.from_numpy(np.asarray(self._vectors[self._view_rows[positions, :views]]))
+        return torch.from_numpy(np.asarray(self._vectors[self._rows[positions, :views]]))
 
 
 class Site:
@@ -119,5 +119,5 @@ def site_for(job: Job, site: int) -> Site:
     return Site(workplace, job.fold, site)
 
 
-def _positions_in(labels: "np.ndarray[tuple[int], np.dtype[np.int64]]", classes: tuple[int, ...]) -> torch.Tensor:
+def _positions_in(labels: IntArray, classes: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.searchsorted(np.asarray(classes), labels))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedgraft.data.examples import Examples, pixel_examples
 from fedgraft.data.sources import SourceRequest
@@ -70,7 +71,7 @@ def _font_folder() -> Path:
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
-def _masks(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _masks(path: Path) -> NDArray[np.uint8]:
     masks = glyphs.font_masks(path)
     if masks is None:
         raise UserError(f"The font {path} cannot be read or lacks letters; is matplotlib installed completely?")

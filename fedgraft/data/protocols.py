@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedgraft.config import RunConfig
 from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.partition import by_domain, partition
 from fedgraft.errors import UserError
 from fedgraft.randomness import derived_seed, generator
+
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -105,18 +108,18 @@ def _leave_one_domain_out(examples: Examples, config: RunConfig) -> tuple[Fold, 
     if len(domains) < 2:
         raise UserError(f"Leaving one domain out needs at least two domains; the data has {examples.domain_names}.")
     classes = tuple(range(len(examples.class_names)))
-    everything = np.ones(len(examples), bool)
+    groups = _key_groups(examples)
     folds = []
     for held_out in domains:
         kept = [domain for domain in domains if domain != held_out]
         target = np.flatnonzero(examples.domains == held_out)
-        fresh = np.isin(_key_groups(examples), _key_groups(examples)[target], invert=True)
+        fresh = np.isin(groups, groups[target], invert=True)
         seed = derived_seed(config.seed, "deal-domains", held_out) % 2**32
         shares = []
         for site, (_, members) in enumerate(by_domain(examples.domains, kept, config.sites, seed)):
             mask = np.zeros(len(examples), bool)
             mask[members] = True
-            train = [_shots(examples, mask & fresh & everything, label, config, site) for label in classes]
+            train = [_shots(examples, mask & fresh, label, config, site) for label in classes]
             shares.append(SiteShare(np.sort(np.concatenate(train)), {"target": target}))
         folds.append(Fold(examples.domain_names[held_out], classes, (Scope("target", classes),), tuple(shares)))
     return tuple(folds)
@@ -165,7 +168,7 @@ def _dealt_classes(shuffled: IntArray, sites: int) -> list[IntArray]:
     return [np.sort(shuffled[begin:end]) for begin, end in pairwise(cuts)]
 
 
-def _in_class_protocol_domains(examples: Examples) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _in_class_protocol_domains(examples: Examples) -> BoolArray:
     if not examples.class_protocol_domains:
         return np.ones(len(examples), bool)
     wanted = [examples.domain_names.index(name) for name in examples.class_protocol_domains]
@@ -178,7 +181,7 @@ def _key_groups(examples: Examples) -> IntArray:
     return groups.reshape(-1).astype(np.int64)
 
 
-def _test_mask(examples: Examples, config: RunConfig) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+def _test_mask(examples: Examples, config: RunConfig) -> BoolArray:
     """Which examples are test images: a fixed part of each class, copies of an image always together."""
     groups = _key_groups(examples)
     rng = generator(config.seed, "test-split")
@@ -194,7 +197,7 @@ def _test_mask(examples: Examples, config: RunConfig) -> "np.ndarray[tuple[int],
 
 def _shots(
     examples: Examples,
-    allowed: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    allowed: BoolArray,
     label: int,
     config: RunConfig,
     site: int = 0,
