@@ -23,27 +23,31 @@ class RunConfig(BaseModel):
     data: str = "digits"
     protocol: Literal["base-to-novel", "leave-one-domain-out", "dirichlet"] = "base-to-novel"
     backbone: str = "mini"
-    sites: int = Field(10, ge=1)
-    rounds: int = Field(25, ge=1)
-    seed: int = Field(0, ge=0)
+    sites: int = Field(default=10, ge=1)
+    rounds: int = Field(default=25, ge=1)
+    seed: int = Field(default=0, ge=0)
 
-    shots: int = Field(16, ge=0, description="training images a class; 0 takes all")
-    views: int = Field(1, ge=1, description="augmented views of each training image, computed once")
-    test_fraction: float = Field(0.3, gt=0, lt=1, description="of each class, where the source has no split of its own")
-    participation: float = Field(1.0, gt=0, le=1, description="fraction of the sites that train in a round")
-    quorum: float = Field(0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs")
-    domains: bool = Field(False, description="read a folder as domain/class/image whatever its depth suggests")
+    shots: int = Field(default=16, ge=0, description="training images a class; 0 takes all")
+    views: int = Field(default=1, ge=1, description="augmented views of each training image, computed once")
+    test_fraction: float = Field(
+        default=0.3, gt=0, lt=1, description="of each class, where the source has no split of its own"
+    )
+    participation: float = Field(default=1.0, gt=0, le=1, description="fraction of the sites that train in a round")
+    quorum: float = Field(
+        default=0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs"
+    )
+    domains: bool = Field(default=False, description="read a folder as domain/class/image whatever its depth suggests")
     partition: Literal["dirichlet", "pathological", "iid"] = "dirichlet"
-    alpha: float = Field(0.5, gt=0, description="concentration of the Dirichlet partition")
-    classes_per_site: int = Field(2, ge=1, description="classes a site of the pathological partition")
+    alpha: float = Field(default=0.5, gt=0, description="concentration of the Dirichlet partition")
+    classes_per_site: int = Field(default=2, ge=1, description="classes a site of the pathological partition")
 
-    local_epochs: int = Field(2, ge=1)
-    batch_size: int = Field(32, ge=1)
+    local_epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "sgd"] = "adam"
-    lr: float = Field(0.003, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
-    weight_decay: float = Field(0.0, ge=0)
-    eval_every: int = Field(1, ge=1, description="rounds between evaluations; the last round always has one")
+    lr: float = Field(default=0.003, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
+    weight_decay: float = Field(default=0.0, ge=0)
+    eval_every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round always has one")
 
     method_options: dict[str, OptionValue] = Field(default_factory=dict)
 

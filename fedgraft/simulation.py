@@ -53,7 +53,10 @@ def simulate(
     """
     coordinator = begin(config, Path(out), resume, observer or Observer())
     if coordinator is not None:
-        _run(coordinator, config.sites, workers or os.cpu_count() or 1, cpus_per_worker)
+        try:
+            _run(coordinator, config.sites, workers or os.cpu_count() or 1, cpus_per_worker)
+        finally:
+            coordinator.directory.unlock()
     return RunDirectory(Path(out)).summary()
 
 
@@ -76,6 +79,7 @@ def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coo
     coordinator.zero_shot = zero_shot_accuracy(data, backbone, observer)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
+    directory.lock()
     directory.create(config)
     write_dealt(out, data)
     return coordinator

@@ -20,6 +20,9 @@ _FAILED = 100
 @app.query()
 def hello(message: Message, context: Context) -> Message:
     """Which site this node is."""
+    if "partition-id" not in context.node_config:
+        reason = 'this SuperNode was started without --node-config "partition-id=N", the number of its site'
+        return Message(Error(_FAILED, reason), reply_to=message)
     site = int(str(context.node_config["partition-id"]))
     return Message(RecordDict({METRICS: MetricRecord({"site": site})}), reply_to=message)
 

@@ -197,9 +197,15 @@ class Coordinator:
         for reply in replies:
             if reply.has_error():
                 raise RunFailed(f"A site could not start: {reply.error.reason}")
-        return {
-            int(str(reply.content.metric_records[METRICS]["site"])): reply.metadata.src_node_id for reply in replies
-        }
+        nodes_of = [
+            (int(str(reply.content.metric_records[METRICS]["site"])), reply.metadata.src_node_id) for reply in replies
+        ]
+        if sorted(site for site, _ in nodes_of) != list(range(self.config.sites)):
+            raise RunFailed(
+                f"The nodes say that they are the sites {sorted(site for site, _ in nodes_of)}; "
+                f"each of 0 to {self.config.sites - 1} must be there once."
+            )
+        return dict(nodes_of)
 
     def _strategy(self, site_nodes: dict[int, int], fold: Fold) -> FederatedStrategy:
         module, _, name = self.method.strategy.partition(":")

@@ -1,11 +1,12 @@
 """The run directory: configuration, metrics row by row, checkpoints, summary. Whatever is there is whole."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors import safe_open
 from safetensors.numpy import save
@@ -34,6 +35,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: IO[str] | None = None
 
     # --- configuration ----------------------------------------------------------------------------
 
@@ -68,6 +70,27 @@ class RunDirectory:
     def create(self, config: RunConfig) -> None:
         """Write the complete configuration."""
         write_text(self.path / "config.toml", config.to_toml())
+
+    def lock(self) -> None:
+        """Keep the directory for this process until `unlock` or its end.
+
+        Raises:
+            UserError: another process is at work on the run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise UserError(f"Another process is at work on the run in {self.path}; wait for it or stop it.") from error
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let other processes work on the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     # --- metrics ----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from fedgraft import RunConfig, simulate
 from fedgraft.errors import UserError
 from fedgraft.server.observer import Observer
+from fedgraft.server.run_directory import RunDirectory
 
 CONFIG = RunConfig(method="fedpgp", data="digits", sites=3, rounds=4, shots=4, method_options={"n_ctx": 4})
 WIDTH = 128
@@ -119,6 +120,16 @@ def test_another_run_is_not_overwritten_and_a_changed_one_not_resumed(finished: 
     with pytest.raises(UserError, match="lr"):
         simulate(CONFIG.model_copy(update={"lr": 0.5}), run, resume=True)
     assert simulate(CONFIG, run, resume=True) == summary
+
+
+def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
+    first, second = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    first.lock()
+    with pytest.raises(UserError, match="Another process"):
+        second.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
 
 
 class _Saboteur(Observer):
