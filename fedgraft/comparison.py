@@ -47,6 +47,10 @@ def compare(
         for method in methods
         for seed in seeds
     }
+    for config in configs.values():
+        load_method(config.method).parse_options(config.method_options)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; --out takes a directory.")
     if not resume and out.exists() and any(out.iterdir()):
         raise UserError(f"The directory {out} is not empty; add --resume to go on with it or give another --out.")
     summaries: dict[str, dict[str, Any]] = {}

@@ -17,7 +17,7 @@ OptionValue = bool | int | float | str
 class RunConfig(BaseModel):
     """One federated run. `method_options` are checked by the method itself when the run starts."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     method: str = "fedpgp"
     data: str = "digits"
@@ -123,9 +123,15 @@ def _toml_value(text: str) -> Any:
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Settings with later layers over earlier ones; method options merge key by key."""
+    """Settings with later layers over earlier ones; method options merge key by key.
+
+    Raises:
+        UserError: method options are not a table.
+    """
     result: dict[str, Any] = {}
     for layer in layers:
+        if not isinstance(layer.get("method_options", {}), dict):
+            raise UserError(f"method_options is a table of options, not {layer['method_options']!r}.")
         options = {**result.get("method_options", {}), **layer.get("method_options", {})}
         result.update(layer)
         if options:

@@ -51,10 +51,13 @@ def simulate(
         UserError: a mistake in the configuration, the data or the directory; nothing was written.
         RunFailed: the run could not go on.
     """
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if workers < 1 or cpus_per_worker < 1:
+        raise UserError(f"Workers and CPUs a worker are at least 1, not {workers} and {cpus_per_worker}.")
     coordinator = begin(config, Path(out), resume, observer or Observer())
     if coordinator is not None:
         try:
-            _run(coordinator, config.sites, workers or os.cpu_count() or 1, cpus_per_worker)
+            _run(coordinator, config.sites, workers, cpus_per_worker)
         finally:
             coordinator.directory.unlock()
     return RunDirectory(Path(out)).summary()
@@ -138,8 +141,6 @@ def _fill(config: RunConfig, examples: Examples, data: DealtData, store: Feature
 
 def _run(coordinator: Coordinator, sites: int, workers: int, cpus_per_worker: int) -> None:
     """Flower's simulation engine on Ray with one actor a worker."""
-    if workers < 1 or cpus_per_worker < 1:
-        raise UserError(f"Workers and CPUs a worker are at least 1, not {workers} and {cpus_per_worker}.")
     server_app = ServerApp()
 
     @server_app.main()

@@ -160,7 +160,6 @@ def test_later_layers_win_and_method_options_are_merged_one_by_one() -> None:
     assert merged({}, {"lr": 0.1}) == {"lr": 0.1}
 
 
-@pytest.mark.xfail(reason="merged() unpacks method_options before anything checks that it is a table", strict=True)
 def test_method_options_of_a_wrong_type_in_a_file_are_named() -> None:
     with pytest.raises(UserError, match="method_options"):
         RunConfig.build(merged({"method_options": 3}, {"lr": 0.1}))

@@ -22,7 +22,7 @@ from fedgraft.errors import UserError, unknown
 class MethodOptions(BaseModel):
     """The options of a method; subclasses add fields with defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Vocabulary:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel
 
@@ -185,26 +186,34 @@ def load_clip(source: str, name: str) -> ClipBackbone:
     """Load a Hugging Face folder or id.
 
     Raises:
-        UserError: weights or tokenizer are missing.
+        UserError: weights or tokenizer are missing, incomplete or damaged.
     """
     from transformers import AutoTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     try:
-        model = CLIPModel.from_pretrained(source, attn_implementation="sdpa", dtype=torch.float32)
+        model, loading = CLIPModel.from_pretrained(
+            source,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
         tokenizer = AutoTokenizer.from_pretrained(source)
         processor = CLIPImageProcessorPil.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"The backbone {name!r} cannot be loaded: {reason}") from error
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, such as {missing[0]}.")
     return ClipBackbone(name, model, tokenizer, processor)
 
 
 def _fingerprint(model: CLIPModel, tokenizer: Any) -> str:
     digest = hashlib.sha256()
     digest.update(_canonical(_stable(model.config.to_dict())).encode())
-    digest.update(_canonical(tokenizer.get_vocab()).encode())
-    digest.update(_canonical(tokenizer("A photo of 12 striped circles, e.g. red.")["input_ids"]).encode())
+    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    digest.update(_canonical({**words, "padding": None, "truncation": None}).encode())
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(memoryview(tensor.contiguous().flatten().numpy()).cast("B"))

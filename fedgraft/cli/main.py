@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from fedgraft.errors import RunFailed, UserError
@@ -137,7 +138,7 @@ def compare(
         comparison = run(
             settings,
             _names(methods),
-            _seeds(seeds) or [seed or 0],
+            _seeds(seeds) or [settings.pop("seed", 0) if seed is None else seed],
             out,
             resume=resume,
             workers=workers,
@@ -202,14 +203,21 @@ def backbones(as_json: Json = False) -> None:
 def main() -> None:
     """Run the command; a mistake in the input is one sentence and exit code 2."""
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.UsageError as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            typer.echo(error.format_message())
+            sys.exit(0)
+        typer.echo(f"fedgraft: {error.format_message()} See fedgraft --help.", err=True)
+        sys.exit(2)
     except UserError as error:
         typer.echo(f"fedgraft: {error}", err=True)
         sys.exit(2)
     except RunFailed as error:
         typer.echo(f"fedgraft: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         typer.echo("fedgraft: stopped; a run goes on with --resume.", err=True)
         sys.exit(130)
 

@@ -84,6 +84,11 @@ def _base_to_novel(examples: Examples, config: RunConfig) -> tuple[Fold, ...]:
         raise UserError(f"There are more sites ({config.sites}) than classes ({count}); give at most {count} sites.")
     base = tuple(range((count + 1) // 2))
     novel = tuple(range(len(base), count))
+    if config.sites < 2 or len(base) < 2:
+        raise UserError(
+            "base-to-novel measures a site on base classes that others hold: it needs two sites and two base classes, "
+            f"and there are {config.sites} and {len(base)}."
+        )
     usable = _in_class_protocol_domains(examples)
     testing = _test_mask(examples, config)
     shuffled = generator(config.seed, "deal-classes").permutation(base)

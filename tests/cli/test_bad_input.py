@@ -137,7 +137,7 @@ def test_an_out_directory_that_holds_something_else(command: str, tmp_path: Path
 
 @pytest.mark.parametrize(
     "command",
-    ["simulate", pytest.param("compare", marks=pytest.mark.xfail(reason="compare lists the file", strict=True))],
+    ["simulate", "compare"],
 )
 def test_an_out_that_is_a_file(command: str, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "out").write_text("a file")
@@ -221,13 +221,11 @@ def test_every_option_of_simulate_reaches_the_configuration(configured: Callable
 # --- known shortcomings ---------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="workers are checked after the run directory was written, and 0 is taken as unset")
 @pytest.mark.parametrize("workers", ["0", "-1"])
 def test_a_mistaken_number_of_workers_writes_nothing(workers: str, refused: Refused) -> None:
     assert "orkers" in refused("--method", "zeroshot", "--sites", "2", "--workers", workers)
 
 
-@pytest.mark.xfail(reason="compare drops a seed that --set or the file gives", strict=True)
 def test_compare_takes_its_seed_from_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fedgraft.comparison
 
@@ -244,7 +242,6 @@ def test_compare_takes_its_seed_from_set(tmp_path: Path, monkeypatch: pytest.Mon
     assert seen == [[7]]
 
 
-@pytest.mark.xfail(reason="the value of a method option is checked when its method's turn comes", strict=True)
 def test_compare_checks_every_methods_options_before_the_first_runs(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -156,7 +156,7 @@ def test_nothing_depends_on_the_interpreters_hash_seed(tmp_path: Path, write_ima
 # --- base-to-novel --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("classes", "base"), [(2, 1), (6, 3), (7, 4)])
+@pytest.mark.parametrize(("classes", "base"), [(3, 2), (6, 3), (7, 4)])
 def test_the_first_half_of_the_sorted_classes_is_base(classes: int, base: int, examples_of: Any) -> None:
     fold = _fold(examples_of(classes), sites=2)
     scopes = {scope.name: scope.classes for scope in fold.scopes}
@@ -164,7 +164,16 @@ def test_the_first_half_of_the_sorted_classes_is_base(classes: int, base: int, e
     assert scopes["novel"] == tuple(range(base, classes))
 
 
-@pytest.mark.parametrize("sites", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("classes", "sites"), [(6, 1), (2, 2)])
+def test_a_federation_without_base_classes_at_other_sites_is_refused(
+    classes: int, sites: int, examples_of: Any
+) -> None:
+    """`base` would be a mean over nothing."""
+    with pytest.raises(UserError, match="two sites and two base classes"):
+        _fold(examples_of(classes), sites=sites)
+
+
+@pytest.mark.parametrize("sites", [2, 3, 4, 5])
 def test_each_base_class_is_dealt_to_one_site(sites: int, examples_of: Any) -> None:
     examples = examples_of(10)
     owned = [set(examples.labels[share.train].tolist()) for share in _fold(examples, sites=sites, shots=4).sites]

@@ -52,7 +52,24 @@ class Batch:
 
 def font_files(root: Path) -> list[Path]:
     """Font files below a folder in a fixed order, without the families kept for evaluation and their relatives."""
-    kept_out = ("dejavu", "vera", "stix", "cmu", "hack", "arev", "cmr", "latinmodern", "lmroman", "symbol", "aenigma")
+    kept_out = (
+        "dejavu",
+        "vera",
+        "stix",
+        "cmu",
+        "cmb10",
+        "cmss",
+        "cmtt",
+        "cmti",
+        "cmmi",
+        "hack",
+        "arev",
+        "cmr",
+        "latinmodern",
+        "lmroman",
+        "symbol",
+        "aenigma",
+    )
     files = [path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf")]
     return sorted((p for p in files if not any(word in str(p).lower() for word in kept_out)), key=str)
 
