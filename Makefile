@@ -7,7 +7,7 @@ RUN ?= runs/quickstart
 .PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/fedgraft compare --methods zeroshot,local,promptfl,fedpgp --data digits --protocol base-to-novel --sites 5 --rounds 10 --out $(RUN) --resume
+	$(BIN)/fedgraft compare --methods zeroshot,local,promptfl,fedpgp --data digits --protocol base-to-novel --sites 5 --rounds 10 --shots 64 --out $(RUN) --resume
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest

@@ -15,7 +15,7 @@ from pathlib import Path
 
 QUICKSTART = (
     "compare", "--methods", "zeroshot,local,promptfl,fedpgp", "--data", "digits", "--protocol", "base-to-novel",
-    "--sites", "5", "--rounds", "10",
+    "--sites", "5", "--rounds", "10", "--shots", "64",
 )  # fmt: skip
 
 
