@@ -78,8 +78,8 @@ def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coo
     if resume and (out / "summary.json").exists():
         return None
     data, backbone = prepare(config, observer)
-    coordinator = Coordinator(config, directory, data.deal, backbone, observer)
-    coordinator.zero_shot = zero_shot_accuracy(data, backbone, observer)
+    zero_shot = zero_shot_accuracy(data, backbone, observer)
+    coordinator = Coordinator(config, directory, data.deal, backbone, observer, zero_shot)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
     directory.lock()

@@ -3,8 +3,8 @@
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +15,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedgraft import __version__
-from fedgraft.adapters.base import Method, Vocabulary
+from fedgraft.adapters.base import Adapter, Method, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.config import RunConfig
 from fedgraft.data.protocols import Deal, Fold
@@ -40,36 +40,28 @@ from fedgraft.strategies.base import FederatedStrategy
 _TIMEOUT_SECONDS = 3600.0
 
 
-@dataclass
-class _Traffic:
-    """Bytes and messages of training in one direction."""
-
-    total: int = 0
-    messages: int = 0
-
-    def add(self, content: RecordDict) -> None:
-        self.total += wire_size(content)
-        self.messages += 1
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.messages if self.messages else 0.0
-
-
 class Coordinator:
-    """Runs a prepared run on a Flower grid; `run` is the body of the ServerApp."""
+    """Runs a prepared run on a Flower grid; `run` is the body of the ServerApp.
+
+    Args:
+        zero_shot: accuracy in percent of the hand-written templates by scope, for the summary.
+    """
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, deal: Deal, backbone: Backbone, observer: Observer
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        deal: Deal,
+        backbone: Backbone,
+        observer: Observer,
+        zero_shot: dict[str, float],
     ) -> None:
         self.config, self.directory, self.deal, self.backbone = config, directory, deal, backbone
         self.observer = observer
-        self.zero_shot: dict[str, float] = {}
-        """Accuracy in percent of the hand-written templates by scope, before anything is trained."""
+        self.zero_shot = zero_shot
         self.method = load_method(config.method)
         self._adapter = initial_adapter(self.method, config, deal, backbone)
         self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
-        self._up, self._down = _Traffic(), _Traffic()
 
     def run(self, grid: Grid) -> None:
         """All folds, then summary.json.
@@ -128,7 +120,7 @@ class Coordinator:
     ) -> tuple[Arrays, list[Row]]:
         began = time.monotonic()
         messages = list(strategy.configure_train(job.round, to_array_record(arrays), job.to_record(), grid))
-        replies = self._exchange(grid, messages, self._down, self._up)
+        replies = self._exchange(grid, messages)
         aggregated, train_metrics = strategy.aggregate_train(job.round, replies)
         assert aggregated is not None
         assert train_metrics is not None
@@ -137,6 +129,8 @@ class Coordinator:
             **place,
             "scope": "train",
             **{key.replace("-", "_"): value for key, value in train_metrics.items()},
+            "downlink_bytes_per_site": _mean_size(messages),
+            "uplink_bytes_per_site": _mean_size(replies),
             "seconds": round(time.monotonic() - began, 3),
             "sites": strategy.counted,
         }
@@ -213,25 +207,12 @@ class Coordinator:
         config = self.config
         return make(site_nodes, config.seed, fold.name or "", config.participation, config.quorum)
 
-    def _exchange(
-        self,
-        grid: Grid,
-        messages: list[Message],
-        down: _Traffic | None = None,
-        up: _Traffic | None = None,
-    ) -> Iterable[Message]:
-        replies = list(grid.send_and_receive(messages, timeout=_TIMEOUT_SECONDS))
-        if down and up:
-            for message in messages:
-                down.add(message.content)
-            for reply in replies:
-                if not reply.has_error():
-                    up.add(reply.content)
-        return replies
+    def _exchange(self, grid: Grid, messages: list[Message]) -> list[Message]:
+        return list(grid.send_and_receive(messages, timeout=_TIMEOUT_SECONDS))
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         config, rows = self.config, self.directory.rows()
-        size = {name: value.numel() for name, value in self._adapter.named_parameters()}
+        trained = [row for row in rows if row["scope"] == "train"]
         return {
             "method": config.method,
             "data": config.data,
@@ -244,9 +225,9 @@ class Coordinator:
             "metrics": metrics.last_round(config.protocol, rows),
             "metrics_last5": metrics.last_five(config.protocol, rows),
             "zero_shot": self.zero_shot,
-            "uplink_bytes_per_site_round": round(self._up.mean),
-            "downlink_bytes_per_site_round": round(self._down.mean),
-            "trainable_parameters": sum(size.values()),
+            "uplink_bytes_per_site_round": _mean([row["uplink_bytes_per_site"] for row in trained]),
+            "downlink_bytes_per_site_round": _mean([row["downlink_bytes_per_site"] for row in trained]),
+            "trainable_parameters": sum(parameter.numel() for parameter in self._adapter.parameters()),
             "shared_parameters": sum(value.numel() for value in self._adapter.shared().values()),
             "left_out": sum(row["scope"] == "left_out" for row in rows),
             "wall_seconds": round(seconds, 2),
@@ -254,7 +235,7 @@ class Coordinator:
         }
 
 
-def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Backbone) -> Any:
+def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Backbone) -> Adapter:
     """The adapter whose shared parameters the federation starts from.
 
     Raises:
@@ -263,6 +244,15 @@ def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Bac
     vocabulary = Vocabulary(backbone, deal.class_names, deal.templates)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "adapter", "server"))
     return method.adapter(vocabulary, method.parse_options(config.method_options), generator)
+
+
+def _mean_size(messages: list[Message]) -> int:
+    """Mean bytes of the contents as Flower serializes them; messages that carry an error do not count."""
+    return _mean([wire_size(message.content) for message in messages if not message.has_error()])
+
+
+def _mean(values: list[int]) -> int:
+    return round(sum(values) / len(values)) if values else 0
 
 
 def _confusion_name(fold: Fold, scope: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 from safetensors import safe_open
 
 from fedgraft import RunConfig, simulate
-from fedgraft.errors import UserError
+from fedgraft.errors import RunFailed, UserError
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
 
@@ -62,6 +62,7 @@ def test_a_run_killed_in_the_middle_and_resumed_gives_the_same_metrics(
     assert not (out / "summary.json").exists()
     resumed = simulate(CONFIG, out, resume=True, workers=2)
     assert resumed["metrics"] == finished[1]["metrics"]
+    assert resumed["uplink_bytes_per_site_round"] == finished[1]["uplink_bytes_per_site_round"]
     kept = [(row["round"], row["scope"]) for row in _rows(out)]
     assert kept == [(row["round"], row["scope"]) for row in _rows(finished[0])]
 
@@ -133,23 +134,23 @@ def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
 
 
 class _Saboteur(Observer):
-    """Tears the state file of one site after the first round."""
+    """Tears the state files of some sites after the first round."""
 
-    def __init__(self, run: Path) -> None:
-        self.run = run
+    def __init__(self, run: Path, sites: str) -> None:
+        self.run, self.sites = run, sites
         self.heard: list[tuple[int, int, str]] = []
 
     def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         if server_round == 1:
-            path = next(self.run.glob("sites/000/000001/round-*.safetensors"))
-            path.write_bytes(path.read_bytes()[:50])
+            for path in self.run.glob(f"sites/000/{self.sites}/round-*.safetensors"):
+                path.write_bytes(path.read_bytes()[:50])
 
     def left_out(self, server_round: int, site: int, reason: str) -> None:
         self.heard.append((server_round, site, reason))
 
 
 def test_a_site_that_fails_is_named_and_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
-    observer = _Saboteur(tmp_path / "run")
+    observer = _Saboteur(tmp_path / "run", "000001")
     summary = simulate(CONFIG.model_copy(update={"rounds": 2}), tmp_path / "run", observer=observer)
     assert {(server_round, site) for server_round, site, _ in observer.heard} == {(2, 1)}
     assert "round-000001.safetensors cannot be read" in observer.heard[0][2]
@@ -157,6 +158,11 @@ def test_a_site_that_fails_is_named_and_left_out_and_the_run_goes_on(tmp_path: P
     assert next(row for row in rows if row["scope"] == "train" and row["round"] == 2)["sites"] == [0, 2]
     assert [row["site"] for row in rows if row["scope"] == "left_out"] == [1, 1]
     assert summary["left_out"] == 2
+
+
+def test_a_run_below_its_quorum_ends_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"Round 2 has 0 sound answers of 3, the quorum is 2\. site 0: The personal"):
+        simulate(CONFIG, tmp_path / "run", observer=_Saboteur(tmp_path / "run", "*"))
 
 
 @pytest.mark.parametrize(
