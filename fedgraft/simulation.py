@@ -2,6 +2,10 @@
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +153,32 @@ def _run(coordinator: Coordinator, sites: int, workers: int, cpus_per_worker: in
 
     if not os.environ.get("FEDGRAFT_DEBUG"):
         logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    run_simulation(
-        server_app=server_app,
-        client_app=client_app,
-        num_supernodes=sites,
-        backend_config={
-            "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": 0.0},
-            "init_args": {
-                "num_cpus": workers * cpus_per_worker,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "include_dashboard": False,
-                "logging_level": logging.ERROR,
-                "log_to_driver": False,
+    with _interrupt_calls(coordinator.stop):
+        run_simulation(
+            server_app=server_app,
+            client_app=client_app,
+            num_supernodes=sites,
+            backend_config={
+                "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": 0.0},
+                "init_args": {
+                    "num_cpus": workers * cpus_per_worker,
+                    "object_store_memory": _OBJECT_STORE_BYTES,
+                    "include_dashboard": False,
+                    "logging_level": logging.ERROR,
+                    "log_to_driver": False,
+                },
             },
-        },
-    )
+        )
+
+
+@contextmanager
+def _interrupt_calls(stop: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C stops the server, and with it the engine; raised inside Flower's engine, it would wait for ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda signum, frame: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,6 +1,7 @@
 """The server's main program: hello, then for each fold the rounds of train, checkpoint, evaluate, report."""
 
 import platform
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
 from fedgraft.strategies.base import FederatedStrategy
 
 _TIMEOUT_SECONDS = 3600.0
+_POLL_SECONDS = 0.1
 
 
 class Coordinator:
@@ -59,6 +61,7 @@ class Coordinator:
         self.config, self.directory, self.deal, self.backbone = config, directory, deal, backbone
         self.observer = observer
         self.zero_shot = zero_shot
+        self._stopping = threading.Event()
         self.method = load_method(config.method)
         self._adapter = initial_adapter(self.method, config, deal, backbone)
         self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
@@ -207,8 +210,22 @@ class Coordinator:
         config = self.config
         return make(site_nodes, config.seed, fold.name or "", config.participation, config.quorum)
 
+    def stop(self) -> None:
+        """Make `run` end with `RunFailed` soon; may be called from another thread or a signal handler."""
+        self._stopping.set()
+
     def _exchange(self, grid: Grid, messages: list[Message]) -> list[Message]:
-        return list(grid.send_and_receive(messages, timeout=_TIMEOUT_SECONDS))
+        """Send messages and wait for the replies, ready to be stopped, which `grid.send_and_receive` is not."""
+        waiting = set(grid.push_messages(messages))
+        replies: list[Message] = []
+        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        while waiting and time.monotonic() < deadline:
+            arrived = list(grid.pull_messages(waiting))
+            replies += arrived
+            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
+            if waiting and self._stopping.wait(_POLL_SECONDS):
+                raise RunFailed("The run was stopped; it goes on with --resume.")
+        return replies
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         config, rows = self.config, self.directory.rows()

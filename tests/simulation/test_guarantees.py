@@ -67,6 +67,36 @@ def test_a_run_killed_in_the_middle_and_resumed_gives_the_same_metrics(
     assert kept == [(row["round"], row["scope"]) for row in _rows(finished[0])]
 
 
+def test_an_interrupted_run_ends_and_leaves_nothing_running(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Ctrl-C during a round: one sentence, no process left, and `--resume` gets to the same metrics."""
+    config, out = tmp_path / "run.toml", tmp_path / "interrupted"
+    config.write_text(CONFIG.to_toml())
+    command = [sys.executable, "-m", "fedgraft", "simulate", "--config", str(config), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    while not (out / "checkpoints" / "fold-000-round-000001.safetensors").exists():
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.decode().splitlines()[-1] == "fedgraft: The run was stopped; it goes on with --resume."
+    deadline = time.monotonic() + 30
+    while _group_lives(process.pid):
+        assert time.monotonic() < deadline, "a process of the run is left"
+        time.sleep(0.1)
+    assert simulate(CONFIG, out, resume=True)["metrics"] == finished[1]["metrics"]
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_personal_parameters_stay_at_the_site_and_survive(finished: tuple[Path, dict[str, Any]]) -> None:
     """T4: the server's checkpoint holds the shared prompt alone, each site its own U and V of the last round."""
     run, summary = finished
