@@ -18,7 +18,7 @@ from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.features import FeatureStore, require_rows, view_image, view_keys
 from fedgraft.client.app import app as client_app
 from fedgraft.config import RunConfig
-from fedgraft.data.dealt import DealtData, with_keys, write_dealt
+from fedgraft.data.dealt import DealtData, write_dealt
 from fedgraft.data.examples import Examples
 from fedgraft.data.protocols import deal
 from fedgraft.data.sources import open_source
@@ -95,7 +95,7 @@ def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coo
 def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]:
     """Deal the data and compute the image features that the store lacks."""
     examples = open_source(config.data, config.seed, config.domains)
-    data = with_keys(deal(examples, config), examples)
+    data = DealtData(deal(examples, config), examples.keys)
     backbone = load_backbone(config.backbone)
     _fill(config, examples, data, FeatureStore(cache_root(), backbone), observer)
     return data, backbone

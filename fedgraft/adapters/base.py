@@ -117,7 +117,6 @@ class Method:
     options: type[MethodOptions] = MethodOptions
     strategy: str = "fedgraft.strategies.weighted_average:WeightedAverage"
     trains: bool = True
-    caches: str = "image features"
 
     def parse_options(self, values: dict[str, Any]) -> MethodOptions:
         """Check the options given by a user.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.examples import IntArray
 from fedgraft.data.protocols import Deal, Fold, Scope, SiteShare
 from fedgraft.errors import UserError
 from fedgraft.files import write_bytes
@@ -35,11 +35,6 @@ class DealtData:
     def training_positions(self) -> IntArray:
         """Positions of the examples that some site trains on, sorted."""
         return np.unique(np.concatenate([share.train for fold in self.deal.folds for share in fold.sites]))
-
-
-def with_keys(deal: Deal, examples: Examples) -> DealtData:
-    """A deal with its examples' keys."""
-    return DealtData(deal, examples.keys)
 
 
 def write_dealt(run: Path, data: DealtData) -> None:

@@ -81,9 +81,7 @@ class Coordinator:
             confusion = self._run_fold(grid, strategy, number, fold)
             confusions.update({_confusion_name(fold, scope): value for scope, value in confusion.items()})
         self.directory.write_json("confusion.json", {"scopes": confusions})
-        summary = self._summary(time.monotonic() - began)
-        self.directory.write_json("summary.json", summary)
-        self.observer.finished(summary)
+        self.directory.write_json("summary.json", self._summary(time.monotonic() - began))
 
     # --- one fold ---------------------------------------------------------------------------------
 

@@ -1,7 +1,5 @@
 """Who is told how a run goes on: progress bars, plain lines, or nobody."""
 
-from typing import Any
-
 
 class Observer:
     """Hears of progress; every method may be overridden, none does anything here."""
@@ -20,6 +18,3 @@ class Observer:
 
     def left_out(self, server_round: int, site: int, reason: str) -> None:
         """A site's answer did not count."""
-
-    def finished(self, summary: dict[str, Any]) -> None:
-        """The run is complete."""

@@ -31,7 +31,7 @@ class LeftOut:
 
 
 def problem(answer: Answer, reference: Arrays) -> str | None:
-    """What is wrong with an answer on its own, or None: names, shapes, dtype, finite values, example count."""
+    """What is wrong with an answer on its own, or None: names, shapes, dtype, finite values, example count, loss."""
     if set(answer.arrays) != set(reference):
         return f"parameters {sorted(answer.arrays)} instead of {sorted(reference)}"
     for name, expected in reference.items():
@@ -44,6 +44,8 @@ def problem(answer: Answer, reference: Arrays) -> str | None:
             return f"{name} has values that are not finite"
     if answer.num_examples <= 0:
         return f"it reports {answer.num_examples} examples"
+    if not np.isfinite(answer.loss):
+        return f"it reports the loss {answer.loss}"
     return None
 
 

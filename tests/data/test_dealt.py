@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedgraft.config import PROTOCOLS, RunConfig
-from fedgraft.data.dealt import DealtData, read_dealt, with_keys, write_dealt
+from fedgraft.data.dealt import DealtData, read_dealt, write_dealt
 from fedgraft.data.protocols import deal
 from fedgraft.errors import UserError
 
@@ -18,7 +18,8 @@ UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[Health
 
 def _dealt(examples_of: Any, protocol: str = "base-to-novel") -> DealtData:
     examples = examples_of(domains=3)
-    return with_keys(deal(examples, RunConfig.build({"protocol": protocol, "sites": 3, "shots": 3})), examples)
+    config = RunConfig.build({"protocol": protocol, "sites": 3, "shots": 3})
+    return DealtData(deal(examples, config), examples.keys)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -69,6 +69,12 @@ def test_a_bad_answer_is_named(arrays: dict[str, np.ndarray], examples: int, wor
     assert word in reason
 
 
+def test_a_loss_that_is_not_a_number_is_left_out_before_it_reaches_the_metrics() -> None:
+    kept, left_out = checked([Answer(0, {"context": GOOD}, 5, float("nan"))], REFERENCE)
+    assert kept == []
+    assert left_out[0].reason == "it reports the loss nan"
+
+
 def test_an_update_a_thousand_times_too_large_is_left_out() -> None:
     answers = _answers(np.stack([GOOD, GOOD * 1000, GOOD, GOOD]), [1, 1, 1, 1])
     kept, left_out = checked(answers, REFERENCE)
