@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,13 @@ class Vocabulary:
         return self.backbone.text.encode_classes(self.class_names, self.templates)
 
 
+class Batch(NamedTuple):
+    """Images (B, dim) of unit norm and labels (B,) as positions in the classes of the softmax."""
+
+    images: Tensor
+    labels: Tensor
+
+
 class Adapter(nn.Module, ABC):
     """The trainable part of a method at one site.
 
@@ -81,6 +88,22 @@ class Adapter(nn.Module, ABC):
             classes: the C classes of the softmax.
         """
         return self.cross_entropy(images, self.class_features(classes), labels)
+
+    def sites_together(self, classes: tuple[int, ...]) -> int:
+        """How many sites' steps are worth one forward pass; 1 for a method that has no such pass."""
+        return 1
+
+    @classmethod
+    def losses(cls, adapters: Sequence[Self], batches: Sequence[Batch], classes: tuple[int, ...]) -> list[Tensor]:
+        """The loss of each of several sites on its own batch, as `loss` gives it."""
+        return [
+            adapter.loss(batch.images, batch.labels, classes) for adapter, batch in zip(adapters, batches, strict=True)
+        ]
+
+    @classmethod
+    def all_class_features(cls, adapters: Sequence[Self], classes: tuple[int, ...]) -> list[Tensor]:
+        """The class features of each of several sites, as `class_features` gives them."""
+        return [adapter.class_features(classes) for adapter in adapters]
 
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logit_scale x cosine."""

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedgraft.adapters.base import Adapter, Method
-from fedgraft.adapters.context import INITIAL_STD, ContextOptions, initial_context
+from fedgraft.adapters.base import Method
+from fedgraft.adapters.context import INITIAL_STD, ContextOptions, PromptAdapter, initial_context
 
 
 class FedPGPOptions(ContextOptions):
@@ -33,7 +33,7 @@ class FedPGPOptions(ContextOptions):
     init: Literal["random", "zero"] = Field("random", description="U V random as published, or starting at zero")
 
 
-class FedPGP(Adapter):
+class FedPGP(PromptAdapter):
     """sigma (N, n_ctx, width) shared; U (N, n_ctx, rank) and V (N, rank, width) personal."""
 
     personal_names = frozenset({"U", "V"})
@@ -50,19 +50,22 @@ class FedPGP(Adapter):
         self.V = nn.Parameter(right)
         self._anchor: dict[tuple[int, ...], Tensor] = {}
 
-    def class_features(self, classes: tuple[int, ...]) -> Tensor:
-        """Features of the personal prompt."""
-        return _mean_prompt(self._encode(self.sigma + self.U @ self.V, classes))
+    def prompts(self) -> Tensor:
+        """The personal prompts."""
+        return self.sigma + self.U @ self.V
 
-    def loss(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+    def training_prompts(self) -> Tensor:
+        """The personal prompts, then the shared ones."""
+        return torch.cat([self.prompts(), self.sigma])
+
+    def loss_of(self, encoded: Tensor, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
         """Cross-entropy of the personal prompt plus mu times the contrast."""
         options = cast(FedPGPOptions, self.options)
-        both = self._encode(torch.cat([self.sigma + self.U @ self.V, self.sigma]), classes)
-        personal, common = both.chunk(2)
+        personal, common = encoded.chunk(2)
         to_anchor = (common * self.anchor(classes)).sum(-1)
         to_personal = (common * personal).sum(-1)
         contrast = F.softplus((to_personal - to_anchor) / options.tau).mean()
-        return self.cross_entropy(images, _mean_prompt(personal), labels) + options.mu * contrast
+        return self.cross_entropy(images, self.features_of(personal), labels) + options.mu * contrast
 
     @torch.no_grad()
     def anchor(self, classes: tuple[int, ...]) -> Tensor:
@@ -72,16 +75,8 @@ class FedPGP(Adapter):
                 self._anchor[classes] = self.vocabulary.zero_shot[list(classes)]
             else:
                 tokens = self.vocabulary.backbone.text.embed_words(" ".join(["X"] * self.sigma.shape[1]))
-                self._anchor[classes] = self._encode(tokens[None], classes)[0]
+                self._anchor[classes] = self.encode(tokens[None], classes)[0]
         return self._anchor[classes]
-
-    def _encode(self, context: Tensor, classes: tuple[int, ...]) -> Tensor:
-        return self.vocabulary.backbone.text.encode_prompts(context, self.vocabulary.tokens(classes))
-
-
-def _mean_prompt(features: Tensor) -> Tensor:
-    """(N, C, dim) to (C, dim)."""
-    return features[0] if len(features) == 1 else F.normalize(features.mean(0), dim=-1)
 
 
 METHOD = Method("fedpgp", "shared prompt plus low-rank personal prompt, with an anchor", FedPGP, FedPGPOptions)

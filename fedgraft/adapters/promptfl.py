@@ -5,20 +5,20 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fedgraft.adapters.base import Adapter, Method
-from fedgraft.adapters.context import ContextOptions, initial_context
+from fedgraft.adapters.base import Method
+from fedgraft.adapters.context import ContextOptions, PromptAdapter, initial_context
 
 
-class PromptFL(Adapter):
+class PromptFL(PromptAdapter):
     """A context (1, n_ctx, width) before every class name."""
 
     def build(self, generator: torch.Generator) -> None:
         """The shared context."""
         self.context = nn.Parameter(initial_context(self.vocabulary, cast(ContextOptions, self.options), generator))
 
-    def class_features(self, classes: tuple[int, ...]) -> Tensor:
-        """Features of [context; class name]."""
-        return self.vocabulary.backbone.text.encode_prompts(self.context, self.vocabulary.tokens(classes))[0]
+    def prompts(self) -> Tensor:
+        """The context."""
+        return self.context
 
 
 METHOD = Method("promptfl", "one shared context, averaged", PromptFL, ContextOptions)

@@ -1,11 +1,17 @@
-"""Local training on cached features: the same code behind simulation and deployment."""
+"""Local training on cached features: the same code behind simulation and deployment.
 
+A worker that serves several sites trains them side by side: step k of every site goes through the frozen towers in
+one forward pass where the method can. The sum of their losses has the gradients of each site alone, since no
+parameter of one site takes part in another's loss.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from fedgraft.adapters.base import Adapter
+from fedgraft.adapters.base import Adapter, Batch
 from fedgraft.config import RunConfig
 
 
@@ -19,28 +25,53 @@ class TrainingData:
 
 
 def train(adapter: Adapter, data: TrainingData, config: RunConfig, rng: np.random.Generator) -> float:
-    """Train in place for the configured epochs with an optimizer of the site's own, and return the mean loss.
+    """`train_together` for one site."""
+    return train_together([adapter], [data], config, [rng])[0]
 
-    The optimizer is made anew each round: no momentum crosses sites or rounds. Each epoch shuffles the images and
-    draws one view of each.
+
+def train_together(
+    adapters: Sequence[Adapter], data: Sequence[TrainingData], config: RunConfig, rngs: Sequence[np.random.Generator]
+) -> list[float]:
+    """Train several sites of one fold in place for the configured epochs, and return each one's mean loss.
+
+    Each epoch shuffles a site's images and draws one view of each, from the site's own generator. The optimizer is
+    made anew each round, and it keeps its state by parameter: no momentum crosses sites or rounds.
+
+    Args:
+        adapters: of one method and one vocabulary.
+        data: of each site, all with the same classes.
+        rngs: of each site.
     """
-    optimizer = _optimizer(adapter, config)
-    losses, count = 0.0, len(data.labels)
+    classes = data[0].classes
+    steps = [list(_batches(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
+    at_once = adapters[0].sites_together(classes)
+    optimizer = _optimizer([parameter for adapter in adapters for parameter in adapter.parameters()], config)
+    losses = [0.0] * len(adapters)
+    for step in range(max(map(len, steps))):
+        optimizer.zero_grad(set_to_none=True)
+        going = [site for site in range(len(adapters)) if step < len(steps[site])]
+        for begin in range(0, len(going), at_once):
+            sites = going[begin : begin + at_once]
+            batches = [steps[site][step] for site in sites]
+            values = type(adapters[0]).losses([adapters[site] for site in sites], batches, classes)
+            torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
+            for site, batch, value in zip(sites, batches, values, strict=True):
+                losses[site] += float(value.detach()) * len(batch.labels)
+        optimizer.step()
+    return [total / (len(site.labels) * config.local_epochs) for total, site in zip(losses, data, strict=True)]
+
+
+def _batches(data: TrainingData, config: RunConfig, rng: np.random.Generator) -> Iterator[Batch]:
+    """All batches of all epochs."""
+    count = len(data.labels)
     for _ in range(config.local_epochs):
         order = torch.from_numpy(rng.permutation(count))
         views = torch.from_numpy(rng.integers(data.features.shape[1], size=count))
         for batch in torch.split(order, config.batch_size):
-            loss = adapter.loss(data.features[batch, views[batch]], data.labels[batch], data.classes)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            losses += float(loss.detach()) * len(batch)
-    return losses / (count * config.local_epochs)
+            yield Batch(data.features[batch, views[batch]], data.labels[batch])
 
 
-def _optimizer(adapter: Adapter, config: RunConfig) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
-        return torch.optim.Adam(adapter.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        adapter.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
+        return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedgraft.adapters.base import Adapter, Vocabulary
+from fedgraft.adapters.base import Adapter, Batch, Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.client.training import TrainingData, train
+from fedgraft.client.training import TrainingData, train, train_together
 from fedgraft.config import RunConfig
 from fedgraft.errors import UserError
 from fedgraft.methods import load_method, method_names
@@ -102,6 +102,57 @@ def test_no_optimizer_state_crosses_sites(method: str, mini: Backbone) -> None:
         return [parameter.detach() for parameter in adapter.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(second(None), second(5), strict=True))
+
+
+def test_several_sites_in_one_pass_have_the_losses_gradients_and_features_of_each_alone(
+    method: str, mini: Backbone
+) -> None:
+    adapters = [_adapter(method, mini, seed) for seed in range(3)]
+    batches = []
+    for seed, size in enumerate((12, 5, 1)):
+        data = _batch(mini, seed)
+        batches.append(Batch(data.features[:size, 0], data.labels[:size]))
+    together = type(adapters[0]).losses(adapters, batches, CLASSES)
+    for adapter, batch, loss in zip(adapters, batches, together, strict=True):
+        alone = adapter.loss(*batch, CLASSES)
+        assert torch.allclose(loss, alone, rtol=1e-5)
+        parameters = list(adapter.parameters())
+        if not parameters:
+            continue
+        for mine, other in zip(
+            torch.autograd.grad(loss, parameters, retain_graph=True),
+            torch.autograd.grad(alone, parameters),
+            strict=True,
+        ):
+            assert (mine - other).norm() <= 1e-4 * other.norm()
+    with torch.no_grad():
+        for adapter, features in zip(adapters, type(adapters[0]).all_class_features(adapters, CLASSES), strict=True):
+            assert torch.allclose(features, adapter.class_features(CLASSES), atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_sites_trained_side_by_side_learn_what_each_learns_alone(method: str, optimizer: str, mini: Backbone) -> None:
+    """Sites of different sizes take different numbers of steps; one that is through stands still."""
+    if not load_method(method).trains:
+        pytest.skip("this method has nothing to train")
+    config = RunConfig(method=method, local_epochs=2, batch_size=4, optimizer=optimizer, weight_decay=0.01)
+    sizes = (12, 5, 1)
+
+    def site(number: int) -> tuple[Adapter, TrainingData, np.random.Generator]:
+        data = _batch(mini, number)
+        part = TrainingData(data.features[: sizes[number]], data.labels[: sizes[number]], CLASSES)
+        return _adapter(method, mini, number), part, np.random.default_rng(number)
+
+    adapters, data, rngs = zip(*map(site, range(3)), strict=True)
+    together = train_together(adapters, data, config, rngs)
+    for number, loss in enumerate(together):
+        alone, part, rng = site(number)
+        assert loss == pytest.approx(train(alone, part, config, rng), rel=1e-4)
+        start = _adapter(method, mini, number)
+        for mine, other, before in zip(
+            adapters[number].parameters(), alone.parameters(), start.parameters(), strict=True
+        ):
+            assert (mine - other).norm() <= 1e-3 * (other - before).norm()
 
 
 def test_every_option_changes_something(method: str, mini: Backbone) -> None:
