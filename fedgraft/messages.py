@@ -1,11 +1,11 @@
 """What travels between server and sites, as Flower records: the job, shared arrays, counts and metrics."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 
@@ -14,6 +14,7 @@ from fedgraft.config import RunConfig
 Arrays = dict[str, NDArray[np.float32]]
 
 JOB, SHARED, METRICS, COUNTS = "job", "shared", "metrics", "counts"
+SITES, FAILURES = "sites", "failures"
 NUM_EXAMPLES = "num-examples"
 
 
@@ -76,3 +77,41 @@ def from_array_record(record: ArrayRecord) -> Arrays:
 def wire_size(content: RecordDict) -> int:
     """Bytes of a message's content as Flower serializes it."""
     return len(recorddict_to_proto(content).SerializeToString())
+
+
+# --- several sites on one node: what is the same for all travels once -------------------------------
+
+
+def for_sites(content: RecordDict, sites: Sequence[int]) -> RecordDict:
+    """A message's content, with the sites of the receiving node that it is for."""
+    return RecordDict({**content, SITES: MetricRecord({SITES: list(sites)})})
+
+
+def sites_of(content: RecordDict) -> list[int]:
+    """The sites that a content from `for_sites` is for, or those that a node's hello names."""
+    return [int(site) for site in content.metric_records[SITES][SITES]]  # type: ignore[union-attr]
+
+
+def pack(answers: Mapping[int, RecordDict | str]) -> RecordDict:
+    """The answers of a node's sites in one content; a string is the reason why a site has none."""
+    records = {f"{site}/{name}": r for site, a in answers.items() if isinstance(a, RecordDict) for name, r in a.items()}
+    failures = {str(site): answer for site, answer in answers.items() if isinstance(answer, str)}
+    return RecordDict({**records, FAILURES: ConfigRecord(failures)})  # type: ignore[arg-type]
+
+
+def unpack(content: RecordDict) -> dict[int, RecordDict | str]:
+    """The answers that `pack` put together, by site.
+
+    Raises:
+        ValueError: a record's name does not begin with a site.
+    """
+    answers: dict[int, RecordDict | str] = {}
+    for name, record in content.items():
+        if name == FAILURES:
+            continue
+        site, _, rest = name.partition("/")
+        answer = answers.setdefault(int(site), RecordDict())
+        assert isinstance(answer, RecordDict)
+        answer[rest] = record
+    failures = content.config_records.get(FAILURES, ConfigRecord())
+    return {**answers, **{int(site): str(reason) for site, reason in failures.items()}}

@@ -29,6 +29,9 @@ from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
 
+_NODES, _SITES_A_NODE = 32, 16
+"""Up to so many sites each is a node; of more, a node holds several, but no more than so many. Only the number of
+sites decides, so that the result does not depend on the number of workers."""
 _OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
@@ -157,7 +160,7 @@ def _run(coordinator: Coordinator, sites: int, workers: int, cpus_per_worker: in
         run_simulation(
             server_app=server_app,
             client_app=client_app,
-            num_supernodes=sites,
+            num_supernodes=max(min(sites, _NODES), -(-sites // _SITES_A_NODE)),
             backend_config={
                 "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": 0.0},
                 "init_args": {

@@ -3,8 +3,11 @@
 A process loads backbone and data once (`Workplace`) and serves whatever sites Flower sends it.
 """
 
+import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +15,9 @@ import torch
 from fedgraft.adapters.base import Adapter, Vocabulary
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.features import FeatureStore, require_rows, view_keys
-from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate
+from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.state import PersonalState
-from fedgraft.client.training import TrainingData, train
+from fedgraft.client.training import TrainingData, train_together
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, read_dealt
 from fedgraft.data.examples import IntArray
@@ -57,19 +60,29 @@ class Site:
         identity = {"method": workplace.config.method, "fingerprint": workplace.backbone.fingerprint}
         self.state = PersonalState(workplace.run / "sites" / f"{fold:03d}" / f"{site:06d}", identity)
 
-    def train(self, shared: Arrays, server_round: int) -> Answer:
-        """Train for one round from the server's shared parameters, and keep the personal ones."""
-        config = self.workplace.config
-        adapter = self._adapter(shared, server_round - 1)
-        rng = generator(config.seed, "batches", self.fold, self.site, server_round)
-        loss = train(adapter, self._training_data(), config, rng)
+    def adapter(self, shared: Arrays, last_round: int) -> Adapter:
+        """The method's adapter with the server's parameters and the site's own of the last round before.
+
+        Raises:
+            UserError: the personal state cannot be read.
+        """
+        place = self.workplace
+        seed = derived_seed(place.config.seed, "adapter", self.fold, self.site)
+        adapter = place.method.adapter(place.vocabulary, place.options, torch.Generator().manual_seed(seed))
+        adapter.load({name: torch.from_numpy(array.copy()) for name, array in shared.items()})
+        if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
+            adapter.load(personal)
+        return adapter
+
+    def answer(self, adapter: Adapter, server_round: int, loss: float, seconds: float) -> Answer:
+        """Keep the personal parameters of a trained adapter, and return what the server gets."""
         if personal := adapter.personal():
             self.state.save(server_round, personal)
         arrays = {name: value.numpy().copy() for name, value in adapter.shared().items()}
-        return Answer(self.site, arrays, len(self._share.train), loss)
+        return Answer(self.site, arrays, len(self._share.train), loss, seconds)
 
-    def evaluate(self, shared: Arrays, server_round: int) -> dict[str, ScopeResult]:
-        """Every scope with the shared parameters and the personal ones of the last round that the site took part in."""
+    def tests(self) -> dict[str, TestSet]:
+        """The site's test images by scope."""
         labels = self.workplace.data.deal.labels
         tests = {}
         for scope in self._fold.scopes:
@@ -79,22 +92,72 @@ class Site:
                 _positions_in(labels[positions], scope.classes),
                 scope.classes,
             )
-        return evaluate(self._adapter(shared, server_round), tests)
+        return tests
 
-    def _adapter(self, shared: Arrays, last_round: int) -> Adapter:
-        place = self.workplace
-        seed = derived_seed(place.config.seed, "adapter", self.fold, self.site)
-        adapter = place.method.adapter(place.vocabulary, place.options, torch.Generator().manual_seed(seed))
-        adapter.load({name: torch.from_numpy(array.copy()) for name, array in shared.items()})
-        if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
-            adapter.load(personal)
-        return adapter
+    def batches_generator(self, server_round: int) -> np.random.Generator:
+        """What shuffles the site's images in a round."""
+        return generator(self.workplace.config.seed, "batches", self.fold, self.site, server_round)
 
-    def _training_data(self) -> TrainingData:
+    def training_data(self) -> TrainingData:
+        """The site's training images."""
         positions = self._share.train
         classes = self._fold.train_classes
         labels = _positions_in(self.workplace.data.deal.labels[positions], classes)
         return TrainingData(self.workplace.features(positions, self.workplace.config.views), labels, classes)
+
+
+def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, Answer | str]:
+    """Train several sites of one fold for one round, each from the server's parameters and its own personal ones.
+
+    Returns:
+        For each site its answer, or the reason why there is none.
+    """
+    adapters, results = _adapters(sites, shared, server_round - 1)
+    able = [site for site in sites if site.site in adapters]
+    if able:
+        began = time.perf_counter()
+        losses = train_together(
+            [adapters[site.site] for site in able],
+            [site.training_data() for site in able],
+            able[0].workplace.config,
+            [site.batches_generator(server_round) for site in able],
+        )
+        seconds = (time.perf_counter() - began) / len(able)
+        for site, loss in zip(able, losses, strict=True):
+            results[site.site] = site.answer(adapters[site.site], server_round, loss, seconds)
+    return results
+
+
+def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, dict[str, ScopeResult] | str]:
+    """Every scope with the shared parameters and the personal ones of the last round that each site took part in.
+
+    Where nothing is personal one adapter serves all sites, and its class features are computed once.
+    """
+    adapters, results = _adapters(sites, shared, server_round)
+    able = [site for site in sites if site.site in adapters]
+    if able:
+        same = not able[0].workplace.method.adapter.personal_names
+        chosen = [adapters[able[0].site if same else site.site] for site in able]
+        measured = evaluate_together(chosen, [site.tests() for site in able])
+        results.update({site.site: result for site, result in zip(able, measured, strict=True)})
+    return results
+
+
+def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[dict[int, Adapter], dict[int, Any]]:
+    """The adapter of each site, or the reason why it has none."""
+    adapters: dict[int, Adapter] = {}
+    failed: dict[int, Any] = {}
+    for site in sites:
+        try:
+            adapters[site.site] = site.adapter(shared, last_round)
+        except UserError as error:
+            failed[site.site] = reason_of(error)
+    return adapters, failed
+
+
+def reason_of(error: Exception) -> str:
+    """What the server is told of a failure."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 @lru_cache(maxsize=1)
@@ -104,11 +167,11 @@ def workplace_for(config: str, run: str) -> Workplace:
     return Workplace(parsed, Path(run), load_backbone(parsed.backbone), read_dealt(Path(run)))
 
 
-def site_for(job: Job, site: int) -> Site:
-    """The site that a job is for.
+def sites_for(job: Job, sites: Sequence[int]) -> list[Site]:
+    """The sites that a job is for.
 
     Raises:
-        UserError: this site's backbone is not the server's.
+        UserError: this node's backbone is not the server's.
     """
     workplace = workplace_for(job.config.model_dump_json(), job.run)
     if workplace.backbone.fingerprint != job.fingerprint:
@@ -116,7 +179,7 @@ def site_for(job: Job, site: int) -> Site:
             f"The server's backbone has the fingerprint {job.fingerprint[:16]}..., "
             f"this site's {workplace.backbone.fingerprint[:16]}...; both need the same backbone."
         )
-    return Site(workplace, job.fold, site)
+    return [Site(workplace, job.fold, site) for site in sites]
 
 
 def _positions_in(labels: IntArray, classes: tuple[int, ...]) -> torch.Tensor:

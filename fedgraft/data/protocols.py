@@ -131,7 +131,10 @@ def _leave_one_domain_out(examples: Examples, config: RunConfig) -> tuple[Fold, 
 
 
 def _dirichlet(examples: Examples, config: RunConfig) -> tuple[Fold, ...]:
-    """Every class everywhere in skewed proportions; each site is measured on test images of its own mixture."""
+    """Every class everywhere in skewed proportions; each site is measured on test images of its own mixture.
+
+    A site that got no test image trains and is not measured.
+    """
     usable = np.flatnonzero(_in_class_protocol_domains(examples))
     testing = _test_mask(examples, config)
     seed = derived_seed(config.seed, "deal-examples") % 2**32
@@ -145,9 +148,9 @@ def _dirichlet(examples: Examples, config: RunConfig) -> tuple[Fold, ...]:
         mask[usable[members]] = True
         train = np.sort(np.concatenate([_shots(examples, mask & ~testing, label, config, site) for label in classes]))
         tests = np.flatnonzero(mask & testing)
-        if not len(train) or not len(tests):
+        if not len(train):
             raise UserError(
-                f"Site {site} got {len(train)} training and {len(tests)} test images; "
+                f"Site {site} got no training images and {len(tests)} test images; "
                 "give fewer sites, a larger alpha or another seed."
             )
         shares.append(SiteShare(train, {"personal": tests}))

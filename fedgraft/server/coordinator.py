@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedgraft import __version__
@@ -34,12 +34,10 @@ from fedgraft.messages import (
 from fedgraft.methods import load_method
 from fedgraft.randomness import derived_seed
 from fedgraft.server import metrics
+from fedgraft.server.exchange import Exchange
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
 from fedgraft.strategies.base import FederatedStrategy
-
-_TIMEOUT_SECONDS = 3600.0
-_POLL_SECONDS = 0.1
 
 
 class Coordinator:
@@ -73,34 +71,37 @@ class Coordinator:
             RunFailed: sites are missing or a round has too few sound answers.
         """
         began = time.monotonic()
-        site_nodes = self._hello(grid)
+        exchange = Exchange(grid, self._stopping)
+        exchange.hello(RecordDict({JOB: self._job.to_record()}), self.config.sites)
         confusions: dict[str, Any] = {}
         for number, fold in enumerate(self.deal.folds):
             self.observer.fold_begins(fold.name, number, len(self.deal.folds))
-            strategy = self._strategy(site_nodes, fold)
-            confusion = self._run_fold(grid, strategy, number, fold)
+            strategy = self._strategy(fold)
+            confusion = self._run_fold(grid, exchange, strategy, number, fold)
             confusions.update({_confusion_name(fold, scope): value for scope, value in confusion.items()})
         self.directory.write_json("confusion.json", {"scopes": confusions})
         self.directory.write_json("summary.json", self._summary(time.monotonic() - began))
 
     # --- one fold ---------------------------------------------------------------------------------
 
-    def _run_fold(self, grid: Grid, strategy: FederatedStrategy, number: int, fold: Fold) -> dict[str, Any]:
+    def _run_fold(
+        self, grid: Grid, exchange: Exchange, strategy: FederatedStrategy, number: int, fold: Fold
+    ) -> dict[str, Any]:
         rounds = self.config.rounds if self.method.trains else 0
         job = replace(self._job, fold=number)
         arrays, first = self._begin(job, fold)
         counts: dict[str, Any] = {}
         if self._is_evaluated(first, rounds):
-            counts = self._evaluate(grid, strategy, arrays, replace(job, round=first), fold, rounds, {})
+            counts = self._evaluate(grid, exchange, strategy, arrays, replace(job, round=first), fold, rounds, {})
         for server_round in range(first + 1, rounds + 1):
             job = replace(job, round=server_round)
-            arrays, rows = self._train(grid, strategy, arrays, job, fold)
+            arrays, rows = self._train(grid, exchange, strategy, arrays, job, fold)
             self.directory.save_checkpoint(Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint)
             self.directory.append(rows)
             for entry in strategy.left_out:
                 self.observer.left_out(server_round, entry.site, entry.reason)
             if self._is_evaluated(server_round, rounds):
-                counts = self._evaluate(grid, strategy, arrays, job, fold, rounds, {"loss": rows[0]["loss"]})
+                counts = self._evaluate(grid, exchange, strategy, arrays, job, fold, rounds, {"loss": rows[0]["loss"]})
         return counts
 
     def _is_evaluated(self, server_round: int, rounds: int) -> bool:
@@ -117,11 +118,11 @@ class Coordinator:
         return {name: value.numpy().copy() for name, value in self._adapter.shared().items()}, 0
 
     def _train(
-        self, grid: Grid, strategy: FederatedStrategy, arrays: Arrays, job: Job, fold: Fold
+        self, grid: Grid, exchange: Exchange, strategy: FederatedStrategy, arrays: Arrays, job: Job, fold: Fold
     ) -> tuple[Arrays, list[Row]]:
         began = time.monotonic()
         messages = list(strategy.configure_train(job.round, to_array_record(arrays), job.to_record(), grid))
-        replies = self._exchange(grid, messages)
+        replies = exchange(messages)
         aggregated, train_metrics = strategy.aggregate_train(job.round, replies)
         assert aggregated is not None
         assert train_metrics is not None
@@ -133,6 +134,7 @@ class Coordinator:
             "downlink_bytes_per_site": _mean_size(messages),
             "uplink_bytes_per_site": _mean_size(replies),
             "seconds": round(time.monotonic() - began, 3),
+            "training_seconds": round(sum(map(_training_seconds, replies)), 3),
             "sites": strategy.counted,
         }
         left_out = [{**place, "scope": "left_out", "site": e.site, "reason": e.reason} for e in strategy.left_out]
@@ -141,6 +143,7 @@ class Coordinator:
     def _evaluate(
         self,
         grid: Grid,
+        exchange: Exchange,
         strategy: FederatedStrategy,
         arrays: Arrays,
         job: Job,
@@ -155,7 +158,7 @@ class Coordinator:
         counts: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
         confusions: dict[str, np.ndarray[Any, Any]] = {}
         failed: list[Row] = []
-        for reply in sorted(self._exchange(grid, messages), key=lambda reply: sites[reply.metadata.src_node_id]):
+        for reply in sorted(exchange(messages), key=lambda reply: sites[reply.metadata.src_node_id]):
             site = sites[reply.metadata.src_node_id]
             if reply.has_error():
                 place = {"round": job.round, "fold": fold.name, "scope": "left_out"}
@@ -179,51 +182,17 @@ class Coordinator:
 
     # --- pieces -----------------------------------------------------------------------------------
 
-    def _hello(self, grid: Grid) -> dict[int, int]:
-        """The Flower node of each site."""
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while len(nodes := list(grid.get_node_ids())) < self.config.sites:
-            if time.monotonic() > deadline:
-                raise RunFailed(f"{len(nodes)} of {self.config.sites} sites have come.")
-            time.sleep(0.05)
-        content = RecordDict({JOB: self._job.to_record()})
-        messages = [Message(content, dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
-        replies = self._exchange(grid, messages)
-        for reply in replies:
-            if reply.has_error():
-                raise RunFailed(f"A site could not start: {reply.error.reason}")
-        nodes_of = [
-            (int(str(reply.content.metric_records[METRICS]["site"])), reply.metadata.src_node_id) for reply in replies
-        ]
-        if sorted(site for site, _ in nodes_of) != list(range(self.config.sites)):
-            raise RunFailed(
-                f"The nodes say that they are the sites {sorted(site for site, _ in nodes_of)}; "
-                f"each of 0 to {self.config.sites - 1} must be there once."
-            )
-        return dict(nodes_of)
-
-    def _strategy(self, site_nodes: dict[int, int], fold: Fold) -> FederatedStrategy:
+    def _strategy(self, fold: Fold) -> FederatedStrategy:
+        """The fold's strategy; to it each site is a node, and `Exchange` knows where the site is."""
         module, _, name = self.method.strategy.partition(":")
         make: Callable[..., FederatedStrategy] = getattr(import_module(module), name)
         config = self.config
+        site_nodes = {site: site for site in range(config.sites)}
         return make(site_nodes, config.seed, fold.name or "", config.participation, config.quorum)
 
     def stop(self) -> None:
         """Make `run` end with `RunFailed` soon; may be called from another thread or a signal handler."""
         self._stopping.set()
-
-    def _exchange(self, grid: Grid, messages: list[Message]) -> list[Message]:
-        """Send messages and wait for the replies, ready to be stopped, which `grid.send_and_receive` is not."""
-        waiting = set(grid.push_messages(messages))
-        replies: list[Message] = []
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
-        while waiting and time.monotonic() < deadline:
-            arrived = list(grid.pull_messages(waiting))
-            replies += arrived
-            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
-            if waiting and self._stopping.wait(_POLL_SECONDS):
-                raise RunFailed("The run was stopped; it goes on with --resume.")
-        return replies
 
     def _summary(self, seconds: float) -> dict[str, Any]:
         config, rows = self.config, self.directory.rows()
@@ -263,7 +232,15 @@ def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Bac
 
 def _mean_size(messages: list[Message]) -> int:
     """Mean bytes of the contents as Flower serializes them; messages that carry an error do not count."""
-    return _mean([wire_size(message.content) for message in messages if not message.has_error()])
+    contents = [message.content for message in messages if not message.has_error()]
+    sizes = {identity: wire_size(content) for identity, content in {id(c): c for c in contents}.items()}
+    return _mean([sizes[id(content)] for content in contents])
+
+
+def _training_seconds(reply: Message) -> float:
+    """What a site spent in its worker, as it says itself; sites trained together share their time equally."""
+    metrics = None if reply.has_error() else reply.content.metric_records.get(METRICS)
+    return float(str(metrics.get("seconds", 0.0))) if metrics else 0.0
 
 
 def _mean(values: list[int]) -> int:

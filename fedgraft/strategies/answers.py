@@ -14,12 +14,13 @@ NORM_RATIO = 50.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What one site returns from a round of training."""
+    """What one site returns from a round of training; `seconds` is its part of its worker's time."""
 
     site: int
     arrays: Arrays
     num_examples: int
     loss: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

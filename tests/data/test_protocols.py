@@ -291,7 +291,7 @@ def test_a_site_is_tested_on_the_classes_that_it_holds(examples_of: Any) -> None
         ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 90}, "of the 90 sites; give at most 20 sites"),
         ({}, {"protocol": "dirichlet", "sites": 31}, "120 examples are too few for 31 sites; give at most 30"),
         ({}, {"protocol": "dirichlet", "partition": "pathological", "classes_per_site": 9}, "=9"),
-        ({}, {"protocol": "dirichlet", "partition": "iid", "sites": 30, "test_fraction": 0.01}, "Site .* 0 test"),
+        ({}, {"protocol": "dirichlet", "partition": "iid", "sites": 30, "test_fraction": 0.95}, "Site .* no training"),
     ],
 )
 def test_what_cannot_be_dealt_is_refused_with_the_numbers(

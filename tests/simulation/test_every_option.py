@@ -8,11 +8,12 @@ import pytest
 
 from fedgraft import RunConfig
 from fedgraft.backbones import Backbone
-from fedgraft.client.site import Site, Workplace
+from fedgraft.client.site import Site, Workplace, train_sites
 from fedgraft.methods import load_method
 from fedgraft.server.coordinator import initial_adapter
 from fedgraft.server.observer import Observer
 from fedgraft.simulation import prepare, zero_shot_accuracy
+from fedgraft.strategies.answers import Answer
 
 BASE = {
     "method": "promptfl", "data": "digits", "sites": 2, "rounds": 1, "shots": 4, "local_epochs": 1, "batch_size": 4,
@@ -41,7 +42,8 @@ def _first_site_trained(settings: dict[str, Any], folder: Path) -> list[np.ndarr
     adapter = initial_adapter(load_method(config.method), config, data.deal, backbone)
     shared = {name: value.numpy().copy() for name, value in adapter.shared().items()}
     site = Site(Workplace(config, folder, backbone, data), fold=0, site=0)
-    answer = site.train(shared, 1)
+    answer = train_sites([site], shared, 1)[0]
+    assert isinstance(answer, Answer)
     personal = site.state.load(1) or {}
     return [*answer.arrays.values(), *(tensor.numpy() for tensor in personal.values())]
 
