@@ -90,7 +90,7 @@ def peak_gflops(size: int = 2048) -> float:
     return 2 * size**3 / statistics.median(seconds(lambda: left @ right) for _ in range(5)) / 1e9
 
 
-def fast_flops(backbone: str, classes: int, n_ctx: int, length: int) -> float:
+def fast_flops(backbone: str, classes: int, n_ctx: int, tokens: int) -> float:
     """Multiply-adds of the two fast text passes, forward and backward to the inputs, counted as two operations each.
 
     Weights are frozen, so the backward pass costs as much as the forward one. Attention itself is left out: it is
@@ -99,7 +99,7 @@ def fast_flops(backbone: str, classes: int, n_ctx: int, length: int) -> float:
     config = json.loads((Path(backbone) / "config.json").read_text()).get("text_config", {})
     width, layers = config.get("hidden_size", 512), config.get("num_hidden_layers", 12)
     inner = config.get("intermediate_size", 4 * width)
-    positions = n_ctx + 1 + classes * length
+    positions = n_ctx + 1 + tokens
     per_position = 4 * width * width + 2 * width * inner
     last = classes * (2 * width * width + 2 * width * inner) + positions * 2 * width * width
     return 2 * 2 * 2 * ((layers - 1) * positions * per_position + last)
@@ -130,8 +130,8 @@ def measure(backbone_path: str, classes: int, batch: int, n_ctx: int, repeat: in
         slow.append(time.perf_counter() - began)
         fast.append(seconds(lambda: fast_step(adapter, images, labels, everything)))
     pairs = zip(fast_gradients, slow_gradients, strict=True)
-    length = vocabulary.tokens(everything).ids.shape[1]
-    gflops = fast_flops(backbone_path, classes, n_ctx, length) / statistics.median(fast) / 1e9
+    tokens = len(vocabulary.tokens(everything).kept)
+    gflops = fast_flops(backbone_path, classes, n_ctx, tokens) / statistics.median(fast) / 1e9
     return {
         "classes": classes,
         "plain_seconds": statistics.median(slow),

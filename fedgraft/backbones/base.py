@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 
-class ClassTokens(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ClassTokens:
     """Tokenized class names as they follow a prompt: the name, a full stop and the end token.
 
     Attributes:
@@ -19,6 +21,17 @@ class ClassTokens(NamedTuple):
 
     ids: Tensor
     ends: Tensor
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """The places of the flattened ids that are no padding, (T,), name after name."""
+        places = torch.arange(self.ids.shape[1]) <= self.ends[:, None]
+        return places.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def last(self) -> Tensor:
+        """Where among `kept` each name's end token is, (C,)."""
+        return (self.ends + 1).cumsum(0) - 1
 
 
 class TextTower(ABC):

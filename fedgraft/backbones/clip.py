@@ -2,8 +2,9 @@
 
 The text tower is causal. What precedes the class name is the same for every class, so the start token and the
 context go through the layers once and every class attends to their keys and values; what follows the end token
-cannot matter, so only as many positions are computed as the longest class name needs; and of the last layer only
-the end token's output is used, so only that row is computed. The features are those of the plain forward.
+cannot matter, so only as many positions are computed as each class name has tokens, whatever the longest has; and of
+the last layer only the end token's output is used, so only that row is computed. The features are those of the plain
+forward.
 """
 
 import hashlib
@@ -105,18 +106,18 @@ class ClipTextTower(TextTower):
         positions = embeddings.position_embedding.weight
         start = embeddings.token_embedding.weight[self._start].expand(prompts, 1, -1)
         prefix = torch.cat([start, context], dim=1) + positions[:length]
-        names = embeddings.token_embedding(classes.ids) + positions[length:total]
+        names = (embeddings.token_embedding(classes.ids) + positions[length:total]).flatten(0, 1)[classes.kept]
         suffix = names.expand(prompts, *names.shape)
         layers: Any = self._tower.encoder.layers
         for layer in layers[:-1]:
-            prefix, suffix = self._layer(layer, prefix, suffix)
-        ends = self._last_layer(layers[-1], prefix, suffix, classes.ends)
+            prefix, suffix = self._layer(layer, prefix, suffix, classes)
+        ends = self._last_layer(layers[-1], prefix, suffix, classes)
         pooled = self._tower.final_layer_norm(ends)
         return F.normalize(self._projection(pooled), dim=-1)
 
-    # One layer: prefix (N, P, width) and suffix (N, C, L, width) -----------------------------------
+    # One layer: prefix (N, P, width) and suffix (N, T, width), the tokens of all names behind one another -------
 
-    def _layer(self, layer: Any, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
+    def _layer(self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens) -> tuple[Tensor, Tensor]:
         attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
         keys, values = attention.k_proj(normed_prefix), attention.v_proj(normed_prefix)
@@ -126,30 +127,32 @@ class ClipTextTower(TextTower):
         new_prefix = prefix + attention.out_proj(mixed.transpose(-3, -2).flatten(-2))
         new_prefix = new_prefix + layer.mlp(layer.layer_norm2(new_prefix))
 
-        queries = attention.q_proj(normed_suffix)
-        length = suffix.shape[2]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        length = classes.ids.shape[1]
         attended = self._attend(
-            queries, keys, values, attention.k_proj(normed_suffix), attention.v_proj(normed_suffix), causal
+            _padded(attention.q_proj(normed_suffix), classes),
+            keys,
+            values,
+            _padded(attention.k_proj(normed_suffix), classes),
+            _padded(attention.v_proj(normed_suffix), classes),
+            torch.ones(length, length, dtype=torch.bool).tril(),
         )
-        new_suffix = suffix + attention.out_proj(attended)
+        new_suffix = suffix + attention.out_proj(_packed(attended, classes))
         return new_prefix, new_suffix + layer.mlp(layer.layer_norm2(new_suffix))
 
-    def _last_layer(self, layer: Any, prefix: Tensor, suffix: Tensor, ends: Tensor) -> Tensor:
+    def _last_layer(self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens) -> Tensor:
         """The last layer's output at each class's end token only: (N, C, width)."""
         attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
-        rows = torch.arange(suffix.shape[1])
-        visible = torch.arange(suffix.shape[2]) <= ends[:, None]
+        visible = torch.arange(classes.ids.shape[1]) <= classes.ends[:, None]
         attended = self._attend(
-            attention.q_proj(normed_suffix[:, rows, ends])[:, :, None],
+            attention.q_proj(normed_suffix[:, classes.last])[:, :, None],
             attention.k_proj(normed_prefix),
             attention.v_proj(normed_prefix),
-            attention.k_proj(normed_suffix),
-            attention.v_proj(normed_suffix),
+            _padded(attention.k_proj(normed_suffix), classes),
+            _padded(attention.v_proj(normed_suffix), classes),
             visible[:, None, None],
         )
-        out: Tensor = suffix[:, rows, ends] + attention.out_proj(attended[:, :, 0])
+        out: Tensor = suffix[:, classes.last] + attention.out_proj(attended[:, :, 0])
         residual: Tensor = layer.mlp(layer.layer_norm2(out))
         return out + residual
 
@@ -180,6 +183,21 @@ class ClipTextTower(TextTower):
     def _split(self, states: Tensor) -> Tensor:
         """(..., T, width) to (..., heads, T, width / heads)."""
         return states.view(*states.shape[:-1], self._heads, -1).transpose(-3, -2)
+
+
+def _padded(states: Tensor, classes: ClassTokens) -> Tensor:
+    """(N, T, width) to (N, C, L, width), zero behind each name's end token, which no query of the name sees."""
+    prompts, tokens, width = states.shape
+    count, length = classes.ids.shape
+    if tokens < count * length:
+        states = states.new_zeros(prompts, count * length, width).index_copy(1, classes.kept, states)
+    return states.view(prompts, count, length, width)
+
+
+def _packed(states: Tensor, classes: ClassTokens) -> Tensor:
+    """(N, C, L, width) to (N, T, width)."""
+    flat = states.flatten(1, 2)
+    return flat if len(classes.kept) == flat.shape[1] else flat.index_select(1, classes.kept)
 
 
 def load_clip(source: str, name: str) -> ClipBackbone:
