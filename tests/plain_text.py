@@ -13,22 +13,31 @@ class PlainTextTower:
         self.model = CLIPModel.from_pretrained(folder, attn_implementation="eager").eval().requires_grad_(False)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
-    def encode(self, context: Tensor, names: list[str]) -> Tensor:
-        """Features (C, dim) of [start; context; name.; end] for one context (n_ctx, width)."""
+    def encode(
+        self, context: Tensor, names: list[str], deep: Tensor | None = None, placement: str = "before"
+    ) -> Tensor:
+        """Features (C, dim) of prompted names: context (n_ctx, width), deep contexts (depth, n_ctx, width)."""
         tower = self.model.text_model
         length = self.model.config.text_config.max_position_embeddings
         end = self.tokenizer.eos_token_id
-        rows, ends = [], []
+        rows, begins, ends = [], [], []
         for name in names:
             ids = self.tokenizer(f"{name}.", add_special_tokens=False)["input_ids"] + [end]
+            before = 0 if placement == "before" else len(ids) - 2
+            begins.append(1 + before)
             ends.append(len(context) + len(ids))
             embedded = tower.embeddings.token_embedding(torch.tensor(ids))
             start = tower.embeddings.token_embedding(torch.tensor([self.tokenizer.bos_token_id]))
             padding = tower.embeddings.token_embedding(torch.full((length - 1 - len(context) - len(ids),), end))
-            rows.append(torch.cat([start, context, embedded, padding]))
+            rows.append(torch.cat([start, embedded[:before], context, embedded[before:], padding]))
         hidden = torch.stack(rows) + tower.embeddings.position_embedding.weight[:length]
         mask = torch.full((length, length), float("-inf")).triu(1)[None, None]
-        for layer in tower.encoder.layers:
+        for index, layer in enumerate(tower.encoder.layers):
+            if deep is not None and 1 <= index <= len(deep):
+                fresh, behind = deep[index - 1], [begin + len(context) for begin in begins]
+                hidden = torch.stack(
+                    [torch.cat([h[:b], fresh, h[e:]]) for h, b, e in zip(hidden, begins, behind, strict=True)]
+                )
             hidden = layer(hidden, mask)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden
         pooled = tower.final_layer_norm(hidden)[torch.arange(len(names)), torch.tensor(ends)]

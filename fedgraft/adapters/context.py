@@ -6,7 +6,7 @@ of several sites on one backbone go through it in one pass, and each site's loss
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgraft.adapters.base import Adapter, Batch, MethodOptions, Vocabulary
+from fedgraft.backbones.base import Placement
 from fedgraft.errors import UserError
 
 INITIAL_STD = 0.02
@@ -26,6 +27,7 @@ class ContextOptions(MethodOptions):
 
     n_ctx: int = Field(16, ge=1, description="context vectors before the class name")
     ctx_init: str = Field("", description="words whose embeddings start the context; they then set its length")
+    placement: Placement = Field("before", description="the context before the class name or behind it")
 
 
 def initial_context(
@@ -80,7 +82,9 @@ class PromptAdapter(Adapter):
 
     def encode(self, prompts: Tensor, classes: tuple[int, ...]) -> Tensor:
         """Features (N, C, dim) of prompts (N, n_ctx, width)."""
-        return self.vocabulary.backbone.text.encode_prompts(prompts, self.vocabulary.tokens(classes))
+        placement = cast(ContextOptions, self.options).placement
+        tokens = self.vocabulary.tokens(classes)
+        return self.vocabulary.backbone.text.encode_prompts(prompts, tokens, placement=placement)
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
         """As many as keep one pass in the processor's cache."""

@@ -4,10 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+Placement = Literal["before", "behind"]
+"""Where a context stands: before the class name or behind it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +54,23 @@ class TextTower(ABC):
         """Token embeddings (n, width) of a text without start and end token."""
 
     @abstractmethod
-    def encode_prompts(self, context: Tensor, classes: ClassTokens) -> Tensor:
-        """Features of [start; context; class name] for every context and class, differentiable in the context.
+    def encode_prompts(
+        self, context: Tensor, classes: ClassTokens, deep: Tensor | None = None, placement: Placement = "before"
+    ) -> Tensor:
+        """Features of prompted class names for every context and class, differentiable in the context.
 
         Args:
             context: (N, n_ctx, width).
+            deep: (N, depth, n_ctx, width), what replaces the context's hidden states before each of the layers
+                1 to depth (Khattak et al. 2023); layer 0 reads the context itself.
+            placement: [start; context; name; "."; end], or "behind" the name: [start; name; context; "."; end]
+                (Zhou et al. 2022).
 
         Returns:
             (N, C, dim).
+
+        Raises:
+            UserError: context and class name need more positions, or `deep` more layers, than there are.
         """
 
     @abstractmethod

@@ -10,6 +10,7 @@ forward.
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel
 
-from fedgraft.backbones.base import Backbone, ClassTokens, TextTower
+from fedgraft.backbones.base import Backbone, ClassTokens, Placement, TextTower
 from fedgraft.errors import UserError
 
 _VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
@@ -89,28 +90,49 @@ class ClipTextTower(TextTower):
             parts.append(F.normalize(self._projection(pooled), dim=-1))
         return torch.cat(parts)
 
-    def encode_prompts(self, context: Tensor, classes: ClassTokens) -> Tensor:
-        """The shared prefix once, then every class behind it.
+    def encode_prompts(
+        self, context: Tensor, classes: ClassTokens, deep: Tensor | None = None, placement: Placement = "before"
+    ) -> Tensor:
+        """The shared prefix once, then every class behind it; a context behind the name leaves the start token shared.
 
         Raises:
-            UserError: context and class name together are longer than the tower's positions.
+            UserError: context and class name together are longer than the tower's positions, or deep has too many.
         """
         embeddings = self._tower.embeddings
-        prompts, length = context.shape[0], context.shape[1] + 1
-        total = length + classes.ids.shape[1]
+        layers: Any = self._tower.encoder.layers
+        prompts, n_ctx = context.shape[:2]
+        total = 1 + n_ctx + classes.ids.shape[1]
         if total > self.max_tokens:
             raise UserError(
-                f"A context of {length - 1} vectors and the longest class name need {total} positions; "
+                f"A context of {n_ctx} vectors and the longest class name need {total} positions; "
                 f"the text tower has {self.max_tokens}. Shorten the context (n_ctx) or the class names."
+            )
+        if deep is not None and deep.shape[1] >= len(layers):
+            raise UserError(
+                f"Deep prompts for {deep.shape[1]} layers behind the first do not fit into a text tower of "
+                f"{len(layers)}; give at most {len(layers) - 1}."
             )
         positions = embeddings.position_embedding.weight
         start = embeddings.token_embedding.weight[self._start].expand(prompts, 1, -1)
-        prefix = torch.cat([start, context], dim=1) + positions[:length]
-        names = (embeddings.token_embedding(classes.ids) + positions[length:total]).flatten(0, 1)[classes.kept]
-        suffix = names.expand(prompts, *names.shape)
-        layers: Any = self._tower.encoder.layers
-        for layer in layers[:-1]:
-            prefix, suffix = self._layer(layer, prefix, suffix, classes)
+        if placement == "before":
+            prefix, places = torch.cat([start, context], dim=1) + positions[: 1 + n_ctx], None
+        else:
+            prefix, (classes, places) = start + positions[:1], _spread(classes, n_ctx)
+        first = prefix.shape[1]
+        names = embeddings.token_embedding(classes.ids)
+        behind = torch.arange(first, first + classes.ids.shape[1]).expand(len(names), -1)
+        suffix = names.flatten(0, 1)[classes.kept].expand(prompts, -1, -1)
+        if places is not None:
+            suffix = _placed(suffix, places, context)
+        suffix = suffix + positions[behind.flatten()[classes.kept]]
+        for index, layer in enumerate(layers):
+            if deep is not None and 1 <= index <= deep.shape[1]:
+                if places is None:
+                    prefix = torch.cat([prefix[:, :1], deep[:, index - 1]], dim=1)
+                else:
+                    suffix = _placed(suffix, places, deep[:, index - 1])
+            if index < len(layers) - 1:
+                prefix, suffix = self._layer(layer, prefix, suffix, classes)
         ends = self._last_layer(layers[-1], prefix, suffix, classes)
         pooled = self._tower.final_layer_norm(ends)
         return F.normalize(self._projection(pooled), dim=-1)
@@ -198,6 +220,23 @@ def _packed(states: Tensor, classes: ClassTokens) -> Tensor:
     """(N, C, L, width) to (N, T, width)."""
     flat = states.flatten(1, 2)
     return flat if len(classes.kept) == flat.shape[1] else flat.index_select(1, classes.kept)
+
+
+@lru_cache(maxsize=16)
+def _spread(classes: ClassTokens, n_ctx: int) -> tuple[ClassTokens, Tensor]:
+    """Class names with room for a context before their full stop, and where it is among the tokens kept, (C, n_ctx)."""
+    count, length = classes.ids.shape
+    column = torch.arange(length + n_ctx).expand(count, -1)
+    stop = classes.ends[:, None] - 1
+    source = torch.where(column < stop, column, column - n_ctx).clamp(min=0)
+    spread = ClassTokens(classes.ids.gather(1, source), classes.ends + n_ctx)
+    begins = spread.last - n_ctx - 1
+    return spread, begins[:, None] + torch.arange(n_ctx)
+
+
+def _placed(suffix: Tensor, places: Tensor, context: Tensor) -> Tensor:
+    """The suffix (N, T, width) with the context (N, n_ctx, width) at its places (C, n_ctx)."""
+    return suffix.index_copy(1, places.flatten(), context.repeat(1, len(places), 1))
 
 
 def load_clip(source: str, name: str) -> ClipBackbone:

@@ -160,7 +160,7 @@ def test_every_option_changes_something(method: str, mini: Backbone) -> None:
     loaded = load_method(method)
     other: dict[str, object] = {
         "n_ctx": 3, "ctx_init": "a photo of a", "prompts": 2, "rank": 2, "mu": 4.0, "tau": 0.1,
-        "anchor": "tokens", "init": "zero",
+        "anchor": "tokens", "init": "zero", "placement": "behind",
     }  # fmt: skip
     data = _batch(mini)
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.base import Placement
 from fedgraft.backbones.loading import mini_folder
 from fedgraft.errors import UserError
 from tests.plain_text import PlainTextTower
@@ -28,32 +29,55 @@ def _towers(folder: str) -> tuple[Backbone, PlainTextTower]:
     return load_backbone(folder), PlainTextTower(folder)
 
 
-def _compare(folder: str, names: list[str], context: torch.Tensor) -> None:
+def _compare(
+    folder: str, names: list[str], context: torch.Tensor, depth: int = 0, placement: Placement = "before"
+) -> None:
     backbone, plain = _towers(folder)
-    fast_context, plain_context = context.clone().requires_grad_(), context.clone().requires_grad_()
-    fast = backbone.text.encode_prompts(fast_context, backbone.text.tokenize_names(names))
-    slow = torch.stack([plain.encode(one, names) for one in plain_context])
+    generator = torch.Generator().manual_seed(2)
+    deep = 0.3 * torch.randn(len(context), depth, *context.shape[1:], generator=generator)
+    fast_inputs = [context.clone().requires_grad_(), deep.clone().requires_grad_()]
+    plain_inputs = [context.clone().requires_grad_(), deep.clone().requires_grad_()]
+    tokens = backbone.text.tokenize_names(names)
+    fast = backbone.text.encode_prompts(fast_inputs[0], tokens, fast_inputs[1] if depth else None, placement)
+    pairs = zip(*plain_inputs, strict=True)
+    slow = torch.stack([plain.encode(one, names, layers if depth else None, placement) for one, layers in pairs])
     assert torch.allclose(fast, slow, atol=FEATURE_TOLERANCE), (fast - slow).abs().max()
     direction = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1))
     (fast * direction).sum().backward()
     (slow * direction).sum().backward()
-    assert fast_context.grad is not None
-    assert plain_context.grad is not None
-    error = (fast_context.grad - plain_context.grad).norm() / plain_context.grad.norm()
-    assert error < GRADIENT_TOLERANCE
+    for mine, other in zip(fast_inputs[: 1 + (depth > 0)], plain_inputs, strict=False):
+        assert mine.grad is not None
+        assert other.grad is not None
+        assert (mine.grad - other.grad).norm() < GRADIENT_TOLERANCE * other.grad.norm()
 
 
-@settings(deadline=None, max_examples=25)
-@given(names=NAMES, prompts=st.integers(1, 3), n_ctx=st.integers(1, 16), seed=st.integers(0, 99))
-def test_mini_gives_the_plain_features_and_gradients(names: list[str], prompts: int, n_ctx: int, seed: int) -> None:
+@settings(deadline=None, max_examples=40)
+@given(
+    names=NAMES,
+    prompts=st.integers(1, 3),
+    n_ctx=st.integers(1, 16),
+    depth=st.integers(0, 1),
+    placement=st.sampled_from(["before", "behind"]),
+    seed=st.integers(0, 99),
+)
+def test_mini_gives_the_plain_features_and_gradients(
+    names: list[str], prompts: int, n_ctx: int, depth: int, placement: Placement, seed: int
+) -> None:
     context = 0.3 * torch.randn(prompts, n_ctx, 128, generator=torch.Generator().manual_seed(seed))
-    _compare(str(mini_folder()), names, context)
+    _compare(str(mini_folder()), names, context, depth, placement)
 
 
+@pytest.mark.parametrize("placement", ["before", "behind"])
 @pytest.mark.parametrize("prompts", [1, 2])
-def test_another_depth_width_and_head_count(random_clip_folder: Path, prompts: int) -> None:
+def test_another_depth_width_and_head_count(random_clip_folder: Path, prompts: int, placement: Placement) -> None:
     context = torch.randn(prompts, 5, 48, generator=torch.Generator().manual_seed(0))
-    _compare(str(random_clip_folder), ["seven", "small hollow purple hexagon", "g"], context)
+    _compare(str(random_clip_folder), ["seven", "small hollow purple hexagon", "g"], context, 2, placement)
+
+
+def test_more_deep_prompts_than_layers_are_refused(random_clip: Backbone) -> None:
+    tokens = random_clip.text.tokenize_names(["g"])
+    with pytest.raises(UserError, match="at most 2"):
+        random_clip.text.encode_prompts(torch.zeros(1, 2, 48), tokens, torch.zeros(1, 3, 2, 48))
 
 
 def test_a_class_keeps_its_features_whatever_stands_beside_it(mini: Backbone) -> None:
