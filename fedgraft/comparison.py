@@ -23,6 +23,7 @@ def compare(
     *,
     resume: bool = False,
     workers: int | None = None,
+    ray_address: str | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Run every method with every seed and return what comparison.json holds.
@@ -32,6 +33,7 @@ def compare(
         methods: names of registered methods.
         out: directory of the comparison; each run is a run directory below it, comparison.png the plot.
         resume: skip finished runs and go on with the one that was stopped.
+        workers, ray_address: as `simulate` takes them.
 
     Raises:
         UserError: a mistake in the settings, or a directory that holds something else.
@@ -57,7 +59,9 @@ def compare(
     for name, config in configs.items():
         observer.notice(f"{config.method}, seed {config.seed}")
         begun = resume and (out / name / "config.toml").exists()
-        summaries[name] = simulate(config, out / name, resume=begun, workers=workers, observer=observer)
+        summaries[name] = simulate(
+            config, out / name, resume=begun, workers=workers, ray_address=ray_address, observer=observer
+        )
         write_report(out / name)
     comparison = _comparison(configs, summaries, methods, seeds)
     directory = RunDirectory(out)

@@ -1,38 +1,23 @@
 """Simulate a federation on this machine: `simulate(RunConfig(...), out)` is all that the command does."""
 
-import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.features import FeatureStore, require_rows, view_image, view_keys
-from fedgraft.client.app import app as client_app
+from fedgraft.backbones.features import FeatureStore, require_rows
+from fedgraft.backbones.filling import fill_store
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, write_dealt
-from fedgraft.data.examples import Examples
 from fedgraft.data.protocols import deal
 from fedgraft.data.sources import open_source
-from fedgraft.errors import UserError
+from fedgraft.engine import Engine
 from fedgraft.files import cache_root
 from fedgraft.methods import load_method
 from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
-
-_NODES, _SITES_A_NODE = 32, 16
-"""Up to so many sites each is a node; of more, a node holds several, but no more than so many. Only the number of
-sites decides, so that the result does not depend on the number of workers."""
-_OBJECT_STORE_BYTES = 256 * 1024 * 1024
 
 
 def simulate(
@@ -42,6 +27,7 @@ def simulate(
     resume: bool = False,
     workers: int | None = None,
     cpus_per_worker: int = 1,
+    ray_address: str | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Run a federation with simulated sites and return what summary.json holds.
@@ -52,19 +38,19 @@ def simulate(
         resume: go on from the last checkpoint of a run that was stopped.
         workers: Ray actors; as many as there are CPUs unless given. Their number does not change the result.
         cpus_per_worker: CPUs and torch threads of each.
+        ray_address: HOST:PORT of a Ray cluster to run on, or "auto" for the one that runs on this machine. It stays
+            up afterwards. All its nodes see the run directory and the data under the same paths.
         observer: is told of progress.
 
     Raises:
         UserError: a mistake in the configuration, the data or the directory; nothing was written.
         RunFailed: the run could not go on.
     """
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    if workers < 1 or cpus_per_worker < 1:
-        raise UserError(f"Workers and CPUs a worker are at least 1, not {workers} and {cpus_per_worker}.")
+    engine = Engine(workers, cpus_per_worker, ray_address)
     coordinator = begin(config, Path(out), resume, observer or Observer())
     if coordinator is not None:
         try:
-            _run(coordinator, config.sites, workers, cpus_per_worker)
+            engine.run(coordinator)
         finally:
             coordinator.directory.unlock()
     return RunDirectory(Path(out)).summary()
@@ -100,7 +86,7 @@ def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]
     examples = open_source(config.data, config.seed, config.domains)
     data = DealtData(deal(examples, config), examples.keys)
     backbone = load_backbone(config.backbone)
-    _fill(config, examples, data, FeatureStore(cache_root(), backbone), observer)
+    fill_store(FeatureStore(cache_root(), backbone), config, examples, data, observer.filling)
     return data, backbone
 
 
@@ -130,58 +116,3 @@ def zero_shot_accuracy(data: DealtData, backbone: Backbone, observer: Observer) 
                     "backbone does not know these classes, or class names and labels do not match."
                 )
     return accuracies
-
-
-def _fill(config: RunConfig, examples: Examples, data: DealtData, store: FeatureStore, observer: Observer) -> None:
-    used = data.used
-    store.fill(data.keys[used], lambda position: examples.load(int(used[position])), observer.filling)
-    trained = data.training_positions()
-    for view in range(1, config.views):
-        keys = data.keys[trained]
-
-        def load(position: int, view: int = view) -> Any:
-            image = examples.load(int(trained[position]))
-            return view_image(image, data.keys[trained[position]], view, config.seed)
-
-        store.fill(view_keys(keys, view, config.seed), load, observer.filling)
-
-
-def _run(coordinator: Coordinator, sites: int, workers: int, cpus_per_worker: int) -> None:
-    """Flower's simulation engine on Ray with one actor a worker."""
-    server_app = ServerApp()
-
-    @server_app.main()
-    def main(grid: Grid, context: Context) -> None:
-        coordinator.run(grid)
-
-    if not os.environ.get("FEDGRAFT_DEBUG"):
-        logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    with _interrupt_calls(coordinator.stop):
-        run_simulation(
-            server_app=server_app,
-            client_app=client_app,
-            num_supernodes=max(min(sites, _NODES), -(-sites // _SITES_A_NODE)),
-            backend_config={
-                "client_resources": {"num_cpus": cpus_per_worker, "num_gpus": 0.0},
-                "init_args": {
-                    "num_cpus": workers * cpus_per_worker,
-                    "object_store_memory": _OBJECT_STORE_BYTES,
-                    "include_dashboard": False,
-                    "logging_level": logging.ERROR,
-                    "log_to_driver": False,
-                },
-            },
-        )
-
-
-@contextmanager
-def _interrupt_calls(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C stops the server, and with it the engine; raised inside Flower's engine, it would wait for ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, lambda signum, frame: stop())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -42,6 +42,9 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any 
 Workers = Annotated[
     int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one a CPU")
 ]
+RayAddress = Annotated[
+    str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one of this machine.')
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
 
@@ -72,6 +75,7 @@ def simulate(
     config: Config = None,
     set_: Set = None,
     workers: Workers = None,
+    ray_address: RayAddress = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +94,7 @@ def simulate(
     from fedgraft.simulation import simulate as run
 
     with progress(quiet=as_json) as observer:
-        summary = run(run_config, out, resume=resume, workers=workers, observer=observer)
+        summary = run(run_config, out, resume=resume, workers=workers, ray_address=ray_address, observer=observer)
     report = write_report(out)
     if as_json:
         typer.echo(json.dumps(summary))
@@ -117,6 +121,7 @@ def compare(
     config: Config = None,
     set_: Set = None,
     workers: Workers = None,
+    ray_address: RayAddress = None,
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
@@ -142,6 +147,7 @@ def compare(
             out,
             resume=resume,
             workers=workers,
+            ray_address=ray_address,
             observer=observer,
         )
     report = write_report(out)

@@ -3,6 +3,7 @@
 A process loads backbone and data once (`Workplace`) and serves whatever sites Flower sends it.
 """
 
+import socket
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -14,13 +15,15 @@ import torch
 
 from fedgraft.adapters.base import Adapter, Vocabulary
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.features import FeatureStore, require_rows, view_keys
+from fedgraft.backbones.features import FeatureStore
+from fedgraft.backbones.filling import feature_rows, fill_store
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.state import PersonalState
 from fedgraft.client.training import TrainingData, train_together
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, read_dealt
 from fedgraft.data.examples import IntArray
+from fedgraft.data.sources import open_source
 from fedgraft.errors import UserError
 from fedgraft.files import cache_root
 from fedgraft.messages import Arrays, Job
@@ -38,12 +41,25 @@ class Workplace:
         self.options = self.method.parse_options(config.method_options)
         self.vocabulary = Vocabulary(backbone, data.deal.class_names, data.deal.templates)
         store = FeatureStore(cache_root(), backbone)
+        self._rows = feature_rows(store, config, data)
+        if (self._rows[data.used, 0] < 0).any() or (self._rows[data.training_positions()] < 0).any():
+            self._fill(store)
+            self._rows = feature_rows(store, config, data)
         self._vectors = store.vectors()
-        self._rows = np.full((len(data.keys), config.views), -1, np.int64)
-        self._rows[data.used, 0] = require_rows(store, data.keys[data.used])
-        trained = data.training_positions()
-        for view in range(1, config.views):
-            self._rows[trained, view] = require_rows(store, view_keys(data.keys[trained], view, config.seed))
+
+    def _fill(self, store: FeatureStore) -> None:
+        """The server filled the store of its machine; this is another, and sees the data under the same path.
+
+        Raises:
+            UserError: other images are there than those that were dealt.
+        """
+        examples = open_source(self.config.data, self.config.seed, self.config.domains)
+        if not np.array_equal(examples.keys, self.data.keys):
+            raise UserError(
+                f"The images of {self.config.data!r} on the machine {socket.gethostname()} are not those that were "
+                "dealt: every machine needs the same."
+            )
+        fill_store(store, self.config, examples, self.data)
 
     def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
         """Image features (n, views, dim) of some examples, copied from the mapped file."""

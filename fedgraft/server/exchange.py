@@ -43,7 +43,7 @@ class Exchange:
             fresh = set(self._grid.get_node_ids()) - asked
             asked |= fresh
             queries = [Message(content, dst_node_id=n, message_type=MessageType.QUERY) for n in sorted(fresh)]
-            for reply in filter(None, self._roundtrip(queries)):
+            for reply in filter(None, self.roundtrip(queries)):
                 if reply.has_error():
                     raise RunFailed(f"A site could not start: {reply.error.reason}")
                 claims += [(site, reply.metadata.src_node_id) for site in sites_of(reply.content)]
@@ -68,7 +68,7 @@ class Exchange:
         for (node, *_), group in groups.items():
             content = for_sites(group[0].content, [message.metadata.dst_node_id for message in group])
             packed.append(Message(content, dst_node_id=node, message_type=group[0].metadata.message_type))
-        replies = self._roundtrip(packed)
+        replies = self.roundtrip(packed)
         return [
             own
             for group, reply in zip(groups.values(), replies, strict=True)
@@ -76,7 +76,7 @@ class Exchange:
             for own in _split(reply, group)
         ]
 
-    def _roundtrip(self, messages: list[Message]) -> list[Message | None]:
+    def roundtrip(self, messages: list[Message]) -> list[Message | None]:
         """The reply to each message, None where there was none in time."""
         identifiers = list(self._grid.push_messages(messages))
         replies: dict[str, Message] = {}
