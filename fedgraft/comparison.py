@@ -23,6 +23,7 @@ def compare(
     *,
     resume: bool = False,
     workers: int | None = None,
+    gpus_per_worker: float | None = None,
     ray_address: str | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def compare(
         methods: names of registered methods.
         out: directory of the comparison; each run is a run directory below it, comparison.png the plot.
         resume: skip finished runs and go on with the one that was stopped.
-        workers, ray_address: as `simulate` takes them.
+        workers, gpus_per_worker, ray_address: as `simulate` takes them.
 
     Raises:
         UserError: a mistake in the settings, or a directory that holds something else.
@@ -60,7 +61,13 @@ def compare(
         observer.notice(f"{config.method}, seed {config.seed}")
         begun = resume and (out / name / "config.toml").exists()
         summaries[name] = simulate(
-            config, out / name, resume=begun, workers=workers, ray_address=ray_address, observer=observer
+            config,
+            out / name,
+            resume=begun,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            ray_address=ray_address,
+            observer=observer,
         )
         write_report(out / name)
     comparison = _comparison(configs, summaries, methods, seeds)

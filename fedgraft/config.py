@@ -23,6 +23,7 @@ class RunConfig(BaseModel):
     data: str = "digits"
     protocol: Literal["base-to-novel", "leave-one-domain-out", "dirichlet"] = "base-to-novel"
     backbone: str = "mini"
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the frozen weights")
     sites: int = Field(default=10, ge=1)
     rounds: int = Field(default=25, ge=1)
     seed: int = Field(default=0, ge=0)

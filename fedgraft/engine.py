@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import grpc
 import ray
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
@@ -30,23 +31,31 @@ class Engine:
     Args:
         workers: Ray actors on this machine; as many as there are CPUs unless given.
         cpus_per_worker: CPUs and torch threads of each.
+        gpus_per_worker: GPUs of each, or a part of one; where this machine has any, one unless given.
         ray_address: HOST:PORT of a cluster, or "auto" for the one that this machine belongs to; it has as many
-            workers as its CPUs allow.
+            workers as its CPUs and GPUs allow.
 
     Raises:
         UserError: the numbers do not go together, or nothing answers at the address.
     """
 
-    def __init__(self, workers: int | None, cpus_per_worker: int, ray_address: str | None) -> None:
+    def __init__(
+        self, workers: int | None, cpus_per_worker: int, gpus_per_worker: float | None, ray_address: str | None
+    ) -> None:
         if (workers is not None and workers < 1) or cpus_per_worker < 1:
             raise UserError(f"Workers and CPUs a worker are at least 1, not {workers} and {cpus_per_worker}.")
+        here = torch.cuda.device_count()
+        gpus = min(here, 1) if gpus_per_worker is None else gpus_per_worker
+        if gpus < 0 or (ray_address is None and gpus > here):
+            raise UserError(f"A worker cannot have {gpus} GPUs; this machine has {here}.")
         if ray_address is not None:
             if workers is not None:
                 raise UserError("A Ray cluster has as many workers as its CPUs allow; give --workers or --ray-address.")
             _require_answer(ray_address)
         self._address = ray_address
-        self._workers = workers or os.cpu_count() or 1
-        self._cpus = cpus_per_worker
+        at_most = int(here / gpus) if gpus else os.cpu_count() or 1
+        self._workers = workers or at_most
+        self._cpus, self._gpus = cpus_per_worker, gpus
 
     def run(self, coordinator: Coordinator) -> None:
         """Run a coordinator on a grid of simulated nodes.
@@ -71,7 +80,7 @@ class Engine:
                 client_app=client_app,
                 num_supernodes=max(min(sites, _NODES), -(-sites // _SITES_A_NODE)),
                 backend_config={
-                    "client_resources": {"num_cpus": self._cpus, "num_gpus": 0.0},
+                    "client_resources": {"num_cpus": self._cpus, "num_gpus": float(self._gpus)},
                     "init_args": {
                         "address": "local",
                         "num_cpus": self._workers * self._cpus,

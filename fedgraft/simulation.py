@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones import Backbone, best_device, load_backbone
 from fedgraft.backbones.features import FeatureStore, require_rows
 from fedgraft.backbones.filling import fill_store
 from fedgraft.config import RunConfig
@@ -27,6 +27,7 @@ def simulate(
     resume: bool = False,
     workers: int | None = None,
     cpus_per_worker: int = 1,
+    gpus_per_worker: float | None = None,
     ray_address: str | None = None,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
@@ -36,8 +37,10 @@ def simulate(
         config: everything that decides the result.
         out: the run directory; it must be new unless `resume`.
         resume: go on from the last checkpoint of a run that was stopped.
-        workers: Ray actors; as many as there are CPUs unless given. Their number does not change the result.
+        workers: Ray actors; as many as there are GPUs, or else CPUs, unless given. Their number does not change
+            the result.
         cpus_per_worker: CPUs and torch threads of each.
+        gpus_per_worker: GPUs of each, or a part of one; where this machine has any, one unless given.
         ray_address: HOST:PORT of a Ray cluster to run on, or "auto" for the one that runs on this machine. It stays
             up afterwards. All its nodes see the run directory and the data under the same paths.
         observer: is told of progress.
@@ -46,7 +49,7 @@ def simulate(
         UserError: a mistake in the configuration, the data or the directory; nothing was written.
         RunFailed: the run could not go on.
     """
-    engine = Engine(workers, cpus_per_worker, ray_address)
+    engine = Engine(workers, cpus_per_worker, gpus_per_worker, ray_address)
     coordinator = begin(config, Path(out), resume, observer or Observer())
     if coordinator is not None:
         try:
@@ -85,7 +88,7 @@ def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]
     """Deal the data and compute the image features that the store lacks."""
     examples = open_source(config.data, config.seed, config.domains)
     data = DealtData(deal(examples, config), examples.keys)
-    backbone = load_backbone(config.backbone)
+    backbone = load_backbone(config.backbone, config.precision, best_device())
     fill_store(FeatureStore(cache_root(), backbone), config, examples, data, observer.filling)
     return data, backbone
 
@@ -98,7 +101,7 @@ def zero_shot_accuracy(data: DealtData, backbone: Backbone, observer: Observer) 
     """
     store = FeatureStore(cache_root(), backbone)
     vectors = store.vectors()
-    texts = backbone.text.encode_classes(data.deal.class_names, data.deal.templates).numpy()
+    texts = backbone.text.encode_classes(data.deal.class_names, data.deal.templates).cpu().numpy()
     accuracies: dict[str, float] = {}
     for fold in data.deal.folds:
         for scope in fold.scopes:

@@ -70,10 +70,11 @@ class Adapter(nn.Module, ABC):
         self.vocabulary = vocabulary
         self.options = options
         self.build(generator)
+        self.to(vocabulary.backbone.device)
 
     @abstractmethod
     def build(self, generator: torch.Generator) -> None:
-        """Create the parameters."""
+        """Create the parameters on the CPU, so that they are the same wherever they go."""
 
     @abstractmethod
     def class_features(self, classes: tuple[int, ...]) -> Tensor:
@@ -110,12 +111,12 @@ class Adapter(nn.Module, ABC):
         return F.cross_entropy(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
 
     def shared(self) -> dict[str, Tensor]:
-        """The parameters that travel to the server, by name in sorted order."""
-        return {n: p.detach() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
+        """The parameters that travel to the server, on the CPU, by name in sorted order."""
+        return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
 
     def personal(self) -> dict[str, Tensor]:
-        """The parameters that stay at the site, by name in sorted order."""
-        return {n: p.detach() for n, p in sorted(self.named_parameters()) if n in self.personal_names}
+        """The parameters that stay at the site, on the CPU, by name in sorted order."""
+        return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n in self.personal_names}
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:

@@ -40,7 +40,7 @@ def initial_context(
     """
     text = vocabulary.backbone.text
     if options.ctx_init:
-        context = text.embed_words(options.ctx_init).detach().expand(prompts, -1, -1).clone()
+        context = text.embed_words(options.ctx_init).detach().cpu().expand(prompts, -1, -1).clone()
     else:
         context = INITIAL_STD * torch.randn(prompts, options.n_ctx, text.width, generator=generator)
     longest = vocabulary.tokens(tuple(range(len(vocabulary.class_names)))).ids.shape[1]

@@ -12,6 +12,8 @@ from torch import Tensor
 
 Placement = Literal["before", "behind"]
 """Where a context stands: before the class name or behind it."""
+Precision = Literal["float32", "bfloat16"]
+"""Of the frozen weights and what passes through them; learnt parameters, features and losses are float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class ClassTokens:
     @cached_property
     def kept(self) -> Tensor:
         """The places of the flattened ids that are no padding, (T,), name after name."""
-        places = torch.arange(self.ids.shape[1]) <= self.ends[:, None]
+        places = torch.arange(self.ids.shape[1], device=self.ids.device) <= self.ends[:, None]
         return places.flatten().nonzero()[:, 0]
 
     @cached_property
@@ -39,7 +41,7 @@ class ClassTokens:
 
 
 class TextTower(ABC):
-    """The frozen text encoder. All features are of unit norm."""
+    """The frozen text encoder. All features are of unit norm, in float32, on the device of its weights."""
 
     width: int
     """Size of a token embedding, so of a context vector."""
@@ -93,6 +95,9 @@ class Backbone(ABC):
     """SHA-256 over configuration, tokenizer and weights, in hexadecimal."""
     preprocessing: str
     """SHA-256 over the preprocessing configuration, in hexadecimal."""
+    precision: Precision
+    device: torch.device
+    """Where the weights are; features come back there."""
     dim: int
     """Size of the joint embedding space."""
     logit_scale: float
@@ -105,4 +110,4 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """Image features (B, dim) of unit norm, without gradients."""
+        """Image features (B, dim) of unit norm in float32, without gradients."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel
 
-from fedgraft.backbones.base import Backbone, ClassTokens, Placement, TextTower
+from fedgraft.backbones.base import Backbone, ClassTokens, Placement, Precision, TextTower
 from fedgraft.errors import UserError
 
 _VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
@@ -29,14 +29,22 @@ _VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype
 class ClipBackbone(Backbone):
     """A `CLIPModel` with its tokenizer and image processor."""
 
-    def __init__(self, name: str, model: CLIPModel, tokenizer: Any, processor: Any) -> None:
-        self.name = name
-        self._model = model.eval().requires_grad_(False)
-        self._processor = processor
-        self.text = ClipTextTower(model, tokenizer)
-        self.dim = int(model.config.projection_dim)
-        self.logit_scale = float(model.logit_scale.exp())
+    def __init__(
+        self,
+        name: str,
+        model: CLIPModel,
+        tokenizer: Any,
+        processor: Any,
+        precision: Precision = "float32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name, self.precision, self.device = name, precision, torch.device(device)
+        self.logit_scale = float(model.logit_scale.detach().exp())
         self.fingerprint = _fingerprint(model, tokenizer)
+        self._model = model.eval().requires_grad_(False).to(self.device, getattr(torch, precision))
+        self._processor = processor
+        self.text = ClipTextTower(self._model, tokenizer)
+        self.dim = int(model.config.projection_dim)
         self.preprocessing = hashlib.sha256(_canonical(processor.to_dict()).encode()).hexdigest()
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
@@ -47,8 +55,9 @@ class ClipBackbone(Backbone):
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Projected and normalized image features."""
-        pooled = self._model.vision_model(pixel_values=pixels).pooler_output
-        return F.normalize(self._model.visual_projection(pooled), dim=-1)
+        weights = self._model.visual_projection.weight
+        pooled = self._model.vision_model(pixel_values=pixels.to(weights)).pooler_output
+        return F.normalize(self._model.visual_projection(pooled).float(), dim=-1)
 
 
 class ClipTextTower(TextTower):
@@ -62,20 +71,21 @@ class ClipTextTower(TextTower):
         self._start, self._end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
         self._tower = model.text_model
         self._projection = model.text_projection
+        self._device = model.text_projection.weight.device
         self._tokenizer = tokenizer
 
     def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
         """Names followed by a full stop and the end token, padded with end tokens."""
         rows = [self._tokenizer(f"{name}.", add_special_tokens=False)["input_ids"] + [self._end] for name in names]
         longest = max(len(row) for row in rows)
-        ids = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows])
-        return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows]))
+        ids = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows], device=self._device)
+        return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows], device=self._device))
 
     def embed_words(self, text: str) -> Tensor:
         """Token embeddings of a text, such as an initial context."""
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        embedded: Tensor = self._tower.embeddings.token_embedding(torch.tensor(ids))
-        return embedded
+        embedded: Tensor = self._tower.embeddings.token_embedding(torch.tensor(ids, device=self._device))
+        return embedded.float()
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -86,8 +96,9 @@ class ClipTextTower(TextTower):
             tokens = self._tokenizer(
                 batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
             )
-            pooled = self._tower(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output
-            parts.append(F.normalize(self._projection(pooled), dim=-1))
+            ids, mask = tokens["input_ids"].to(self._device), tokens["attention_mask"].to(self._device)
+            pooled = self._tower(input_ids=ids, attention_mask=mask).pooler_output
+            parts.append(F.normalize(self._projection(pooled).float(), dim=-1))
         return torch.cat(parts)
 
     def encode_prompts(
@@ -113,6 +124,8 @@ class ClipTextTower(TextTower):
                 f"{len(layers)}; give at most {len(layers) - 1}."
             )
         positions = embeddings.position_embedding.weight
+        context = context.to(positions.dtype)
+        deep = deep if deep is None else deep.to(positions.dtype)
         start = embeddings.token_embedding.weight[self._start].expand(prompts, 1, -1)
         if placement == "before":
             prefix, places = torch.cat([start, context], dim=1) + positions[: 1 + n_ctx], None
@@ -120,7 +133,7 @@ class ClipTextTower(TextTower):
             prefix, (classes, places) = start + positions[:1], _spread(classes, n_ctx)
         first = prefix.shape[1]
         names = embeddings.token_embedding(classes.ids)
-        behind = torch.arange(first, first + classes.ids.shape[1]).expand(len(names), -1)
+        behind = torch.arange(first, first + classes.ids.shape[1], device=self._device).expand(len(names), -1)
         suffix = names.flatten(0, 1)[classes.kept].expand(prompts, -1, -1)
         if places is not None:
             suffix = _placed(suffix, places, context)
@@ -135,7 +148,7 @@ class ClipTextTower(TextTower):
                 prefix, suffix = self._layer(layer, prefix, suffix, classes)
         ends = self._last_layer(layers[-1], prefix, suffix, classes)
         pooled = self._tower.final_layer_norm(ends)
-        return F.normalize(self._projection(pooled), dim=-1)
+        return F.normalize(self._projection(pooled).float(), dim=-1)
 
     # One layer: prefix (N, P, width) and suffix (N, T, width), the tokens of all names behind one another -------
 
@@ -156,7 +169,7 @@ class ClipTextTower(TextTower):
             values,
             _padded(attention.k_proj(normed_suffix), classes),
             _padded(attention.v_proj(normed_suffix), classes),
-            torch.ones(length, length, dtype=torch.bool).tril(),
+            torch.ones(length, length, dtype=torch.bool, device=suffix.device).tril(),
         )
         new_suffix = suffix + attention.out_proj(_packed(attended, classes))
         return new_prefix, new_suffix + layer.mlp(layer.layer_norm2(new_suffix))
@@ -165,7 +178,7 @@ class ClipTextTower(TextTower):
         """The last layer's output at each class's end token only: (N, C, width)."""
         attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
-        visible = torch.arange(classes.ids.shape[1]) <= classes.ends[:, None]
+        visible = torch.arange(classes.ids.shape[1], device=suffix.device) <= classes.ends[:, None]
         attended = self._attend(
             attention.q_proj(normed_suffix[:, classes.last])[:, :, None],
             attention.k_proj(normed_prefix),
@@ -226,12 +239,12 @@ def _packed(states: Tensor, classes: ClassTokens) -> Tensor:
 def _spread(classes: ClassTokens, n_ctx: int) -> tuple[ClassTokens, Tensor]:
     """Class names with room for a context before their full stop, and where it is among the tokens kept, (C, n_ctx)."""
     count, length = classes.ids.shape
-    column = torch.arange(length + n_ctx).expand(count, -1)
+    column = torch.arange(length + n_ctx, device=classes.ids.device).expand(count, -1)
     stop = classes.ends[:, None] - 1
     source = torch.where(column < stop, column, column - n_ctx).clamp(min=0)
     spread = ClassTokens(classes.ids.gather(1, source), classes.ends + n_ctx)
     begins = spread.last - n_ctx - 1
-    return spread, begins[:, None] + torch.arange(n_ctx)
+    return spread, begins[:, None] + torch.arange(n_ctx, device=begins.device)
 
 
 def _placed(suffix: Tensor, places: Tensor, context: Tensor) -> Tensor:
@@ -239,7 +252,7 @@ def _placed(suffix: Tensor, places: Tensor, context: Tensor) -> Tensor:
     return suffix.index_copy(1, places.flatten(), context.repeat(1, len(places), 1))
 
 
-def load_clip(source: str, name: str) -> ClipBackbone:
+def load_clip(source: str, name: str, precision: Precision, device: torch.device) -> ClipBackbone:
     """Load a Hugging Face folder or id.
 
     Raises:
@@ -263,7 +276,7 @@ def load_clip(source: str, name: str) -> ClipBackbone:
         raise UserError(f"The backbone {name!r} cannot be loaded: {reason}") from error
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, such as {missing[0]}.")
-    return ClipBackbone(name, model, tokenizer, processor)
+    return ClipBackbone(name, model, tokenizer, processor, precision, device)
 
 
 def _fingerprint(model: CLIPModel, tokenizer: Any) -> str:

@@ -29,11 +29,12 @@ class FeatureStore:
     """Image features of one backbone by content key.
 
     Args:
-        root: the cache folder; the store is a folder below it, named by fingerprint and preprocessing.
+        root: the cache folder; the store is a folder below it, named by fingerprint, preprocessing and precision.
     """
 
     def __init__(self, root: Path, backbone: Backbone) -> None:
-        self.folder = root / "features" / f"{backbone.fingerprint[:24]}-{backbone.preprocessing[:12]}"
+        kind = "" if backbone.precision == "float32" else f"-{backbone.precision}"
+        self.folder = root / "features" / f"{backbone.fingerprint[:24]}-{backbone.preprocessing[:12]}{kind}"
         self.dim = backbone.dim
         self._backbone = backbone
 
@@ -68,7 +69,7 @@ class FeatureStore:
                 for begin in range(0, len(missing), _BATCH):
                     batch = missing[begin : begin + _BATCH]
                     features = self._backbone.encode_images(self._backbone.preprocess([load(p) for p in batch]))
-                    vectors.write(features.float().numpy().tobytes())
+                    vectors.write(features.cpu().numpy().tobytes())
                     _flush(vectors)
                     names.write(keys[batch].tobytes())
                     _flush(names)

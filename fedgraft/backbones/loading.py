@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from fedgraft.backbones.base import Backbone
+import torch
+
+from fedgraft.backbones.base import Backbone, Precision
 from fedgraft.backbones.clip import load_clip
 from fedgraft.errors import UserError
 
@@ -20,24 +22,35 @@ def mini_folder() -> Path:
     return Path(str(files("fedgraft.backbones.mini"))) / "weights"
 
 
-def load_backbone(name: str) -> Backbone:
+def best_device() -> torch.device:
+    """The GPU that this process may use, or else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_backbone(name: str, precision: Precision = "float32", device: torch.device | None = None) -> Backbone:
     """Load "mini", a local folder, or a Hugging Face id such as "openai/clip-vit-base-patch16".
+
+    Args:
+        name: which.
+        precision: of the weights in memory; the fingerprint is that of the weights on disk.
+        device: where they go, the CPU unless given.
 
     Raises:
         UserError: it is not there, has no weights, or is of a family that fedgraft does not know.
     """
+    device = device or torch.device("cpu")
     folder = mini_folder() if name == "mini" else Path(name).expanduser()
     if folder.is_dir():
-        return _load_folder(folder, name)
+        return _load_folder(folder, name, precision, device)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(
             f"There is no backbone {name!r}: give mini, a Hugging Face folder, "
             "or an id such as openai/clip-vit-base-patch16."
         )
-    return FAMILIES[_family(_downloaded_config(name), f"backbone {name!r}")](name, name)
+    return FAMILIES[_family(_downloaded_config(name), f"backbone {name!r}")](name, name, precision, device)
 
 
-def _load_folder(folder: Path, name: str) -> Backbone:
+def _load_folder(folder: Path, name: str, precision: Precision, device: torch.device) -> Backbone:
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"The backbone folder {folder} has no config.json; expected a Hugging Face model folder.")
@@ -47,7 +60,7 @@ def _load_folder(folder: Path, name: str) -> Backbone:
     if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         raise UserError(f"The backbone folder {folder} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}).")
     with _no_progress_bar():
-        return FAMILIES[family](str(folder), name)
+        return FAMILIES[family](str(folder), name, precision, device)
 
 
 def _family(config: Path, what: str) -> str:

@@ -40,7 +40,10 @@ Domains = Annotated[bool, typer.Option("--domains", help="Read a folder as domai
 Config = Annotated[Path | None, typer.Option(help="A TOML file with settings; options given here win over it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting or method option.")]
 Workers = Annotated[
-    int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one a CPU")
+    int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one a GPU or CPU")
+]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="GPUs of a worker, or a part of one.", show_default="1 where there are any")
 ]
 RayAddress = Annotated[
     str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one of this machine.')
@@ -75,6 +78,7 @@ def simulate(
     config: Config = None,
     set_: Set = None,
     workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     ray_address: RayAddress = None,
     resume: Resume = False,
     as_json: Json = False,
@@ -94,7 +98,15 @@ def simulate(
     from fedgraft.simulation import simulate as run
 
     with progress(quiet=as_json) as observer:
-        summary = run(run_config, out, resume=resume, workers=workers, ray_address=ray_address, observer=observer)
+        summary = run(
+            run_config,
+            out,
+            resume=resume,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            ray_address=ray_address,
+            observer=observer,
+        )
     report = write_report(out)
     if as_json:
         typer.echo(json.dumps(summary))
@@ -121,6 +133,7 @@ def compare(
     config: Config = None,
     set_: Set = None,
     workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     ray_address: RayAddress = None,
     resume: Resume = False,
     as_json: Json = False,
@@ -147,6 +160,7 @@ def compare(
             out,
             resume=resume,
             workers=workers,
+            gpus_per_worker=gpus_per_worker,
             ray_address=ray_address,
             observer=observer,
         )

@@ -65,5 +65,5 @@ def _class_features(adapters: Sequence[Adapter], classes: tuple[int, ...]) -> li
 def _classified(test: TestSet, class_features: torch.Tensor) -> ScopeResult:
     count = len(test.classes)
     predicted = (test.features @ class_features.mT).argmax(1)
-    pairs = np.bincount((test.labels * count + predicted).numpy(), minlength=count * count)
+    pairs = np.bincount((test.labels * count + predicted).cpu().numpy(), minlength=count * count)
     return ScopeResult(pairs.reshape(count, count).astype(np.int64))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fedgraft.adapters.base import Adapter, Vocabulary
-from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones import Backbone, best_device, load_backbone
 from fedgraft.backbones.features import FeatureStore
 from fedgraft.backbones.filling import feature_rows, fill_store
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
@@ -62,8 +62,13 @@ class Workplace:
         fill_store(store, self.config, examples, self.data)
 
     def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
-        """Image features (n, views, dim) of some examples, copied from the mapped file."""
-        return torch.from_numpy(np.asarray(self._vectors[self._rows[positions, :views]]))
+        """Image features (n, views, dim) of some examples, copied from the mapped file to the backbone's device."""
+        return torch.from_numpy(np.asarray(self._vectors[self._rows[positions, :views]])).to(self.backbone.device)
+
+    def labels(self, positions: IntArray, classes: tuple[int, ...]) -> torch.Tensor:
+        """Labels (n,) of some examples as positions in `classes`, on the backbone's device."""
+        found = np.searchsorted(np.asarray(classes), self.data.deal.labels[positions])
+        return torch.from_numpy(found).to(self.backbone.device)
 
 
 class Site:
@@ -99,13 +104,12 @@ class Site:
 
     def tests(self) -> dict[str, TestSet]:
         """The site's test images by scope."""
-        labels = self.workplace.data.deal.labels
         tests = {}
         for scope in self._fold.scopes:
             positions = self._share.tests[scope.name]
             tests[scope.name] = TestSet(
                 self.workplace.features(positions)[:, 0],
-                _positions_in(labels[positions], scope.classes),
+                self.workplace.labels(positions, scope.classes),
                 scope.classes,
             )
         return tests
@@ -118,7 +122,7 @@ class Site:
         """The site's training images."""
         positions = self._share.train
         classes = self._fold.train_classes
-        labels = _positions_in(self.workplace.data.deal.labels[positions], classes)
+        labels = self.workplace.labels(positions, classes)
         return TrainingData(self.workplace.features(positions, self.workplace.config.views), labels, classes)
 
 
@@ -180,7 +184,8 @@ def reason_of(error: Exception) -> str:
 def workplace_for(config: str, run: str) -> Workplace:
     """The workplace of a run, loaded once in a process."""
     parsed = RunConfig.model_validate_json(config)
-    return Workplace(parsed, Path(run), load_backbone(parsed.backbone), read_dealt(Path(run)))
+    backbone = load_backbone(parsed.backbone, parsed.precision, best_device())
+    return Workplace(parsed, Path(run), backbone, read_dealt(Path(run)))
 
 
 def sites_for(job: Job, sites: Sequence[int]) -> list[Site]:
@@ -196,7 +201,3 @@ def sites_for(job: Job, sites: Sequence[int]) -> list[Site]:
             f"this site's {workplace.backbone.fingerprint[:16]}...; both need the same backbone."
         )
     return [Site(workplace, job.fold, site) for site in sites]
-
-
-def _positions_in(labels: IntArray, classes: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(np.searchsorted(np.asarray(classes), labels))

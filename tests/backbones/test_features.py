@@ -27,6 +27,7 @@ class CountingBackbone(Backbone):
 
     def __init__(self, fingerprint: str = "f" * 64, preprocessing: str = "p" * 64, killed_at_batch: int = 0) -> None:
         self.fingerprint, self.preprocessing, self.dim = fingerprint, preprocessing, DIM
+        self.precision = "float32"
         self.encoded: list[int] = []
         self.on_batch = lambda: None
         self._batches, self._killed_at_batch = 0, killed_at_batch

@@ -24,7 +24,7 @@ def _no_federation(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_simulation(**_: object) -> None:
         raise AssertionError("a federation began")
 
-    monkeypatch.setattr("fedgraft.simulation.run_simulation", run_simulation)
+    monkeypatch.setattr("fedgraft.engine.run_simulation", run_simulation)
 
 
 @pytest.fixture
