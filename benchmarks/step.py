@@ -8,7 +8,6 @@ sides are checked to give the same loss and gradients. The peak is what a large 
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -122,7 +121,6 @@ def measure(backbone_path: str, classes: int, batch: int, n_ctx: int, repeat: in
     images = backbone.encode_images(pixels)
     fast_gradients = fast_step(adapter, images, labels, everything)
     fast = [seconds(lambda: fast_step(adapter, images, labels, everything)) for _ in range(3 * repeat)]
-    fast_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     slow, slow_gradients = [], []
     for _ in range(repeat):
         began = time.perf_counter()
@@ -141,7 +139,6 @@ def measure(backbone_path: str, classes: int, batch: int, n_ctx: int, repeat: in
         "gradient_relative_error": max(float((a - b).norm() / b.norm()) for a, b in pairs),
         "fast_gflops": gflops,
         "fraction_of_peak": gflops / peak_gflops(),
-        "memory_gb_before_plain": fast_memory,
     }
 
 

@@ -277,6 +277,15 @@ def test_a_site_is_tested_on_the_classes_that_it_holds(examples_of: Any) -> None
         assert set(examples.labels[share.tests["personal"]].tolist()) == held
 
 
+def test_a_site_that_got_no_test_image_trains_all_the_same(examples_of: Any) -> None:
+    examples = examples_of(6, per_class=40)
+    fold = _fold(examples, **{**DIRICHLET, "sites": 40, "partition": "iid", "test_fraction": 0.1, "shots": 0})
+    sizes = [(len(share.train), len(share.tests["personal"])) for share in fold.sites]
+    assert min(train for train, _ in sizes) > 0
+    assert min(tests for _, tests in sizes) == 0
+    assert sum(tests for _, tests in sizes) == 24
+
+
 # --- what cannot be played ------------------------------------------------------------------------
 
 
