@@ -1,6 +1,5 @@
-"""`python -m fedgraft` is the command `fedgraft`."""
+"""`python -m fedgraft`, the same as `fedgraft`."""
 
 from fedgraft.cli.main import main
 
-if __name__ == "__main__":
-    main()
+main()

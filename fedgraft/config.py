@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fedgraft.errors import UserError, unknown
 from fedgraft.methods import check_method
 
-PROTOCOLS = ("base-to-novel", "leave-one-domain-out", "dirichlet")
+DEALT_PROTOCOLS = ("base-to-novel", "leave-one-domain-out", "dirichlet")
+PROTOCOLS = (*DEALT_PROTOCOLS, "own-data")
 OptionValue = bool | int | float | str
 
 
@@ -21,7 +22,7 @@ class RunConfig(BaseModel):
 
     method: str = "fedpgp"
     data: str = "digits"
-    protocol: Literal["base-to-novel", "leave-one-domain-out", "dirichlet"] = "base-to-novel"
+    protocol: Literal["base-to-novel", "leave-one-domain-out", "dirichlet", "own-data"] = "base-to-novel"
     backbone: str = "mini"
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the frozen weights")
     sites: int = Field(default=10, ge=1)
@@ -37,6 +38,8 @@ class RunConfig(BaseModel):
     quorum: float = Field(
         default=0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs"
     )
+    class_names: list[str] = Field(default_factory=list, description="of own-data: the classes of the federation")
+    answer_seconds: float = Field(default=3600.0, gt=0, description="how long the server waits for a site's answer")
     domains: bool = Field(default=False, description="read a folder as domain/class/image whatever its depth suggests")
     partition: Literal["dirichlet", "pathological", "iid"] = "dirichlet"
     alpha: float = Field(default=0.5, gt=0, description="concentration of the Dirichlet partition")
@@ -51,6 +54,15 @@ class RunConfig(BaseModel):
     eval_every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round always has one")
 
     method_options: dict[str, OptionValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _classes_are_named(self) -> Self:
+        names = self.class_names
+        if (self.protocol == "own-data") != bool(names):
+            raise ValueError("the protocol own-data, and no other, takes the classes of the federation as class_names")
+        if names and (len(set(names)) < max(2, len(names)) or names != sorted(names)):
+            raise ValueError("class_names are at least two different names, sorted")
+        return self
 
     @field_validator("method")
     @classmethod
@@ -77,6 +89,8 @@ class RunConfig(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                raise UserError(f"The configuration does not go together: {first['ctx']['error']}.") from error
             place = ".".join(str(part) for part in first["loc"][:2])
             raise UserError(
                 f"The configuration key {place!r} has the value {first['input']!r}: {first['msg']}."

@@ -18,3 +18,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 class RunFailed(Exception):
     """A run that could not go on, for a reason that is not a mistake in the input; one sentence as well."""
+
+
+def reason_of(error: Exception) -> str:
+    """What another machine is told of a failure: the sentence, or the kind of what nobody foresaw as well."""
+    return str(error) if isinstance(error, UserError | RunFailed) else f"{type(error).__name__}: {error}"

@@ -1,10 +1,12 @@
 """fedgraft as an ordinary Flower app, for `flwr run`: the same server and client as `fedgraft simulate`.
 
 The app's run configuration holds the keys of `RunConfig`, `method_options` written as `--set` writes them ("rank=4
-mu=1.0"), and two keys of its own: `out`, the run directory, and `wait`, the seconds to wait for missing SuperNodes.
+mu=1.0") and `class_names` separated by commas, and two keys of its own: `out`, the run directory, and `wait`, the
+seconds to wait for missing SuperNodes.
 `sites = 0` takes as many sites as the federation has SuperNodes.
 """
 
+import json
 import logging
 import shlex
 import time
@@ -26,7 +28,13 @@ __all__ = ["client_app", "server_app"]
 server_app = ServerApp()
 
 _log = logging.getLogger("flwr")
-_DEFAULTS: dict[str, Any] = {"out": "~/fedgraft-runs/{run}", "wait": 10, "sites": 0, "method_options": ""}
+_DEFAULTS: dict[str, Any] = {
+    "out": "~/fedgraft-runs/{run}",
+    "wait": 10,
+    "sites": 0,
+    "method_options": "",
+    "class_names": "",
+}
 _SETTLED_SECONDS = 1.0
 """Flower registers SuperNodes one by one; their number counts once it has stood still for this long."""
 _POLL_SECONDS = 0.2
@@ -35,15 +43,27 @@ _POLL_SECONDS = 0.2
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation on Flower's grid, going on where the run directory holds the same run unfinished."""
-    # A ClientApp process imports this module for every message of a deployment and needs none of this.
-    from fedgraft.simulation import begin
-
+    if "settings" in context.run_config:
+        _run_deployed(grid, context)
+        return
     given = {**_DEFAULTS, **context.run_config}
     out = _run_directory(str(given.pop("out")), context.run_id)
     if not isinstance(wait := given.pop("wait"), int | float):
         raise UserError(f"wait is a number of seconds, not {wait!r}.")
     config = _run_config(given)
-    config = _with_sites(config, config.sites if given["sites"] else 0, grid, wait)
+    _run(grid, _with_sites(config, config.sites if given["sites"] else 0, grid, wait), out)
+
+
+def _run_deployed(grid: Grid, context: Context) -> None:
+    """What `fedgraft run` and `fedgraft up` submit: the whole configuration as JSON; the sites say who they are."""
+    config = RunConfig.build(json.loads(str(context.run_config["settings"])))
+    _run(grid, config, _run_directory(str(context.run_config["out"]), context.run_id))
+
+
+def _run(grid: Grid, config: RunConfig, out: Path) -> None:
+    # A ClientApp process imports this module for every message of a deployment and needs none of this.
+    from fedgraft.simulation import begin
+
     _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
     coordinator = begin(config, out, resume=(out / "config.toml").exists(), observer=_LogObserver())
     if coordinator is None:
@@ -78,10 +98,13 @@ def _run_config(given: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: an unknown key, a wrong value, or a relative path.
     """
+    names = sorted(filter(None, map(str.strip, str(given["class_names"]).split(","))))
     options = parse_assignments(shlex.split(str(given["method_options"])))
     for key in options.keys() - {"method_options"}:
         raise UserError(f"{key!r} is no option of the method; give it as a key of its own, beside method_options.")
-    config = RunConfig.build({**given, "sites": given["sites"] or 1, "method_options": {}, **options})
+    config = RunConfig.build(
+        {**given, "sites": given["sites"] or 1, "class_names": names, "method_options": {}, **options}
+    )
     source, _, argument = config.data.partition(":")
     if source == "folder":
         _absolute("data", argument)

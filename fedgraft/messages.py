@@ -9,12 +9,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 
+from fedgraft import __version__
 from fedgraft.config import RunConfig
 
 Arrays = dict[str, NDArray[np.float32]]
 
 JOB, SHARED, METRICS, COUNTS = "job", "shared", "metrics", "counts"
 SITES, FAILURES = "sites", "failures"
+HELLO, CLASS_COUNTS = "hello", "class-counts"
 NUM_EXAMPLES = "num-examples"
 
 
@@ -29,6 +31,7 @@ class Job:
         fold: position of the fold.
         round: the round to train or the last trained one to evaluate; 0 before any training.
         detailed: whether an evaluation also returns its confusion counts.
+        version: of the server's fedgraft.
     """
 
     config: RunConfig
@@ -37,6 +40,7 @@ class Job:
     fold: int
     round: int
     detailed: bool = False
+    version: str = __version__
 
     def to_record(self) -> ConfigRecord:
         """As a Flower record."""
@@ -48,6 +52,7 @@ class Job:
                 "fold": self.fold,
                 "server-round": self.round,
                 "detailed": self.detailed,
+                "version": self.version,
             }
         )
 
@@ -61,6 +66,7 @@ class Job:
             fold=int(str(record["fold"])),
             round=int(str(record["server-round"])),
             detailed=bool(record["detailed"]),
+            version=str(record["version"]),
         )
 
 

@@ -10,7 +10,8 @@ from fedgraft.backbones.features import FeatureStore, require_rows
 from fedgraft.backbones.filling import fill_store
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, write_dealt
-from fedgraft.data.protocols import deal
+from fedgraft.data.protocols import deal as deal_data
+from fedgraft.data.protocols import named_deal
 from fedgraft.data.sources import open_source
 from fedgraft.engine import Engine
 from fedgraft.files import cache_root
@@ -73,21 +74,26 @@ def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coo
     load_method(config.method).parse_options(config.method_options)
     if resume and (out / "summary.json").exists():
         return None
-    data, backbone = prepare(config, observer)
-    zero_shot = zero_shot_accuracy(data, backbone, observer)
-    coordinator = Coordinator(config, directory, data.deal, backbone, observer, zero_shot)
+    if config.protocol == "own-data":
+        data, zero_shot = None, {}
+        deal, backbone = named_deal(config.class_names), load_backbone(config.backbone, config.precision, best_device())
+    else:
+        data, backbone = prepare(config, observer)
+        deal, zero_shot = data.deal, zero_shot_accuracy(data, backbone, observer)
+    coordinator = Coordinator(config, directory, deal, backbone, observer, zero_shot)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
     directory.lock()
     directory.create(config)
-    write_dealt(out, data)
+    if data is not None:
+        write_dealt(out, data)
     return coordinator
 
 
 def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]:
     """Deal the data and compute the image features that the store lacks."""
     examples = open_source(config.data, config.seed, config.domains)
-    data = DealtData(deal(examples, config), examples.keys)
+    data = DealtData(deal_data(examples, config), examples.keys)
     backbone = load_backbone(config.backbone, config.precision, best_device())
     fill_store(FeatureStore(cache_root(), backbone), config, examples, data, observer.filling)
     return data, backbone

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config import PROTOCOLS, RunConfig, merged, parse_assignments, read_toml
+from fedgraft.config import DEALT_PROTOCOLS, RunConfig, merged, parse_assignments, read_toml
 from fedgraft.errors import UserError
 from fedgraft.methods import load_method, method_names
 
@@ -72,7 +72,7 @@ def test_a_configuration_cannot_be_changed_after_it_was_checked() -> None:
         {},
         optional={
             "method": st.sampled_from(method_names()),
-            "protocol": st.sampled_from(PROTOCOLS),
+            "protocol": st.sampled_from(DEALT_PROTOCOLS),
             "data": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
             "sites": st.integers(1, 10**6),
             "seed": st.integers(0, 2**63 - 1),
@@ -93,6 +93,26 @@ def test_the_written_file_gives_the_same_configuration(chosen: dict[str, Any]) -
     written = tomllib.loads(config.to_toml())
     assert written.keys() == RunConfig.model_fields.keys()
     assert RunConfig.build(written) == config
+
+
+def test_the_classes_of_a_federation_survive_the_file() -> None:
+    config = RunConfig(protocol="own-data", class_names=["a cup", 'b"ear'])
+    assert RunConfig.build(tomllib.loads(config.to_toml())) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"protocol": "own-data"}, "takes the classes of the federation as class_names"),
+        ({"class_names": ["a", "b"]}, "own-data, and no other"),
+        ({"protocol": "own-data", "class_names": ["b", "a"]}, "at least two different names, sorted"),
+        ({"protocol": "own-data", "class_names": ["a", "a"]}, "at least two different names, sorted"),
+        ({"protocol": "own-data", "class_names": ["a"]}, "at least two different names, sorted"),
+    ],
+)
+def test_classes_that_make_no_federation(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        RunConfig.build(settings)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

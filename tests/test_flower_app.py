@@ -42,7 +42,7 @@ def test_every_setting_of_a_run_can_be_given_to_flwr_run_and_has_the_commands_de
     config, defaults = app_config(), RunConfig.build({}).model_dump()
     assert config.keys() - defaults.keys() == {"out", "wait"}
     assert defaults.keys() - config.keys() == set()
-    assert {key for key in defaults if config[key] != defaults[key]} == {"sites", "method_options"}
+    assert {key for key in defaults if config[key] != defaults[key]} == {"sites", "method_options", "class_names"}
 
 
 def test_the_bundle_carries_no_copy_of_fedgraft() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import click
 import typer
 
+from fedgraft.cli.deploy import server_app, site_app, up
 from fedgraft.errors import RunFailed, UserError
 
 app = typer.Typer(
@@ -49,6 +50,11 @@ RayAddress = Annotated[
     str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one of this machine.')
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+app.add_typer(site_app, name="site")
+app.add_typer(server_app, name="server")
+app.command()(up)
 
 
 @app.callback(invoke_without_command=True)
@@ -93,7 +99,7 @@ def simulate(
         "backbone": backbone, "shots": shots, "local_epochs": local_epochs, "participation": participation,
         "views": views, "domains": domains or None,
     }  # fmt: skip
-    run_config = RunConfig.build(_settings(config, options, set_))
+    run_config = RunConfig.build(settings_from(config, options, set_))
     from fedgraft.server.report import write_report
     from fedgraft.simulation import simulate as run
 
@@ -148,7 +154,7 @@ def compare(
     }  # fmt: skip
     if seed is not None and seeds is not None:
         raise UserError("Give --seed or --seeds, not both.")
-    settings = _settings(config, options, set_)
+    settings = settings_from(config, options, set_)
     from fedgraft.comparison import compare as run
     from fedgraft.server.report import write_report
 
@@ -242,7 +248,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def _settings(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
+def settings_from(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
     """A TOML file, over it --set, over both the options."""
     from fedgraft.config import merged, parse_assignments, read_toml
 

@@ -1,74 +1,21 @@
-"""One site at work: its share of the data, its adapter, its personal state; and the process that holds many sites.
+"""One site at work: its share of the data, its adapter, its personal state; and many sites at work side by side."""
 
-A process loads backbone and data once (`Workplace`) and serves whatever sites Flower sends it.
-"""
-
-import socket
 import time
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fedgraft.adapters.base import Adapter, Vocabulary
-from fedgraft.backbones import Backbone, best_device, load_backbone
-from fedgraft.backbones.features import FeatureStore
-from fedgraft.backbones.filling import feature_rows, fill_store
+from fedgraft.adapters.base import Adapter
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.state import PersonalState
 from fedgraft.client.training import TrainingData, train_together
-from fedgraft.config import RunConfig
-from fedgraft.data.dealt import DealtData, read_dealt
-from fedgraft.data.examples import IntArray
-from fedgraft.data.sources import open_source
-from fedgraft.errors import UserError
-from fedgraft.files import cache_root
+from fedgraft.client.workplace import Workplace
+from fedgraft.errors import UserError, reason_of
 from fedgraft.messages import Arrays, Job
-from fedgraft.methods import load_method
 from fedgraft.randomness import derived_seed, generator
 from fedgraft.strategies.answers import Answer
-
-
-class Workplace:
-    """What all sites of a process share: the frozen backbone, the mapped features, the dealt data."""
-
-    def __init__(self, config: RunConfig, run: Path, backbone: Backbone, data: DealtData) -> None:
-        self.config, self.run, self.backbone, self.data = config, run, backbone, data
-        self.method = load_method(config.method)
-        self.options = self.method.parse_options(config.method_options)
-        self.vocabulary = Vocabulary(backbone, data.deal.class_names, data.deal.templates)
-        store = FeatureStore(cache_root(), backbone)
-        self._rows = feature_rows(store, config, data)
-        if (self._rows[data.used, 0] < 0).any() or (self._rows[data.training_positions()] < 0).any():
-            self._fill(store)
-            self._rows = feature_rows(store, config, data)
-        self._vectors = store.vectors()
-
-    def _fill(self, store: FeatureStore) -> None:
-        """The server filled the store of its machine; this is another, and sees the data under the same path.
-
-        Raises:
-            UserError: other images are there than those that were dealt.
-        """
-        examples = open_source(self.config.data, self.config.seed, self.config.domains)
-        if not np.array_equal(examples.keys, self.data.keys):
-            raise UserError(
-                f"The images of {self.config.data!r} on the machine {socket.gethostname()} are not those that were "
-                "dealt: every machine needs the same."
-            )
-        fill_store(store, self.config, examples, self.data)
-
-    def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
-        """Image features (n, views, dim) of some examples, copied from the mapped file to the backbone's device."""
-        return torch.from_numpy(np.asarray(self._vectors[self._rows[positions, :views]])).to(self.backbone.device)
-
-    def labels(self, positions: IntArray, classes: tuple[int, ...]) -> torch.Tensor:
-        """Labels (n,) of some examples as positions in `classes`, on the backbone's device."""
-        found = np.searchsorted(np.asarray(classes), self.data.deal.labels[positions])
-        return torch.from_numpy(found).to(self.backbone.device)
 
 
 class Site:
@@ -77,9 +24,9 @@ class Site:
     def __init__(self, workplace: Workplace, fold: int, site: int) -> None:
         self.workplace, self.fold, self.site = workplace, fold, site
         self._fold = workplace.data.deal.folds[fold]
-        self._share = self._fold.sites[site]
+        self._share = workplace.share(fold, site)
         identity = {"method": workplace.config.method, "fingerprint": workplace.backbone.fingerprint}
-        self.state = PersonalState(workplace.run / "sites" / f"{fold:03d}" / f"{site:06d}", identity)
+        self.state = PersonalState(workplace.state_folder(fold, site), identity)
 
     def adapter(self, shared: Arrays, last_round: int) -> Adapter:
         """The method's adapter with the server's parameters and the site's own of the last round before.
@@ -175,26 +122,12 @@ def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[d
     return adapters, failed
 
 
-def reason_of(error: Exception) -> str:
-    """What the server is told of a failure."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-@lru_cache(maxsize=1)
-def workplace_for(config: str, run: str) -> Workplace:
-    """The workplace of a run, loaded once in a process."""
-    parsed = RunConfig.model_validate_json(config)
-    backbone = load_backbone(parsed.backbone, parsed.precision, best_device())
-    return Workplace(parsed, Path(run), backbone, read_dealt(Path(run)))
-
-
-def sites_for(job: Job, sites: Sequence[int]) -> list[Site]:
+def sites_for(workplace: Workplace, job: Job, sites: Sequence[int]) -> list[Site]:
     """The sites that a job is for.
 
     Raises:
         UserError: this node's backbone is not the server's.
     """
-    workplace = workplace_for(job.config.model_dump_json(), job.run)
     if workplace.backbone.fingerprint != job.fingerprint:
         raise UserError(
             f"The server's backbone has the fingerprint {job.fingerprint[:16]}..., "

@@ -29,6 +29,7 @@ class Examples:
         load: the RGB image at a position.
         templates: hand-written prompts with one "{}" for the class name.
         class_protocol_domains: the domains that class-based protocols draw from; all where empty.
+        partial: whether classes may have no images, as at one site of many.
     """
 
     class_names: tuple[str, ...]
@@ -39,6 +40,7 @@ class Examples:
     load: Callable[[int], Image.Image]
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     class_protocol_domains: tuple[str, ...] = ()
+    partial: bool = False
 
     def __post_init__(self) -> None:
         """Check that labels can be told apart and every class has images.
@@ -51,7 +53,7 @@ class Examples:
         if twice := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
             raise UserError(f"Several classes have the name {', '.join(map(repr, twice))}; rename all but one.")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
-        if (counts == 0).any():
+        if (counts == 0).any() and not self.partial:
             empty = [self.class_names[index] for index in np.flatnonzero(counts == 0)]
             raise UserError(f"No images in the class {', '.join(map(repr, empty))}.")
 

@@ -1,5 +1,6 @@
 """A folder of images in ImageFolder's layout: class/image or domain/class/image, found by depth."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
-class _File:
+class ImageFile:
+    """An image with the names of its folders."""
+
     path: Path
     domain: str
     label: str
@@ -27,9 +30,7 @@ def open_examples(request: SourceRequest) -> Examples:
         UserError: no such folder, no images, an empty class, or two folders for one class name.
     """
     root = Path(request.argument).expanduser()
-    if not root.is_dir():
-        raise UserError(f"There is no folder {root}.")
-    files = _listed(root, request.force_domains)
+    files = list_images(root, request.force_domains)
     raw_names = sorted({file.label for file in files}, key=lambda name: (readable(name), name))
     class_names = tuple(readable(name) for name in raw_names)
     if len(set(class_names)) < len(class_names):
@@ -49,20 +50,56 @@ def open_examples(request: SourceRequest) -> Examples:
     )
 
 
+def open_own(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
+    """A site's own folder of images with the classes of its federation.
+
+    Args:
+        class_names: of the federation.
+        renamed: the federation's name for a folder's name, where they differ.
+
+    Raises:
+        UserError: no such folder, no images, or a class that the federation does not know.
+    """
+    files = list_images(root)
+    known = {name: position for position, name in enumerate(class_names)}
+    named = {file.label: renamed.get(file.label, readable(file.label)) for file in files}
+    if strange := sorted(label for label, name in named.items() if name not in known):
+        raise UserError(
+            f"The folder {root} holds the class {strange[0]!r}, which the federation does not know; give its name "
+            f"there in the site's labels, or take it away. The federation knows: {', '.join(class_names)}."
+        )
+    return Examples(
+        class_names=tuple(class_names),
+        labels=np.asarray([known[named[file.label]] for file in files]),
+        domain_names=("all",),
+        domains=np.zeros(len(files), np.int64),
+        keys=np.stack([content_key(file.path.read_bytes()) for file in files]),
+        load=lambda index: _decoded(files[index].path),
+        partial=True,
+    )
+
+
 def readable(folder_name: str) -> str:
     """A folder's name as a class name in a prompt: "laptop_computer" becomes "laptop computer"."""
     return folder_name.replace("_", " ").strip()
 
 
-def _listed(root: Path, force_domains: bool) -> list[_File]:
+def list_images(root: Path, force_domains: bool = False) -> list[ImageFile]:
+    """All images below a folder.
+
+    Raises:
+        UserError: there is no such folder, or no images in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}.")
     tops = _subfolders(root)
     if not tops:
         raise UserError(f"The folder {root} holds no class folders; expected class/image or domain/class/image.")
     deep = force_domains or (not any(_images(top) for top in tops) and any(_subfolders(top) for top in tops))
     if not deep:
-        return [_File(path, "all", top.name) for top in tops for path in _class_images(top)]
+        return [ImageFile(path, "all", top.name) for top in tops for path in _class_images(top)]
     files = [
-        _File(path, domain.name, folder.name)
+        ImageFile(path, domain.name, folder.name)
         for domain in tops
         for folder in _subfolders(domain)
         for path in _class_images(folder)

@@ -4,7 +4,7 @@ A deal has one fold, or one for each held-out domain. Everything follows from th
 content of the images; nothing depends on the order of a set or of files on disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.config import RunConfig
-from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.examples import DEFAULT_TEMPLATES, Examples, IntArray
 from fedgraft.data.partition import by_domain, partition
 from fedgraft.errors import UserError
 from fedgraft.randomness import derived_seed, generator
@@ -62,6 +62,8 @@ def deal(examples: Examples, config: RunConfig) -> Deal:
     Raises:
         UserError: the protocol cannot be played with this data and number of sites.
     """
+    if config.protocol not in _RULES:
+        raise UserError(f"The protocol {config.protocol!r} is for deployed sites, each with its own images.")
     folds = _RULES[config.protocol](examples, config)
     for fold in folds:
         for site, share in enumerate(fold.sites):
@@ -69,6 +71,34 @@ def deal(examples: Examples, config: RunConfig) -> Deal:
                 more = f" or more shots than {config.shots}" if config.shots else ""
                 raise UserError(f"Site {site} of {config.sites} got no training images; give fewer sites{more}.")
     return Deal(examples.class_names, examples.templates, examples.labels, folds)
+
+
+def named_deal(class_names: Sequence[str]) -> Deal:
+    """What the server of a deployment knows: the classes, and nothing of the sites' images."""
+    return Deal(tuple(class_names), DEFAULT_TEMPLATES, np.empty(0, np.int64), (_personal_fold(class_names, ()),))
+
+
+def own_deal(examples: Examples, config: RunConfig) -> Deal:
+    """One site's own images: a part of each class tests, the rest trains; copies of an image stay together.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    testing = _test_mask(examples, config)
+    classes = range(len(examples.class_names))
+    train = np.sort(np.concatenate([_shots(examples, ~testing, label, config) for label in classes]))
+    if not len(train):
+        raise UserError(
+            f"Of {len(examples)} images {int(testing.sum())} are for testing, and none is left to train on."
+        )
+    share = SiteShare(train, {"personal": np.flatnonzero(testing)})
+    fold = _personal_fold(examples.class_names, (share,))
+    return Deal(examples.class_names, examples.templates, examples.labels, (fold,))
+
+
+def _personal_fold(class_names: Sequence[str], sites: tuple[SiteShare, ...]) -> Fold:
+    classes = tuple(range(len(class_names)))
+    return Fold(None, classes, (Scope("personal", classes),), sites)
 
 
 # --- protocols ------------------------------------------------------------------------------------
@@ -154,7 +184,7 @@ def _dirichlet(examples: Examples, config: RunConfig) -> tuple[Fold, ...]:
                 "give fewer sites, a larger alpha or another seed."
             )
         shares.append(SiteShare(train, {"personal": tests}))
-    return (Fold(None, classes, (Scope("personal", classes),), tuple(shares)),)
+    return (_personal_fold(examples.class_names, tuple(shares)),)
 
 
 _RULES: dict[str, Callable[[Examples, RunConfig], tuple[Fold, ...]]] = {

@@ -22,7 +22,9 @@ from fedgraft.config import RunConfig
 from fedgraft.data.protocols import Deal, Fold
 from fedgraft.errors import RunFailed
 from fedgraft.messages import (
+    CLASS_COUNTS,
     COUNTS,
+    HELLO,
     JOB,
     METRICS,
     Arrays,
@@ -71,8 +73,11 @@ class Coordinator:
             RunFailed: sites are missing or a round has too few sound answers.
         """
         began = time.monotonic()
-        exchange = Exchange(grid, self._stopping)
-        exchange.hello(RecordDict({JOB: self._job.to_record()}), self.config.sites)
+        exchange = Exchange(grid, self._stopping, self.config.answer_seconds)
+        if self.config.protocol == "own-data":
+            self._greet(exchange)
+        else:
+            exchange.hello(RecordDict({JOB: self._job.to_record()}), self.config.sites)
         confusions: dict[str, Any] = {}
         for number, fold in enumerate(self.deal.folds):
             self.observer.fold_begins(fold.name, number, len(self.deal.folds))
@@ -81,6 +86,23 @@ class Coordinator:
             confusions.update({_confusion_name(fold, scope): value for scope, value in confusion.items()})
         self.directory.write_json("confusion.json", {"scopes": confusions})
         self.directory.write_json("summary.json", self._summary(time.monotonic() - began))
+
+    def _greet(self, exchange: Exchange) -> None:
+        """Who takes part, told to the observer and kept in sites.json: a site keeps its number when a run resumes."""
+        known = self.directory.read_json("sites.json") or {}
+        numbers = {name: entry["number"] for name, entry in known.items()}
+        greeting = exchange.greet(RecordDict({JOB: self._job.to_record()}), self.config.sites, numbers)
+        for reason in greeting.refused:
+            self.observer.notice(f"A site does not take part: {reason}.")
+        for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
+            self.observer.notice(f"The site {name!r} took part before and has not come.")
+        entries = {name: {**known.get(name, {}), "number": n} for name, n in greeting.numbers.items()}
+        for name, hello in greeting.hellos.items():
+            entries[name]["version"] = hello.config_records[HELLO]["version"]
+            if CLASS_COUNTS in hello.metric_records:
+                entries[name]["images"] = dict(hello.metric_records[CLASS_COUNTS])
+            self.observer.notice(f"Site {greeting.numbers[name]} is {name!r}.")
+        self.directory.write_json("sites.json", entries)
 
     # --- one fold ---------------------------------------------------------------------------------
 

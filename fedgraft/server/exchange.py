@@ -7,16 +7,31 @@ node holds several, so that what is the same for all of them travels once and on
 import threading
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fedgraft.errors import RunFailed
-from fedgraft.messages import for_sites, sites_of, unpack
+from fedgraft.messages import HELLO, for_sites, sites_of, unpack
 
-_TIMEOUT_SECONDS = 3600.0
 _POLL_SECONDS = 0.1
 _NO_ANSWER = 101
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """Who has come to a deployed run.
+
+    Attributes:
+        numbers: of every site by name, also of those that took part before and have not come.
+        hellos: what each site that came says of itself, by name.
+        refused: why other sites do not take part.
+    """
+
+    numbers: dict[str, int]
+    hellos: dict[str, RecordDict]
+    refused: list[str]
 
 
 class Exchange:
@@ -24,10 +39,11 @@ class Exchange:
 
     Args:
         stopping: ends a wait with `RunFailed` when it is set.
+        answer_seconds: how long an answer is waited for.
     """
 
-    def __init__(self, grid: Grid, stopping: threading.Event) -> None:
-        self._grid, self._stopping = grid, stopping
+    def __init__(self, grid: Grid, stopping: threading.Event, answer_seconds: float = 3600.0) -> None:
+        self._grid, self._stopping, self._seconds = grid, stopping, answer_seconds
         self._node_of: dict[int, int] = {}
 
     def hello(self, content: RecordDict, count: int) -> None:
@@ -38,7 +54,7 @@ class Exchange:
         """
         claims: list[tuple[int, int]] = []
         asked: set[int] = set()
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        deadline = time.monotonic() + self._seconds
         while len(claims) < count:
             fresh = set(self._grid.get_node_ids()) - asked
             asked |= fresh
@@ -58,18 +74,58 @@ class Exchange:
             )
         self._node_of = dict(claims)
 
+    def greet(self, content: RecordDict, count: int, numbers: dict[str, int]) -> Greeting:
+        """Ask deployed sites who they are; one that refuses, or does not come in time, is left out of the run.
+
+        Args:
+            count: sites that the run waits for.
+            numbers: of sites that took part before, by name; new ones get what is free, in the order of their names.
+
+        Raises:
+            RunFailed: two sites have one name, or more have come than the run has.
+        """
+        came: dict[str, tuple[int, RecordDict]] = {}
+        refused: list[str] = []
+        asked: set[int] = set()
+        deadline = time.monotonic() + self._seconds
+        while len(came) + len(refused) < count and time.monotonic() < deadline:
+            fresh = set(self._grid.get_node_ids()) - asked
+            asked |= fresh
+            queries = [Message(content, dst_node_id=n, message_type=MessageType.QUERY) for n in sorted(fresh)]
+            for reply in filter(None, self.roundtrip(queries)):
+                if reply.has_error():
+                    refused.append(str(reply.error.reason))
+                    continue
+                name = str(reply.content.config_records[HELLO]["name"])
+                if name in came:
+                    raise RunFailed(f"Two sites have the name {name!r}; give one of them another in its site.toml.")
+                came[name] = (reply.metadata.src_node_id, reply.content)
+            if not fresh:
+                self._pause()
+        free = iter(sorted(set(range(count)) - set(numbers.values())))
+        for name in sorted(set(came) - set(numbers)):
+            if (number := next(free, None)) is None:
+                raise RunFailed(f"The run has {count} sites, {', '.join(numbers)}; {name!r} is one too many.")
+            numbers[name] = number
+        self._node_of = {numbers[name]: node for name, (node, _) in came.items()}
+        return Greeting(numbers, {name: hello for name, (_, hello) in came.items()}, refused)
+
     def __call__(self, messages: list[Message]) -> list[Message]:
         """The replies to messages whose destination is a site; a site that did not answer in time has none."""
         groups: dict[tuple[int, ...], list[Message]] = defaultdict(list)
+        absent = []
         for message in messages:
-            node = self._node_of[message.metadata.dst_node_id]
+            node = self._node_of.get(message.metadata.dst_node_id)
+            if node is None:
+                absent.append(Message(Error(_NO_ANSWER, "it is not there"), reply_to=message))
+                continue
             groups[(node, *map(id, message.content.values()))].append(message)
         packed = []
         for (node, *_), group in groups.items():
             content = for_sites(group[0].content, [message.metadata.dst_node_id for message in group])
             packed.append(Message(content, dst_node_id=node, message_type=group[0].metadata.message_type))
         replies = self.roundtrip(packed)
-        return [
+        return absent + [
             own
             for group, reply in zip(groups.values(), replies, strict=True)
             if reply is not None
@@ -80,7 +136,7 @@ class Exchange:
         """The reply to each message, None where there was none in time."""
         identifiers = list(self._grid.push_messages(messages))
         replies: dict[str, Message] = {}
-        deadline = time.monotonic() + _TIMEOUT_SECONDS
+        deadline = time.monotonic() + self._seconds
         while (waiting := set(identifiers) - set(replies)) and time.monotonic() < deadline:
             arrived = list(self._grid.pull_messages(waiting))
             replies.update({reply.metadata.reply_to_message_id: reply for reply in arrived})

@@ -79,6 +79,7 @@ _RULES: dict[str, Callable[[Sequence[Row], int], Results]] = {
     "base-to-novel": _base_to_novel,
     "leave-one-domain-out": _leave_one_domain_out,
     "dirichlet": _dirichlet,
+    "own-data": _dirichlet,
 }
 
 

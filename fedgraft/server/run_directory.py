@@ -58,12 +58,12 @@ class RunDirectory:
             raise UserError(
                 f"The directory {self.path} holds a run; add --resume to go on with it or give another --out."
             )
-        known, given = read_toml(saved), config.model_dump()
-        different = [key for key in given if known.get(key) != given[key]]
+        known, given = {**RunConfig().model_dump(), **read_toml(saved)}, config.model_dump()
+        different = [key for key in given if known[key] != given[key]]
         if different:
             key = different[0]
             raise UserError(
-                f"The run in {self.path} has {key} = {known.get(key)!r}, not {given[key]!r}; "
+                f"The run in {self.path} has {key} = {known[key]!r}, not {given[key]!r}; "
                 "resume it with its own configuration."
             )
 
@@ -163,6 +163,11 @@ class RunDirectory:
     def write_json(self, name: str, content: Any) -> None:
         """Write summary.json or another result."""
         write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote, or None where it has not."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
 
     def summary(self) -> dict[str, Any]:
         """What summary.json holds.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config import PROTOCOLS, RunConfig
+from fedgraft.config import DEALT_PROTOCOLS, RunConfig
 from fedgraft.data.dealt import DealtData, read_dealt, write_dealt
 from fedgraft.data.protocols import deal
 from fedgraft.errors import UserError
@@ -22,7 +22,7 @@ def _dealt(examples_of: Any, protocol: str = "base-to-novel") -> DealtData:
     return DealtData(deal(examples, config), examples.keys)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEALT_PROTOCOLS)
 def test_what_is_read_is_what_was_written(protocol: str, tmp_path: Path, examples_of: Any) -> None:
     written = _dealt(examples_of, protocol)
     write_dealt(tmp_path, written)
@@ -42,7 +42,7 @@ def test_what_is_read_is_what_was_written(protocol: str, tmp_path: Path, example
     np.testing.assert_array_equal(read.training_positions(), written.training_positions())
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEALT_PROTOCOLS)
 def test_used_is_what_some_site_trains_or_tests_on(protocol: str, examples_of: Any) -> None:
     """Nothing more passes the image tower, and nothing less."""
     data = _dealt(examples_of, protocol)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config import PROTOCOLS, RunConfig
+from fedgraft.config import DEALT_PROTOCOLS, RunConfig
 from fedgraft.data.examples import Examples
 from fedgraft.data.protocols import Deal, Fold, deal
 from fedgraft.errors import UserError
@@ -45,7 +45,7 @@ def _digest(dealt: Deal) -> str:
 # --- what holds under every protocol --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEALT_PROTOCOLS)
 @UNTIMED
 @given(data=st.data())
 def test_no_test_image_is_ever_among_the_shots(protocol: str, examples_of: Any, data: st.DataObject) -> None:
@@ -82,7 +82,7 @@ def _check_fold(fold: Fold, examples: Examples, sites: int, shots: int) -> None:
             assert set(examples.labels[positions].tolist()) <= set(scope.classes)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEALT_PROTOCOLS)
 def test_the_same_configuration_deals_the_same(protocol: str, examples_of: Any) -> None:
     examples = examples_of(domains=3)
     assert _digest(_deal(examples, protocol=protocol)) == _digest(_deal(examples, protocol=protocol))
@@ -94,9 +94,9 @@ DIRICHLET = {"protocol": "dirichlet", "shots": 0, "alpha": 2.0}
 @pytest.mark.parametrize(
     ("common", "one", "other"),
     [
-        *(({"protocol": protocol}, {"seed": 0}, {"seed": 1}) for protocol in PROTOCOLS),
-        *(({"protocol": protocol}, {"shots": 2}, {"shots": 3}) for protocol in PROTOCOLS),
-        *(({"protocol": protocol}, {"sites": 2}, {"sites": 3}) for protocol in PROTOCOLS),
+        *(({"protocol": protocol}, {"seed": 0}, {"seed": 1}) for protocol in DEALT_PROTOCOLS),
+        *(({"protocol": protocol}, {"shots": 2}, {"shots": 3}) for protocol in DEALT_PROTOCOLS),
+        *(({"protocol": protocol}, {"sites": 2}, {"sites": 3}) for protocol in DEALT_PROTOCOLS),
         ({}, {"test_fraction": 0.2}, {"test_fraction": 0.5}),
         (DIRICHLET, {"test_fraction": 0.2}, {"test_fraction": 0.5}),
         (DIRICHLET, {"alpha": 1.0}, {"alpha": 50.0}),
@@ -117,7 +117,7 @@ def test_no_option_is_without_effect(
 
 _SCRIPT = """
 import hashlib, sys
-from fedgraft.config import PROTOCOLS, RunConfig
+from fedgraft.config import DEALT_PROTOCOLS, RunConfig
 from fedgraft.data import characters, shapes
 from fedgraft.data.protocols import deal
 from fedgraft.data.sources import open_source
@@ -126,7 +126,7 @@ characters.FAMILIES = {family: files[:1] for family, files in characters.FAMILIE
 print(hash("a different number in each process"))
 for spec in ("digits", "characters", "shapes:flat,noisy", "folder:" + sys.argv[1]):
     examples = open_source(spec, 0)
-    for protocol in PROTOCOLS:
+    for protocol in DEALT_PROTOCOLS:
         if protocol == "leave-one-domain-out" and len(examples.domain_names) == 1:
             continue
         config = RunConfig.build({"protocol": protocol, "sites": 4, "shots": 4, "partition": "iid"})

@@ -53,7 +53,7 @@ def test_a_node_with_other_images_is_named(
     two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deal's keys are compared before any image is computed under another's name."""
-    from fedgraft.client import site
+    from fedgraft.client import workplace
     from fedgraft.data.examples import Examples
     from fedgraft.data.sources import open_source
 
@@ -62,10 +62,9 @@ def test_a_node_with_other_images_is_named(
 
     simulate(CONFIG, tmp_path / "run")
     monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(site, "open_source", another)
-    site.workplace_for.cache_clear()
+    monkeypatch.setattr(workplace, "open_source", another)
     with pytest.raises(UserError, match=f"machine {socket.gethostname()} are not those that were dealt"):
-        site.workplace_for(CONFIG.model_dump_json(), str(tmp_path / "run"))
+        workplace.DealtPlace(CONFIG, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import pytest
 
 from fedgraft import RunConfig
 from fedgraft.backbones import Backbone
-from fedgraft.client.site import Site, Workplace, train_sites
+from fedgraft.client.site import Site, train_sites
+from fedgraft.client.workplace import DealtPlace
+from fedgraft.data.dealt import write_dealt
 from fedgraft.methods import load_method
 from fedgraft.server.coordinator import initial_adapter
 from fedgraft.server.observer import Observer
@@ -33,6 +35,8 @@ TESTED_ELSEWHERE = {
     "quorum": "tests/strategies",
     "rounds": "tests/simulation/test_guarantees.py",
     "eval_every": "tests/simulation/test_guarantees.py",
+    "class_names": "tests/deployment",
+    "answer_seconds": "tests/server/test_exchange.py",
 }
 
 
@@ -41,7 +45,8 @@ def _first_site_trained(settings: dict[str, Any], folder: Path) -> list[np.ndarr
     data, backbone = prepare(config, Observer())
     adapter = initial_adapter(load_method(config.method), config, data.deal, backbone)
     shared = {name: value.numpy().copy() for name, value in adapter.shared().items()}
-    site = Site(Workplace(config, folder, backbone, data), fold=0, site=0)
+    write_dealt(folder, data)
+    site = Site(DealtPlace(config, folder), fold=0, site=0)
     answer = train_sites([site], shared, 1)[0]
     assert isinstance(answer, Answer)
     personal = site.state.load(1) or {}

@@ -1,0 +1,123 @@
+"""`fedgraft site ...`, `fedgraft server ...`, `fedgraft run` and `fedgraft up`."""
+
+import json
+import logging
+import shlex
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+site_app = typer.Typer(no_args_is_help=True, help="A deployed site: its folder, its check, its processes.")
+server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its folder, its processes, who is admitted.")
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's or the server's folder.")]
+_DEFAULT_PORT = 9092
+
+
+@site_app.command("init")
+def site_init(
+    folder: Folder,
+    name: Annotated[str | None, typer.Option(help="How the server calls the site.", show_default="DIR's name")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of images.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a site's folder with new keys."""
+    from fedgraft.client.folder import SiteFolder
+
+    site = SiteFolder.create(folder, name or folder.absolute().name, data)
+    if as_json:
+        typer.echo(json.dumps({"name": site.settings.name, "public_key": str(site.public_key)}))
+        return
+    typer.echo(f"Wrote {folder}. Give {site.public_key} to the server, which admits it.")
+    if data is None:
+        typer.echo(f"Name the folder of images in {folder / 'site.toml'}.")
+
+
+@site_app.command("start")
+def site_start(
+    folder: Folder,
+    server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
+    ca: Annotated[Path | None, typer.Option(help="The server's ca.pem.", show_default="DIR/ca.pem")] = None,
+) -> None:
+    """Run the site's worker and Flower's SuperNode until Ctrl-C."""
+    from fedgraft.client.folder import SiteFolder
+    from fedgraft.deployment.running import RunningSite, tend_until_ended
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    site = RunningSite(SiteFolder.open(folder), server, ca or folder / "ca.pem")
+    for command in site.commands:
+        typer.echo(f"$ {shlex.join(command)}")
+    site.start()
+    tend_until_ended(site)
+
+
+@server_app.command("init")
+def server_init(
+    folder: Folder,
+    host: Annotated[list[str] | None, typer.Option(help="A name or address that sites reach the server by.")] = None,
+    port: Annotated[int, typer.Option(help="Where the SuperLink listens.")] = _DEFAULT_PORT,
+) -> None:
+    """Make a server's folder with a certificate authority and a certificate."""
+    from fedgraft.server.folder import ServerFolder
+
+    hosts = list(dict.fromkeys([*(host or []), socket.gethostname(), "localhost", "127.0.0.1"]))
+    server = ServerFolder.create(folder, hosts, port)
+    typer.echo(f"Wrote {folder} for {', '.join(hosts)}. Every site needs {server.authority}.")
+
+
+@server_app.command("admit")
+def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/site.pub of a site.")]) -> None:
+    """Admit a site by its public key, at once where the server runs."""
+    from fedgraft.deployment.running import is_running, register_key
+    from fedgraft.server.folder import ServerFolder
+
+    server = ServerFolder.open(folder)
+    name = server.admit(key)
+    if is_running(server):
+        register_key(server, server.path / "admitted" / f"{name}.pub")
+    typer.echo(f"Admitted {name!r}.")
+
+
+def up(
+    data: Annotated[str, typer.Option(help="folder:PATH, class/image or domain/class/image.")],
+    out: Annotated[Path, typer.Option(help="A directory for the server, the sites and the run.")] = Path("runs/up"),
+    sites: Annotated[int, typer.Option(help="Number of sites.")] = 3,
+    rounds: Annotated[int | None, typer.Option(help="Number of rounds.", show_default="25")] = None,
+    method: Annotated[str | None, typer.Option(help="See `fedgraft methods`.", show_default="fedpgp")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A real deployment on this machine: SuperLink and SuperNodes with TLS and keys, each site with its own images."""
+    from fedgraft.cli.main import settings_from
+    from fedgraft.cli.printing import print_summary
+    from fedgraft.cli.status import site_table
+    from fedgraft.data.sources import check_source
+    from fedgraft.deployment.local import up as run
+    from fedgraft.errors import UserError
+
+    source, path = check_source(data)
+    if source.usage != "folder:PATH":
+        raise UserError(f"Deployed sites have folders of images; give folder:PATH, not {data!r}.")
+    settings = settings_from(config, {"sites": sites, "rounds": rounds, "method": method}, set_)
+    with site_table(quiet=as_json) as watch:
+        summary = run(Path(path).expanduser(), settings, out, watch)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(summary, out / "run" / "report.html")
+
+
+@server_app.command("start")
+def server_start(folder: Folder) -> None:
+    """Run Flower's SuperLink until Ctrl-C."""
+    from fedgraft.deployment.running import RunningServer, tend_until_ended
+    from fedgraft.server.folder import ServerFolder
+
+    server = RunningServer(ServerFolder.open(folder))
+    typer.echo(f"$ {shlex.join(server.command)}")
+    server.start()
+    typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
+    tend_until_ended(server)

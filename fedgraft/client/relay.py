@@ -1,0 +1,52 @@
+"""Between Flower's process for a message and the site's resident worker: gRPC on a Unix socket, records as bytes.
+
+Both ends are on one machine and under one account; the socket's folder has the mode 0700.
+"""
+
+import grpc
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+from fedgraft.errors import RunFailed, UserError
+
+SERVICE = "fedgraft.Worker"
+KINDS = ("hello", "train", "evaluate")
+_START_SECONDS = 120.0
+"""How long a message waits for a worker that is just being started again."""
+MAX_BYTES = 64 * 1024 * 1024
+OPTIONS = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
+
+
+def to_bytes(content: RecordDict) -> bytes:
+    """A message's content for the wire."""
+    data: bytes = recorddict_to_proto(content).SerializeToString()
+    return data
+
+
+def from_bytes(data: bytes) -> RecordDict:
+    """A message's content from the wire."""
+    return recorddict_from_proto(ProtoRecordDict.FromString(data))
+
+
+def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
+    """What the worker answers to a message of a kind.
+
+    Args:
+        address: "unix:PATH".
+
+    Raises:
+        UserError: the worker refuses, with its reason.
+        RunFailed: there is no worker, or it ended over the message.
+    """
+    with grpc.insecure_channel(address, OPTIONS) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(_START_SECONDS)
+            data = channel.unary_unary(f"/{SERVICE}/{kind}")(to_bytes(content))
+        except grpc.FutureTimeoutError as error:
+            raise RunFailed(f"The site's worker has not come up within {_START_SECONDS:.0f} seconds.") from error
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                raise UserError(error.details()) from error
+            raise RunFailed(f"The site's worker ended over a message: {error.details()}.") from error
+    return from_bytes(data)

@@ -1,0 +1,65 @@
+"""What a site does with each kind of message: content in, content out. The same in a simulation and in a deployment."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from flwr.app import MetricRecord, RecordDict
+
+from fedgraft.client.evaluation import ScopeResult
+from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
+from fedgraft.client.workplace import Workplace
+from fedgraft.messages import (
+    COUNTS,
+    JOB,
+    METRICS,
+    NUM_EXAMPLES,
+    SHARED,
+    Arrays,
+    Job,
+    from_array_record,
+    pack,
+    sites_of,
+    to_array_record,
+)
+from fedgraft.strategies.answers import Answer
+
+Places = Callable[[Job], Workplace]
+"""Finds, or makes, the workplace that a job is for."""
+
+
+def train(content: RecordDict, places: Places) -> RecordDict:
+    """Train one round and answer with each site's shared parameters, example count and loss."""
+    sites, shared, job = _read(content, places)
+    return pack({site: _trained(answer) for site, answer in train_sites(sites, shared, job.round).items()})
+
+
+def evaluate(content: RecordDict, places: Places) -> RecordDict:
+    """Evaluate every scope and answer with each site's counts, and its confusion counts where the job asks for them."""
+    sites, shared, job = _read(content, places)
+    results = evaluate_sites(sites, shared, job.round)
+    return pack({site: _measured(result, job.detailed) for site, result in results.items()})
+
+
+def _read(content: RecordDict, places: Places) -> tuple[list[Site], Arrays, Job]:
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the actor's CPUs
+    job = Job.from_record(content.config_records[JOB])
+    shared = from_array_record(content.array_records[SHARED])
+    return sites_for(places(job), job, sites_of(content)), shared, job
+
+
+def _trained(answer: Answer | str) -> RecordDict | str:
+    if isinstance(answer, str):
+        return answer
+    metrics = MetricRecord({NUM_EXAMPLES: answer.num_examples, "loss": answer.loss, "seconds": answer.seconds})
+    return RecordDict({SHARED: to_array_record(answer.arrays), METRICS: metrics})
+
+
+def _measured(results: dict[str, ScopeResult] | str, detailed: bool) -> RecordDict | str:
+    if isinstance(results, str):
+        return results
+    content = RecordDict({METRICS: MetricRecord({name: [r.correct, r.total] for name, r in results.items()})})
+    if detailed:
+        content[COUNTS] = to_array_record({name: r.confusion.astype(np.float32) for name, r in results.items()})
+    return content

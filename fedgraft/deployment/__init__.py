@@ -1,0 +1,1 @@
+"""A deployment's processes: Flower's SuperLink and SuperNodes with TLS and keys, and a resident worker at each site."""
