@@ -35,6 +35,61 @@ def site_init(
         typer.echo(f"Name the folder of images in {folder / 'site.toml'}.")
 
 
+@site_app.command("check")
+def site_check(
+    folder: Folder,
+    data: Annotated[Path | None, typer.Option(help="The images.", show_default="as in site.toml")] = None,
+    backbone: Annotated[str, typer.Option(help="mini, a Hugging Face folder or id.")] = "mini",
+    method: Annotated[str, typer.Option(help="See `fedgraft methods`.")] = "fedpgp",
+    as_json: Json = False,
+) -> None:
+    """Read every image, count classes, name what is wrong, estimate a round. Needs no server."""
+    from dataclasses import asdict
+
+    from fedgraft.client.check import check_site
+    from fedgraft.client.folder import SiteFolder
+    from fedgraft.errors import UserError
+
+    site = SiteFolder.open(folder)
+    images = data or site.data
+    found = check_site(images, site.settings.labels, site.settings.backbone or backbone, method)
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        for name, count in found.images.items():
+            typer.echo(f"{count:6d}  {name}")
+        typer.echo(f"{sum(found.images.values())} images of {len(found.images)} classes in {images}.")
+        typer.echo(
+            f"Estimated: {found.features_seconds:.1f} s once for image features, {found.round_seconds:.1f} s of "
+            f"training a round, {found.memory_mb:.0f} MB of memory."
+        )
+    if found.mistakes:
+        more = f" (and {len(found.mistakes) - 1} more)" if len(found.mistakes) > 1 else ""
+        raise UserError(f"{found.mistakes[0]}{more}")
+
+
+@site_app.command("state")
+def site_state(folder: Folder, as_json: Json = False) -> None:
+    """Show what personal state the site keeps: by run, fold and round."""
+    from fedgraft.client.folder import SiteFolder
+    from fedgraft.client.state import PersonalState
+
+    site = SiteFolder.open(folder)
+    kept = {
+        str(path.relative_to(site.state)): PersonalState(path, {}).sizes()
+        for path in sorted(site.state.glob("*/*"))
+        if path.is_dir()
+    }
+    if as_json:
+        typer.echo(json.dumps(kept))
+        return
+    for name, sizes in kept.items():
+        rounds = ", ".join(f"round {number} ({size:,} bytes)" for number, size in sizes.items())
+        typer.echo(f"run {name}: {rounds or 'nothing that can be read'}")
+    if not kept:
+        typer.echo(f"{site.state} holds no personal state yet.")
+
+
 @site_app.command("start")
 def site_start(
     folder: Folder,
@@ -78,6 +133,40 @@ def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/
     if is_running(server):
         register_key(server, server.path / "admitted" / f"{name}.pub")
     typer.echo(f"Admitted {name!r}.")
+
+
+def run(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The run directory.")],
+    config: Annotated[Path | None, typer.Option(help="A TOML file with settings, class_names among them.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any setting.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a federation on a started server: with the same OUT again, it goes on where it was."""
+    from fedgraft.cli.main import settings_from
+    from fedgraft.cli.printing import print_summary
+    from fedgraft.config import RunConfig
+    from fedgraft.deployment.local import run_on
+    from fedgraft.deployment.running import is_running
+    from fedgraft.errors import UserError
+    from fedgraft.server.folder import ServerFolder
+    from fedgraft.server.run_directory import RunDirectory
+
+    server = ServerFolder.open(folder)
+    settings = settings_from(config, {"protocol": "own-data", "data": "folder:own"}, set_)
+    run_config = RunConfig.build(settings)
+    RunDirectory(out).check_free(run_config, resume=(out / "config.toml").exists())
+    if not is_running(server):
+        raise UserError(f"No server runs on port {server.port}; start it: fedgraft server start {folder}")
+    submitted = run_on(server, run_config, out)
+    typer.echo(f"The run's log is {submitted.log}.", err=True)
+    submitted.wait()
+    submitted.finish()
+    summary = RunDirectory(out).summary()
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(summary, out / "report.html")
 
 
 def up(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from fedgraft.cli.deploy import server_app, site_app, up
+from fedgraft.cli.deploy import run, server_app, site_app, up
 from fedgraft.errors import RunFailed, UserError
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that wa
 
 app.add_typer(site_app, name="site")
 app.add_typer(server_app, name="server")
+app.command()(run)
 app.command()(up)
 
 

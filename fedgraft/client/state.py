@@ -4,6 +4,7 @@ A round reads the newest state of an earlier round and writes its own beside it.
 a kill starts from what it started from before, and a torn write leaves the state before it.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -31,8 +32,9 @@ class PersonalState:
 
     def save(self, server_round: int, tensors: dict[str, Tensor]) -> None:
         """Write the state after a round, and forget all but the last two rounds and any later one."""
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {"round": str(server_round), "identity": json.dumps(self.identity, sort_keys=True)}
-        content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+        content = save(whole, {**metadata, "sha256": _checksum(metadata, whole)})
         write_bytes(self._path(server_round), content)
         earlier = [known for known in self.rounds() if known <= server_round]
         for stale in set(self.rounds()) - set(earlier[-_KEPT:]):
@@ -41,22 +43,38 @@ class PersonalState:
     def load(self, last_round: int) -> dict[str, Tensor] | None:
         """The newest state that is not newer than a round, or None where the site has none.
 
+        A state that is not whole gives way to the one of the round before.
+
         Raises:
-            UserError: the state cannot be read or belongs to something else.
+            UserError: no state can be read, or it belongs to something else.
         """
         rounds = [known for known in self.rounds() if known <= last_round]
         if not rounds:
             return None
-        path = self._path(rounds[-1])
-        try:
-            with safe_open(path, framework="pt") as file:
-                identity = json.loads(file.metadata()["identity"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            raise UserError(f"The personal state {path} cannot be read: {error}") from error
-        if identity != self.identity:
-            raise UserError(f"The personal state {path} belongs to {identity}, not to {self.identity}.")
-        return tensors
+        unreadable: UserError | None = None
+        for server_round in reversed(rounds):
+            path = self._path(server_round)
+            try:
+                identity, tensors = _read(path)
+            except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+                unreadable = unreadable or UserError(f"The personal state {path} cannot be read: {error}")
+                continue
+            if identity != self.identity:
+                raise UserError(f"The personal state {path} belongs to {identity}, not to {self.identity}.")
+            return tensors
+        assert unreadable is not None
+        raise unreadable
+
+    def sizes(self) -> dict[int, int]:
+        """Bytes of each round's state that can be read whole; one that cannot is left out."""
+        sizes = {}
+        for server_round in self.rounds():
+            try:
+                _read(self._path(server_round))
+            except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+                continue
+            sizes[server_round] = self._path(server_round).stat().st_size
+        return sizes
 
     def rounds(self) -> list[int]:
         """The rounds whose state is on disk, sorted."""
@@ -64,3 +82,26 @@ class PersonalState:
 
     def _path(self, server_round: int) -> Path:
         return self.folder / f"round-{server_round:06d}.safetensors"
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Whose state it is, and the state.
+
+    Raises:
+        ValueError: a byte is not what was written; safetensors raises errors of its own for a torn file.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata.pop("sha256") != _checksum(metadata, tensors):
+        raise ValueError("its content does not match its checksum")
+    identity: dict[str, str] = json.loads(metadata["identity"])
+    return identity, tensors
+
+
+def _checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}{tensors[name].dtype}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

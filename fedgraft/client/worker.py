@@ -102,19 +102,23 @@ def _loaded(name: str, precision: Precision) -> Backbone:
     return load_backbone(name, precision, best_device())
 
 
-def serve(site: SiteFolder, address: str) -> None:
-    """Answer until a signal asks to stop."""
-    worker = Worker(site)
+def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
+    """Answer at an address from now on."""
 
     def handler(kind: str) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(lambda data, context: worker.answer(kind, data, context))
 
-    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS)
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler(SERVICE, {kind: handler(kind) for kind in KINDS}),)
     )
     server.add_insecure_port(address)
     server.start()
+    return server
+
+
+def serve(site: SiteFolder, address: str) -> None:
+    """Answer until a signal asks to stop."""
+    server = serve_on(grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS), Worker(site), address)
     _log.info("ready")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -45,7 +45,7 @@ def open_examples(request: SourceRequest) -> Examples:
         domain_names=tuple(domain_names),
         domains=np.asarray([domain_names.index(file.domain) for file in files]),
         keys=keys,
-        load=lambda index: _decoded(files[index].path),
+        load=lambda index: decode(files[index].path),
         templates=DEFAULT_TEMPLATES,
     )
 
@@ -74,7 +74,7 @@ def open_own(root: Path, class_names: Sequence[str], renamed: Mapping[str, str])
         domain_names=("all",),
         domains=np.zeros(len(files), np.int64),
         keys=np.stack([content_key(file.path.read_bytes()) for file in files]),
-        load=lambda index: _decoded(files[index].path),
+        load=lambda index: decode(files[index].path),
         partial=True,
     )
 
@@ -124,7 +124,12 @@ def _class_images(folder: Path) -> list[Path]:
     return images
 
 
-def _decoded(path: Path) -> Image.Image:
+def decode(path: Path) -> Image.Image:
+    """An image as RGB, upright.
+
+    Raises:
+        UserError: the file is no whole image.
+    """
     try:
         with Image.open(path) as image:
             return as_rgb(ImageOps.exif_transpose(image))

@@ -127,14 +127,18 @@ class SubmittedRun:
 
     def __init__(self, server: ServerFolder, settings: Path, out: Path) -> None:
         self._out = out
-        self._log = server.path / "logs" / "run.log"
-        with self._log.open("ab") as log:
+        self.log = server.path / "logs" / "run.log"
+        with self.log.open("ab") as log:
             self._process = submit(server, settings, log)
 
     @property
     def ended(self) -> bool:
         """Whether the run has ended, well or not."""
         return self._process.poll() is not None
+
+    def wait(self) -> None:
+        """Until the run has ended."""
+        self._process.wait()
 
     def finish(self) -> None:
         """Write the report.
@@ -143,10 +147,10 @@ class SubmittedRun:
             RunFailed: the run ended before its last round, with the reason from its log.
         """
         if not (self._out / "summary.json").exists():
-            lines = [line for line in self._log.read_text(errors="replace").splitlines() if "Error" in line]
+            lines = [line for line in self.log.read_text(errors="replace").splitlines() if "Error" in line]
             lines = [line for line in lines if "UserError" in line or "RunFailed" in line] or lines
             reason = lines[-1].split("Error: ", 1)[-1].split("RunFailed: ", 1)[-1] if lines else "it says no reason"
-            raise RunFailed(f"The run ended before its last round: {reason} (see {self._log}).")
+            raise RunFailed(f"The run ended before its last round: {reason} (see {self.log}).")
         write_report(self._out)
 
     def stop(self) -> None:

@@ -1,0 +1,83 @@
+"""The folders of sites and servers: keys that stay private, and mistakes in one sentence."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from fedgraft import UserError
+from fedgraft.client.folder import SiteFolder
+from fedgraft.data.folder import open_own
+from fedgraft.server.folder import ServerFolder
+
+
+def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
+    site = SiteFolder.create(tmp_path / "site", "north")
+    server = ServerFolder.create(tmp_path / "server", ["localhost"], 9092)
+    secrets = [site.private_key, server.path / "keys" / "ca.key", server.path / "keys" / "server.key"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in secrets] == [0o600] * 3
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (site.path, server.path, site.state)] == [0o700] * 3
+
+
+def test_the_servers_certificate_is_of_its_authority_and_names_its_hosts(tmp_path: Path) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["fed.example", "10.0.0.7"], 9092)
+    authority = x509.load_pem_x509_certificate(server.authority.read_bytes())
+    own = x509.load_pem_x509_certificate((server.path / "server.pem").read_bytes())
+    own.verify_directly_issued_by(authority)
+    names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["fed.example"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.7"]
+
+
+def test_a_site_is_admitted_by_its_public_key_and_a_name_belongs_to_one_key(tmp_path: Path) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["localhost"], 9092)
+    north = SiteFolder.create(tmp_path / "a", "north")
+    assert server.admit(north.public_key) == "north"
+    assert server.admit(north.public_key) == "north"
+    (kept,) = server.admitted()
+    serialization.load_ssh_public_key(kept.read_bytes())
+    with pytest.raises(UserError, match="Another site of the name 'north'"):
+        server.admit(SiteFolder.create(tmp_path / "b", "north").public_key)
+    with pytest.raises(UserError, match="is no public key"):
+        server.admit(north.private_key)
+    with pytest.raises(UserError, match=r"names the site '\.\./north'"):
+        server.admit(SiteFolder.create(tmp_path / "c", "../north").public_key)
+
+
+def test_folders_are_not_made_over_others(tmp_path: Path) -> None:
+    SiteFolder.create(tmp_path / "site", "north")
+    with pytest.raises(UserError, match="is not empty"):
+        SiteFolder.create(tmp_path / "site", "north")
+    with pytest.raises(UserError, match="is not empty"):
+        ServerFolder.create(tmp_path / "site", ["localhost"], 9092)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("name = ", "is not TOML"), ("name = ''", "'name' has the value ''"), ("name = 'a'\ndate = 1", "'date'")],
+)
+def test_a_mistake_in_site_toml_is_named(text: str, said: str, tmp_path: Path) -> None:
+    site = SiteFolder.create(tmp_path / "site", "north")
+    (site.path / "site.toml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        SiteFolder.open(site.path)
+
+
+def test_what_is_no_folder_of_the_kind_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no site's folder"):
+        SiteFolder.open(tmp_path)
+    with pytest.raises(UserError, match="is no server's folder"):
+        ServerFolder.open(tmp_path)
+    with pytest.raises(UserError, match="names no folder of images"):
+        _ = SiteFolder.create(tmp_path / "site", "north").data
+
+
+def test_a_class_that_the_federation_does_not_know_is_named(images: Path) -> None:
+    known = ["azure disk", "green square", "red triangle"]
+    with pytest.raises(UserError, match="the class 'blue_circle', which the federation does not know"):
+        open_own(images, known, {})
+    renamed = open_own(images, known, {"blue_circle": "azure disk"})
+    assert renamed.class_names == tuple(known)
+    assert sorted(set(renamed.labels.tolist())) == [0, 1, 2]

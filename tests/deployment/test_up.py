@@ -1,0 +1,102 @@
+"""Server and sites in processes of their own, over TLS with node keys: what is learnt, what is left, who is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fedgraft import UserError
+from fedgraft.client.folder import SiteFolder
+from fedgraft.client.state import PersonalState
+from fedgraft.deployment.local import SiteStatus, up
+from fedgraft.deployment.running import RunningServer, RunningSite, free_port
+from fedgraft.errors import RunFailed
+from fedgraft.server.folder import ServerFolder
+
+SETTINGS = {"method": "fedpgp", "sites": 2, "rounds": 3, "local_epochs": 1, "method_options": {"n_ctx": 2, "rank": 2}}
+
+
+def test_a_deployment_learns_survives_a_killed_worker_and_leaves_nothing(images: Path, tmp_path: Path) -> None:
+    killed: list[str] = []
+
+    def kill_a_worker_once(sites: list[SiteStatus]) -> None:
+        if not killed and sites[0].rounds >= 1:
+            killed.append(sites[0].name)
+            os.kill(sites[0].pids[0], signal.SIGKILL)
+
+    out = tmp_path / "up"
+    summary = up(images, SETTINGS, out, kill_a_worker_once)
+    assert killed
+    assert set(summary["metrics"]) == {"accuracy", "worst_site", "std"}
+    rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows if row["scope"] == "train"] == [1, 2, 3]
+    assert {row["reason"].split(":")[-1].strip()[:17] for row in rows if row["scope"] == "left_out"} <= {
+        "The site's worker"
+    }
+    sites = json.loads((out / "run" / "sites.json").read_text())
+    assert {name: entry["number"] for name, entry in sites.items()} == {"site-0": 0, "site-1": 1}
+    assert sites["site-0"]["images"] == {"blue circle": 6, "green square": 6, "red triangle": 6}
+    for name in sites:
+        folder = SiteFolder.open(out / "sites" / name)
+        (state,) = folder.state.glob("*/000")
+        assert PersonalState(state, {}).sizes().keys() == {2, 3}
+    assert not (out / "run" / "sites").exists()
+    assert (out / "run" / "report.html").exists()
+    assert _processes_of(out) == []
+
+    began = time.monotonic()
+    assert up(images, SETTINGS, out)["metrics"] == summary["metrics"]
+    assert time.monotonic() - began < 60
+    assert _processes_of(out) == []
+
+
+def test_a_site_whose_key_was_not_admitted_ends_with_a_sentence(images: Path, tmp_path: Path) -> None:
+    server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
+    stranger = SiteFolder.create(tmp_path / "stranger", "stranger", images)
+    site = RunningSite(stranger, f"127.0.0.1:{server.folder.port}", server.folder.authority)
+    try:
+        server.start()
+        site.start()
+        with pytest.raises(RunFailed, match="Is the site admitted"):
+            _tend_for(site, 60)
+    finally:
+        site.stop()
+        server.stop()
+    assert _processes_of(tmp_path) == []
+
+
+def test_a_server_whose_port_is_taken_is_one_sentence(tmp_path: Path) -> None:
+    server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
+    import socket
+
+    with (
+        socket.create_server(("127.0.0.1", server.folder.port)),
+        pytest.raises(UserError, match=f"port {server.folder.port} already"),
+    ):
+        server.start()
+
+
+def test_more_sites_than_domains_are_refused(tmp_path: Path, images: Path) -> None:
+    for domain in ("one", "two"):
+        (tmp_path / "domains" / domain).mkdir(parents=True)
+        for folder in images.iterdir():
+            (tmp_path / "domains" / domain / folder.name).symlink_to(folder)
+    with pytest.raises(UserError, match="2 domains for 3 sites"):
+        up(tmp_path / "domains", {**SETTINGS, "sites": 3}, tmp_path / "up")
+    assert not (tmp_path / "up").exists()
+
+
+def _tend_for(site: RunningSite, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        site.tend()
+        time.sleep(0.2)
+
+
+def _processes_of(folder: Path) -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if str(folder) in line]

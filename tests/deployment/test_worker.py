@@ -1,0 +1,144 @@
+"""The resident worker, asked over its socket: what it answers, what it tells of itself, what it refuses."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from flwr.app import RecordDict
+
+from fedgraft import RunConfig, UserError
+from fedgraft.adapters.base import Adapter
+from fedgraft.backbones import Backbone
+from fedgraft.client.folder import SiteFolder
+from fedgraft.client.relay import ask_worker
+from fedgraft.client.worker import Worker, serve_on
+from fedgraft.data.protocols import named_deal
+from fedgraft.errors import RunFailed
+from fedgraft.messages import (
+    CLASS_COUNTS,
+    HELLO,
+    JOB,
+    METRICS,
+    NUM_EXAMPLES,
+    SHARED,
+    Job,
+    for_sites,
+    to_array_record,
+    unpack,
+)
+from fedgraft.methods import load_method
+from fedgraft.server.coordinator import initial_adapter
+
+NAMES = ["blue circle", "green square", "red triangle"]
+CONFIG = RunConfig(
+    method="fedpgp", data="folder:own", protocol="own-data", class_names=NAMES, sites=4, local_epochs=1,
+    method_options={"n_ctx": 2, "rank": 2},
+)  # fmt: skip
+
+
+@pytest.fixture
+def site(tmp_path: Path, images: Path) -> SiteFolder:
+    """A site with its own copy of the images."""
+    shutil.copytree(images, tmp_path / "own")
+    return SiteFolder.create(tmp_path / "site", "north", tmp_path / "own")
+
+
+@pytest.fixture
+def address(site: SiteFolder) -> Iterator[str]:
+    """Where its worker answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = serve_on(grpc.server(ThreadPoolExecutor(2)), Worker(site), f"unix:{folder}/worker")
+        yield f"unix:{folder}/worker"
+        server.stop(None)
+
+
+@pytest.fixture
+def job(mini: Backbone) -> Job:
+    """What the server asks."""
+    return Job(CONFIG, "run", mini.fingerprint, 0, 1)
+
+
+@pytest.fixture
+def content(mini: Backbone) -> Callable[[Job], RecordDict]:
+    """A message for site 2 with the server's first parameters."""
+    adapter: Adapter = initial_adapter(load_method(CONFIG.method), CONFIG, named_deal(NAMES), mini)
+    shared = {name: value.numpy() for name, value in adapter.shared().items()}
+    return lambda job: for_sites(RecordDict({JOB: job.to_record(), SHARED: to_array_record(shared)}), [2])
+
+
+def test_a_site_trains_and_is_measured_on_its_own_images(
+    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+) -> None:
+    answer = unpack(ask_worker(address, "train", content(job)))[2]
+    assert isinstance(answer, RecordDict)
+    assert answer.metric_records[METRICS][NUM_EXAMPLES] == 3 * 8
+    assert set(answer.array_records[SHARED]) == {"sigma"}
+    measured = unpack(ask_worker(address, "evaluate", content(job)))[2]
+    assert isinstance(measured, RecordDict)
+    right, total = measured.metric_records[METRICS]["personal"]
+    assert 0 <= right <= total == 3 * 4
+    assert len(list(site.state.glob("*/000/round-000001.safetensors"))) == 1
+
+
+def test_a_message_that_comes_twice_gets_the_same_answer(
+    address: str, job: Job, content: Callable[[Job], RecordDict]
+) -> None:
+    one, two = (unpack(ask_worker(address, "train", content(job)))[2] for _ in range(2))
+    assert isinstance(one, RecordDict)
+    assert isinstance(two, RecordDict)
+    assert np.array_equal(one.array_records[SHARED]["sigma"].numpy(), two.array_records[SHARED]["sigma"].numpy())
+
+
+def test_a_hello_tells_counts_only_where_the_site_lets_it(address: str, job: Job, site: SiteFolder) -> None:
+    hello = ask_worker(address, "hello", RecordDict({JOB: job.to_record()}))
+    assert hello.config_records[HELLO]["name"] == "north"
+    assert dict(hello.metric_records[CLASS_COUNTS]) == dict.fromkeys(NAMES, 12)
+    silent = replace(site, settings=site.settings.model_copy(update={"share_counts": False}))
+    hello = Worker(silent)._hello(RecordDict({JOB: job.to_record()}))
+    assert CLASS_COUNTS not in hello
+
+
+@pytest.mark.parametrize("kind", ["hello", "train"])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"fingerprint": "0" * 64}, "both need the same backbone"),
+        ({"version": "7.0.0"}, "the server runs fedgraft 7.0.0"),
+        ({"config": CONFIG.model_copy(update={"class_names": NAMES[:2]})}, "'red_triangle', which the federation"),
+    ],
+)
+def test_a_server_that_does_not_fit_is_refused_with_a_sentence(
+    kind: str, changed: dict, said: str, address: str, job: Job, content: Callable[[Job], RecordDict]
+) -> None:
+    with pytest.raises(UserError, match=said):
+        ask_worker(address, kind, content(replace(job, **changed)))
+
+
+def test_an_update_for_another_shape_is_refused(address: str, job: Job, content: Callable[[Job], RecordDict]) -> None:
+    message = content(job)
+    message[SHARED] = to_array_record({"sigma": np.zeros((1, 5, 128), np.float32)})
+    with pytest.raises(UserError, match="size of tensor"):
+        ask_worker(address, "train", message)
+
+
+def test_a_damaged_state_falls_back_to_the_round_before(
+    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+) -> None:
+    for server_round in (1, 2):
+        ask_worker(address, "train", content(replace(job, round=server_round)))
+    (newest,) = site.state.glob("*/000/round-000002.safetensors")
+    newest.write_bytes(newest.read_bytes()[:100])
+    answer = unpack(ask_worker(address, "train", content(replace(job, round=3))))[2]
+    assert isinstance(answer, RecordDict)
+
+
+def test_a_worker_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedgraft.client.relay._START_SECONDS", 0.5)
+    with pytest.raises(RunFailed, match="has not come up"):
+        ask_worker("unix:/nowhere/worker", "hello", RecordDict())
