@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -188,7 +189,8 @@ def free_port() -> int:
 
 
 def tend_until_ended(running: RunningServer | RunningSite) -> None:
-    """Keep a server or a site until it ends or the user stops it."""
+    """Keep a server or a site until it ends, or until Ctrl-C or the service manager's SIGTERM stops it."""
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     try:
         while True:
             if isinstance(running, RunningSite):

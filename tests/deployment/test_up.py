@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,10 +71,32 @@ def test_a_site_whose_key_was_not_admitted_ends_with_a_sentence(images: Path, tm
     assert _processes_of(tmp_path) == []
 
 
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_site_that_is_stopped_leaves_no_process_and_no_socket(
+    signum: int, status: int, images: Path, tmp_path: Path
+) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port())
+    site = SiteFolder.create(tmp_path / "north", "north", images)
+    command = [sys.executable, "-m", "fedgraft", "site", "start", str(site.path), "--server", "127.0.0.1:1"]
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    started = subprocess.Popen(
+        [*command, "--ca", str(server.authority)], env={**os.environ, "TMPDIR": str(sockets)}, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while len(_processes_of(site.path)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert list(sockets.iterdir())
+    started.send_signal(signum)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == status, said.decode()
+    assert b"Traceback" not in said
+    assert _processes_of(site.path) == []
+    assert list(sockets.iterdir()) == []
+
+
 def test_a_server_whose_port_is_taken_is_one_sentence(tmp_path: Path) -> None:
     server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
-    import socket
-
     with (
         socket.create_server(("127.0.0.1", server.folder.port)),
         pytest.raises(UserError, match=f"port {server.folder.port} already"),
