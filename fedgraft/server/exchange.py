@@ -96,6 +96,9 @@ class Exchange:
                 if reply.has_error():
                     refused.append(str(reply.error.reason))
                     continue
+                if HELLO not in reply.content.config_records:
+                    refused.append("it was not started with `fedgraft site start` and has no images of its own")
+                    continue
                 name = str(reply.content.config_records[HELLO]["name"])
                 if name in came:
                     raise RunFailed(f"Two sites have the name {name!r}; give one of them another in its site.toml.")

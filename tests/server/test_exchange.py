@@ -12,9 +12,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedgraft.errors import RunFailed
 from fedgraft.messages import (
+    HELLO,
     JOB,
     METRICS,
     SHARED,
+    SITES,
     for_sites,
     from_array_record,
     pack,
@@ -22,7 +24,7 @@ from fedgraft.messages import (
     to_array_record,
     unpack,
 )
-from fedgraft.server.exchange import Exchange
+from fedgraft.server.exchange import Exchange, Greeting
 
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
@@ -65,6 +67,68 @@ class TwoNodes:
             reply.metadata.__dict__["_reply_to_message_id"] = name
             replies.append(reply)
         return replies
+
+
+class NamedNodes(TwoNodes):
+    """Each node is a site with a name, or refuses with a reason, or is silent."""
+
+    def __init__(self, says: dict[int, str | Error | None]) -> None:
+        super().__init__({node: [] for node in says})
+        self._says = says
+
+    def _answer(self, message: Message) -> RecordDict | Error:
+        if message.metadata.message_type != MessageType.QUERY:
+            return super()._answer(message)
+        said = self._says[message.metadata.dst_node_id]
+        if isinstance(said, Error):
+            return said
+        return RecordDict({HELLO: ConfigRecord({"name": said})} if said else {SITES: MetricRecord({SITES: [0]})})
+
+
+def _greet(says: dict[int, str | Error | None], count: int, known: dict[str, int]) -> tuple[Exchange, Greeting]:
+    exchange = Exchange(cast(Grid, NamedNodes(says)), threading.Event(), answer_seconds=1)
+    return exchange, exchange.greet(RecordDict(), count, known)
+
+
+def test_named_sites_get_numbers_in_the_order_of_their_names_and_keep_them() -> None:
+    _, first = _greet({7: "west", 8: "north"}, 2, {})
+    assert first.numbers == {"north": 0, "west": 1}
+    _, later = _greet({5: "east", 8: "west"}, 3, dict(first.numbers))
+    assert later.numbers == {"north": 0, "west": 1, "east": 2}
+    assert later.hellos.keys() == {"west", "east"}
+
+
+def test_a_site_that_refuses_or_is_no_site_is_left_out_with_its_reason() -> None:
+    exchange, greeting = _greet({7: "north", 8: Error(100, "another backbone"), 9: None}, 3, {})
+    assert greeting.numbers == {"north": 0}
+    assert [reason[:16] for reason in greeting.refused] == ["another backbone", "it was not start"]
+    messages = [
+        Message(RecordDict({JOB: ConfigRecord({})}), dst_node_id=site, message_type=MessageType.TRAIN)
+        for site in (0, 1)
+    ]
+    replies = {reply.metadata.src_node_id: reply for reply in exchange(messages)}
+    assert not replies[0].has_error()
+    assert replies[1].error.reason == "it is not there"
+
+
+def test_a_site_that_does_not_come_is_not_waited_for_longer_than_for_an_answer() -> None:
+    _, greeting = _greet({7: "north"}, 2, {})
+    assert greeting.numbers == {"north": 0}
+
+
+def test_two_sites_of_one_name_and_one_site_too_many_end_the_run() -> None:
+    with pytest.raises(RunFailed, match="Two sites have the name 'north'"):
+        _greet({7: "north", 8: "north"}, 2, {})
+    with pytest.raises(RunFailed, match="'east' is one too many"):
+        _greet({7: "north", 8: "east"}, 2, {"north": 0, "west": 1})
+
+
+def test_an_answer_that_does_not_come_in_time_is_none() -> None:
+    exchange, _ = _greet({7: "north"}, 1, {})
+    grid = cast(NamedNodes, exchange._grid)
+    grid.pull_messages = lambda waiting: []  # type: ignore[method-assign]
+    message = Message(RecordDict({JOB: ConfigRecord({})}), dst_node_id=0, message_type=MessageType.TRAIN)
+    assert exchange([message]) == []
 
 
 def _exchange(grid: TwoNodes, sites: int) -> Exchange:
