@@ -14,7 +14,7 @@ from fedgraft.config import RunConfig
 
 Arrays = dict[str, NDArray[np.float32]]
 
-JOB, SHARED, METRICS, COUNTS = "job", "shared", "metrics", "counts"
+JOB, SHARED, METRICS, COUNTS, MEASURED = "job", "shared", "metrics", "counts", "measured"
 SITES, FAILURES = "sites", "failures"
 HELLO, CLASS_COUNTS = "hello", "class-counts"
 NUM_EXAMPLES = "num-examples"
@@ -31,6 +31,7 @@ class Job:
         fold: position of the fold.
         round: the round to train or the last trained one to evaluate; 0 before any training.
         detailed: whether an evaluation also returns its confusion counts.
+        measure: whether a training also evaluates, before it begins, the arrays that it begins with.
         version: of the server's fedgraft.
     """
 
@@ -40,6 +41,7 @@ class Job:
     fold: int
     round: int
     detailed: bool = False
+    measure: bool = False
     version: str = __version__
 
     def to_record(self) -> ConfigRecord:
@@ -52,6 +54,7 @@ class Job:
                 "fold": self.fold,
                 "server-round": self.round,
                 "detailed": self.detailed,
+                "measure": self.measure,
                 "version": self.version,
             }
         )
@@ -66,6 +69,7 @@ class Job:
             fold=int(str(record["fold"])),
             round=int(str(record["server-round"])),
             detailed=bool(record["detailed"]),
+            measure=bool(record["measure"]),
             version=str(record["version"]),
         )
 

@@ -13,6 +13,7 @@ from fedgraft.client.workplace import Workplace
 from fedgraft.messages import (
     COUNTS,
     JOB,
+    MEASURED,
     METRICS,
     NUM_EXAMPLES,
     SHARED,
@@ -30,9 +31,14 @@ Places = Callable[[Job], Workplace]
 
 
 def train(content: RecordDict, places: Places) -> RecordDict:
-    """Train one round and answer with each site's shared parameters, example count and loss."""
+    """Train one round and answer with each site's shared parameters, example count and loss.
+
+    Where the job asks for it, the answer also holds what `evaluate` would have said of the round before.
+    """
     sites, shared, job = _read(content, places)
-    return pack({site: _trained(answer) for site, answer in train_sites(sites, shared, job.round).items()})
+    measured = evaluate_sites(sites, shared, job.round - 1) if job.measure else {}
+    answers = train_sites(sites, shared, job.round)
+    return pack({site: _trained(answer, measured.get(site)) for site, answer in answers.items()})
 
 
 def evaluate(content: RecordDict, places: Places) -> RecordDict:
@@ -49,17 +55,24 @@ def _read(content: RecordDict, places: Places) -> tuple[list[Site], Arrays, Job]
     return sites_for(places(job), job, sites_of(content)), shared, job
 
 
-def _trained(answer: Answer | str) -> RecordDict | str:
+def _trained(answer: Answer | str, measured: dict[str, ScopeResult] | str | None) -> RecordDict | str:
     if isinstance(answer, str):
         return answer
     metrics = MetricRecord({NUM_EXAMPLES: answer.num_examples, "loss": answer.loss, "seconds": answer.seconds})
-    return RecordDict({SHARED: to_array_record(answer.arrays), METRICS: metrics})
+    content = RecordDict({SHARED: to_array_record(answer.arrays), METRICS: metrics})
+    if isinstance(measured, dict):
+        content[MEASURED] = _counts(measured)
+    return content
 
 
 def _measured(results: dict[str, ScopeResult] | str, detailed: bool) -> RecordDict | str:
     if isinstance(results, str):
         return results
-    content = RecordDict({METRICS: MetricRecord({name: [r.correct, r.total] for name, r in results.items()})})
+    content = RecordDict({METRICS: _counts(results)})
     if detailed:
         content[COUNTS] = to_array_record({name: r.confusion.astype(np.float32) for name, r in results.items()})
     return content
+
+
+def _counts(results: dict[str, ScopeResult]) -> MetricRecord:
+    return MetricRecord({name: [result.correct, result.total] for name, result in results.items()})

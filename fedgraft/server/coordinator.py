@@ -26,6 +26,7 @@ from fedgraft.messages import (
     COUNTS,
     HELLO,
     JOB,
+    MEASURED,
     METRICS,
     Arrays,
     Job,
@@ -113,18 +114,28 @@ class Coordinator:
         job = replace(self._job, fold=number)
         arrays, first = self._begin(job, fold)
         counts: dict[str, Any] = {}
-        if self._is_evaluated(first, rounds):
+        reported: dict[str, float] = {}
+        if self._is_evaluated(first, rounds) and not self._measures_later(first, rounds):
             counts = self._evaluate(grid, exchange, strategy, arrays, replace(job, round=first), fold, rounds, {})
         for server_round in range(first + 1, rounds + 1):
-            job = replace(job, round=server_round)
-            arrays, rows = self._train(grid, exchange, strategy, arrays, job, fold)
+            earlier = server_round - 1
+            measure = self._is_evaluated(earlier, rounds) and self._measures_later(earlier, rounds)
+            job = replace(job, round=server_round, measure=measure)
+            arrays, rows, replies = self._train(grid, exchange, strategy, arrays, job, fold)
+            if measure:
+                self._report(fold, earlier, rounds, _measured(replies, MEASURED), [], reported)
+            reported = {"loss": rows[0]["loss"]}
             self.directory.save_checkpoint(Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint)
             self.directory.append(rows)
             for entry in strategy.left_out:
                 self.observer.left_out(server_round, entry.site, entry.reason)
-            if self._is_evaluated(server_round, rounds):
-                counts = self._evaluate(grid, exchange, strategy, arrays, job, fold, rounds, {"loss": rows[0]["loss"]})
+            if self._is_evaluated(server_round, rounds) and not self._measures_later(server_round, rounds):
+                counts = self._evaluate(grid, exchange, strategy, arrays, job, fold, rounds, reported)
         return counts
+
+    def _measures_later(self, server_round: int, rounds: int) -> bool:
+        """Whether a round is evaluated on the way to the next: a deployed site's message costs it a process."""
+        return self.config.protocol == "own-data" and self.config.participation == 1 and server_round < rounds
 
     def _is_evaluated(self, server_round: int, rounds: int) -> bool:
         return server_round % self.config.eval_every == 0 or server_round == rounds
@@ -141,7 +152,7 @@ class Coordinator:
 
     def _train(
         self, grid: Grid, exchange: Exchange, strategy: FederatedStrategy, arrays: Arrays, job: Job, fold: Fold
-    ) -> tuple[Arrays, list[Row]]:
+    ) -> tuple[Arrays, list[Row], list[Message]]:
         began = time.monotonic()
         messages = list(strategy.configure_train(job.round, to_array_record(arrays), job.to_record(), grid))
         replies = exchange(messages)
@@ -160,7 +171,7 @@ class Coordinator:
             "sites": strategy.counted,
         }
         left_out = [{**place, "scope": "left_out", "site": e.site, "reason": e.reason} for e in strategy.left_out]
-        return from_array_record(aggregated), [row, *left_out]
+        return from_array_record(aggregated), [row, *left_out], replies
 
     def _evaluate(
         self,
@@ -177,30 +188,43 @@ class Coordinator:
         job = replace(job, detailed=job.round == rounds)
         sites = {node: site for site, node in strategy.site_nodes.items()}
         messages = list(strategy.configure_evaluate(job.round, to_array_record(arrays), job.to_record(), grid))
-        counts: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
         confusions: dict[str, np.ndarray[Any, Any]] = {}
         failed: list[Row] = []
-        for reply in sorted(exchange(messages), key=lambda reply: sites[reply.metadata.src_node_id]):
+        replies = sorted(exchange(messages), key=lambda reply: sites[reply.metadata.src_node_id])
+        for reply in replies:
             site = sites[reply.metadata.src_node_id]
             if reply.has_error():
                 place = {"round": job.round, "fold": fold.name, "scope": "left_out"}
                 failed.append({**place, "site": site, "reason": f"evaluation: {reply.error.reason}"})
                 self.observer.left_out(job.round, site, str(reply.error.reason))
                 continue
-            for scope, pair in reply.content.metric_records[METRICS].items():
-                right, total = pair  # type: ignore[misc]
-                counts[scope][site] = (int(right), int(total))
             if job.detailed:
                 for scope, table in from_array_record(reply.content.array_records[COUNTS]).items():
                     confusions[scope] = confusions.get(scope, 0) + table.astype(np.int64)
-        if not counts:
-            raise RunFailed(f"No site could evaluate round {job.round}. {failed[0]['reason'] if failed else ''}")
-        rows = [metrics.scope_row(fold.name, job.round, scope.name, counts[scope.name]) for scope in fold.scopes]
-        self.directory.append([*rows, *failed])
-        self.observer.round_ends(job.round, rounds, {**{row["scope"]: row["accuracy"] for row in rows}, **reported})
+        self._report(fold, job.round, rounds, _measured(replies, METRICS), failed, reported)
         names = self.deal.class_names
         spaces = {scope.name: [names[index] for index in scope.classes] for scope in fold.scopes}
         return {s: {"classes": spaces[s], "counts": table.tolist()} for s, table in confusions.items()}
+
+    def _report(
+        self,
+        fold: Fold,
+        server_round: int,
+        rounds: int,
+        counts: dict[str, dict[int, tuple[int, int]]],
+        failed: list[Row],
+        reported: dict[str, float],
+    ) -> None:
+        """The rows of one evaluation, from each scope's counts by site.
+
+        Raises:
+            RunFailed: no site could evaluate.
+        """
+        if not counts:
+            raise RunFailed(f"No site could evaluate round {server_round}. {failed[0]['reason'] if failed else ''}")
+        rows = [metrics.scope_row(fold.name, server_round, scope.name, counts[scope.name]) for scope in fold.scopes]
+        self.directory.append([*rows, *failed])
+        self.observer.round_ends(server_round, rounds, {**{row["scope"]: row["accuracy"] for row in rows}, **reported})
 
     # --- pieces -----------------------------------------------------------------------------------
 
@@ -257,6 +281,18 @@ def _mean_size(messages: list[Message]) -> int:
     contents = [message.content for message in messages if not message.has_error()]
     sizes = {identity: wire_size(content) for identity, content in {id(c): c for c in contents}.items()}
     return _mean([sizes[id(content)] for content in contents])
+
+
+def _measured(replies: list[Message], record: str) -> dict[str, dict[int, tuple[int, int]]]:
+    """Each scope's counts of right and of all test images by site; to the exchange a node is a site."""
+    counts: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
+    for reply in replies:
+        if reply.has_error() or record not in reply.content.metric_records:
+            continue
+        for scope, pair in reply.content.metric_records[record].items():
+            right, total = pair  # type: ignore[misc]
+            counts[scope][reply.metadata.src_node_id] = (int(right), int(total))
+    return counts
 
 
 def _training_seconds(reply: Message) -> float:

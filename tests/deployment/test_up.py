@@ -36,6 +36,7 @@ def test_a_deployment_learns_survives_a_killed_worker_and_leaves_nothing(images:
     assert set(summary["metrics"]) == {"accuracy", "worst_site", "std"}
     rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows if row["scope"] == "train"] == [1, 2, 3]
+    assert [row["round"] for row in rows if row["scope"] == "personal"] == [0, 1, 2, 3]
     assert {row["reason"].split(":")[-1].strip()[:17] for row in rows if row["scope"] == "left_out"} <= {
         "The site's worker"
     }
@@ -81,11 +82,15 @@ def test_a_site_that_is_stopped_leaves_no_process_and_no_socket(
     sockets = tmp_path / "sockets"
     sockets.mkdir()
     started = subprocess.Popen(
-        [*command, "--ca", str(server.authority)], env={**os.environ, "TMPDIR": str(sockets)}, stderr=subprocess.PIPE
+        [*command, "--ca", str(server.authority)],
+        env={**os.environ, "TMPDIR": str(sockets)},
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 60
     while len(_processes_of(site.path)) < 3 and time.monotonic() < deadline:
         time.sleep(0.2)
+    assert len(_processes_of(site.path)) == 3
     assert list(sockets.iterdir())
     started.send_signal(signum)
     _, said = started.communicate(timeout=60)
@@ -122,5 +127,5 @@ def _tend_for(site: RunningSite, seconds: float) -> None:
 
 
 def _processes_of(folder: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if str(folder) in line]

@@ -24,6 +24,7 @@ from fedgraft.messages import (
     CLASS_COUNTS,
     HELLO,
     JOB,
+    MEASURED,
     METRICS,
     NUM_EXAMPLES,
     SHARED,
@@ -84,6 +85,18 @@ def test_a_site_trains_and_is_measured_on_its_own_images(
     right, total = measured.metric_records[METRICS]["personal"]
     assert 0 <= right <= total == 3 * 4
     assert len(list(site.state.glob("*/000/round-000001.safetensors"))) == 1
+
+
+def test_a_training_that_also_measures_says_what_an_evaluation_would_have_said(
+    address: str, job: Job, content: Callable[[Job], RecordDict]
+) -> None:
+    plain = unpack(ask_worker(address, "train", content(job)))[2]
+    evaluated = unpack(ask_worker(address, "evaluate", content(job)))[2]
+    both = unpack(ask_worker(address, "train", content(replace(job, round=2, measure=True))))[2]
+    second = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
+    assert MEASURED not in plain
+    assert dict(both.metric_records[MEASURED]) == dict(evaluated.metric_records[METRICS])
+    assert np.array_equal(*(answer.array_records[SHARED]["sigma"].numpy() for answer in (both, second)))
 
 
 def test_a_message_that_comes_twice_gets_the_same_answer(
