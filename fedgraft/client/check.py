@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from fedgraft.adapters.base import Batch, Vocabulary
+from fedgraft.adapters.base import Vocabulary
 from fedgraft.backbones import best_device, load_backbone
 from fedgraft.config import RunConfig
 from fedgraft.data.examples import DEFAULT_TEMPLATES
@@ -72,7 +72,7 @@ def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method
     if method.trains:
         for _ in range(2):  # the first one also computes what is frozen
             began = time.perf_counter()
-            type(adapter).losses([adapter], [Batch(features, labels)], classes)[0].backward()  # type: ignore[no-untyped-call]
+            adapter.loss(features, labels, classes).backward()  # type: ignore[no-untyped-call]
             a_step = time.perf_counter() - began
     trained = sum(min(count, config.shots) for count in counts.values())
     steps = config.local_epochs * -(-trained // config.batch_size)
