@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.step import class_names
 from fedgraft import RunConfig, simulate
 from fedgraft.messages import SHARED, for_sites, to_array_record
-from fedgraft.server.exchange import Exchange
+from fedgraft.server.delivery import Delivery
 from fedgraft.server.observer import Observer
 
 _N_CTX = 16
@@ -106,14 +106,14 @@ def floor_seconds(width: int, sites: int, rounds: int, workers: int, cpus: int) 
     def main(grid: Grid, context: Context) -> None:
         while len(list(grid.get_node_ids())) < sites:
             time.sleep(0.1)
-        exchange = Exchange(grid, threading.Event())
+        delivery = Delivery(grid, threading.Event())
         nodes = sorted(grid.get_node_ids())
         content = for_sites(
             RecordDict({SHARED: to_array_record({"sigma": np.zeros((1, _N_CTX, width), np.float32)})}), [0]
         )
         for _ in range(rounds):
             began = time.monotonic()
-            exchange.roundtrip([Message(content, dst_node_id=node, message_type="train") for node in nodes])
+            delivery([Message(content, dst_node_id=node, message_type="train") for node in nodes])
             seconds.append(time.monotonic() - began)
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)

@@ -40,6 +40,9 @@ class RunConfig(BaseModel):
     )
     class_names: list[str] = Field(default_factory=list, description="of own-data: the classes of the federation")
     answer_seconds: float = Field(default=3600.0, gt=0, description="how long the server waits for a site's answer")
+    resend_seconds: float = Field(
+        default=120.0, gt=0, description="of own-data: when a message without an answer is sent again, then doubled"
+    )
     domains: bool = Field(default=False, description="read a folder as domain/class/image whatever its depth suggests")
     partition: Literal["dirichlet", "pathological", "iid"] = "dirichlet"
     alpha: float = Field(default=0.5, gt=0, description="concentration of the Dirichlet partition")

@@ -22,4 +22,6 @@ class RunFailed(Exception):
 
 def reason_of(error: Exception) -> str:
     """What another machine is told of a failure: the sentence, or the kind of what nobody foresaw as well."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error) if isinstance(error, UserError | RunFailed) else f"{type(error).__name__}: {error}"

@@ -38,6 +38,8 @@ _DEFAULTS: dict[str, Any] = {
 _SETTLED_SECONDS = 1.0
 """Flower registers SuperNodes one by one; their number counts once it has stood still for this long."""
 _POLL_SECONDS = 0.2
+_LEAVE_SECONDS = 60.0
+"""A server process whose SuperLink was killed may hold the run directory for a moment."""
 
 
 @server_app.main()
@@ -57,15 +59,16 @@ def main(grid: Grid, context: Context) -> None:
 def _run_deployed(grid: Grid, context: Context) -> None:
     """What `fedgraft run` and `fedgraft up` submit: the whole configuration as JSON; the sites say who they are."""
     config = RunConfig.build(json.loads(str(context.run_config["settings"])))
-    _run(grid, config, _run_directory(str(context.run_config["out"]), context.run_id))
+    _run(grid, config, _run_directory(str(context.run_config["out"]), context.run_id), _LEAVE_SECONDS)
 
 
-def _run(grid: Grid, config: RunConfig, out: Path) -> None:
+def _run(grid: Grid, config: RunConfig, out: Path, lock_seconds: float = 0.0) -> None:
     # A ClientApp process imports this module for every message of a deployment and needs none of this.
     from fedgraft.simulation import begin
 
     _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
-    coordinator = begin(config, out, resume=(out / "config.toml").exists(), observer=_LogObserver())
+    resume = (out / "config.toml").exists()
+    coordinator = begin(config, out, resume, _LogObserver(), lock_seconds)
     if coordinator is None:
         _log.info("fedgraft: the run in %s is finished; give another out for a new one", out)
     else:

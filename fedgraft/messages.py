@@ -14,7 +14,9 @@ from fedgraft.config import RunConfig
 
 Arrays = dict[str, NDArray[np.float32]]
 
-JOB, SHARED, METRICS, COUNTS, MEASURED = "job", "shared", "metrics", "counts", "measured"
+JOB, SHARED, METRICS, COUNTS = "job", "shared", "metrics", "counts"
+MEASURED, UNMEASURED = "measured", "unmeasured"
+"""What a training answers of the evaluation that travelled with it: its counts, or the reason why there are none."""
 SITES, FAILURES = "sites", "failures"
 HELLO, CLASS_COUNTS = "hello", "class-counts"
 NUM_EXAMPLES = "num-examples"
@@ -32,6 +34,7 @@ class Job:
         round: the round to train or the last trained one to evaluate; 0 before any training.
         detailed: whether an evaluation also returns its confusion counts.
         measure: whether a training also evaluates, before it begins, the arrays that it begins with.
+        attempt: how many server processes have begun the run, this one included; 0 in a simulation.
         version: of the server's fedgraft.
     """
 
@@ -42,6 +45,7 @@ class Job:
     round: int
     detailed: bool = False
     measure: bool = False
+    attempt: int = 0
     version: str = __version__
 
     def to_record(self) -> ConfigRecord:
@@ -55,6 +59,7 @@ class Job:
                 "server-round": self.round,
                 "detailed": self.detailed,
                 "measure": self.measure,
+                "attempt": self.attempt,
                 "version": self.version,
             }
         )
@@ -70,6 +75,7 @@ class Job:
             round=int(str(record["server-round"])),
             detailed=bool(record["detailed"]),
             measure=bool(record["measure"]),
+            attempt=int(str(record["attempt"])),
             version=str(record["version"]),
         )
 

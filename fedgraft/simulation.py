@@ -60,8 +60,13 @@ def simulate(
     return RunDirectory(Path(out)).summary()
 
 
-def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coordinator | None:
+def begin(
+    config: RunConfig, out: Path, resume: bool, observer: Observer, lock_seconds: float = 0.0
+) -> Coordinator | None:
     """Everything before the first message: check, deal, compute features, write the configuration.
+
+    Args:
+        lock_seconds: how long another process may take to leave the directory.
 
     Returns:
         What runs on a Flower grid, or None where the run to resume is finished.
@@ -83,7 +88,7 @@ def begin(config: RunConfig, out: Path, resume: bool, observer: Observer) -> Coo
     coordinator = Coordinator(config, directory, deal, backbone, observer, zero_shot)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
-    directory.lock()
+    directory.lock(lock_seconds)
     directory.create(config)
     if data is not None:
         write_dealt(out, data)

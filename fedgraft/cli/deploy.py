@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 import socket
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its fold
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's or the server's folder.")]
 _DEFAULT_PORT = 9092
+_POLL_SECONDS = 0.5
 
 
 @site_app.command("init")
@@ -98,12 +100,13 @@ def site_start(
 ) -> None:
     """Run the site's worker and Flower's SuperNode until Ctrl-C."""
     from fedgraft.client.folder import SiteFolder
-    from fedgraft.deployment.running import RunningSite, tend_until_ended
+    from fedgraft.deployment.running_site import RunningSite
+    from fedgraft.deployment.service import tend_until_ended
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     site = RunningSite(SiteFolder.open(folder), server, ca or folder / "ca.pem")
-    for command in site.commands:
-        typer.echo(f"$ {shlex.join(command)}")
+    for process in site.processes:
+        typer.echo(f"$ {shlex.join(process.command)}")
     site.start()
     tend_until_ended(site)
 
@@ -125,7 +128,7 @@ def server_init(
 @server_app.command("admit")
 def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/site.pub of a site.")]) -> None:
     """Admit a site by its public key, at once where the server runs."""
-    from fedgraft.deployment.running import is_running, register_key
+    from fedgraft.deployment.running_server import is_running, register_key
     from fedgraft.server.folder import ServerFolder
 
     server = ServerFolder.open(folder)
@@ -146,22 +149,28 @@ def run(
     from fedgraft.cli.main import settings_from
     from fedgraft.cli.printing import print_summary
     from fedgraft.config import RunConfig
-    from fedgraft.deployment.local import run_on
-    from fedgraft.deployment.running import is_running
+    from fedgraft.deployment.running_server import is_running
+    from fedgraft.deployment.submitted import SubmittedRun
     from fedgraft.errors import UserError
     from fedgraft.server.folder import ServerFolder
+    from fedgraft.server.report import write_report
     from fedgraft.server.run_directory import RunDirectory
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = ServerFolder.open(folder)
     settings = settings_from(config, {"protocol": "own-data", "data": "folder:own"}, set_)
     run_config = RunConfig.build(settings)
     RunDirectory(out).check_free(run_config, resume=(out / "config.toml").exists())
     if not is_running(server):
         raise UserError(f"No server runs on port {server.port}; start it: fedgraft server start {folder}")
-    submitted = run_on(server, run_config, out)
+    submitted = SubmittedRun(server, run_config, out)
     typer.echo(f"The run's log is {submitted.log}.", err=True)
-    submitted.wait()
-    submitted.finish()
+    try:
+        while submitted.tend():
+            time.sleep(_POLL_SECONDS)
+    finally:
+        submitted.stop()
+    write_report(out)
     summary = RunDirectory(out).summary()
     if as_json:
         typer.echo(json.dumps(summary))
@@ -202,11 +211,14 @@ def up(
 @server_app.command("start")
 def server_start(folder: Folder) -> None:
     """Run Flower's SuperLink until Ctrl-C."""
-    from fedgraft.deployment.running import RunningServer, tend_until_ended
+    from fedgraft.deployment.running_server import RunningServer
+    from fedgraft.deployment.service import tend_until_ended
     from fedgraft.server.folder import ServerFolder
 
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = RunningServer(ServerFolder.open(folder))
-    typer.echo(f"$ {shlex.join(server.command)}")
+    for process in server.processes:
+        typer.echo(f"$ {shlex.join(process.command)}")
     server.start()
     typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
     tend_until_ended(server)

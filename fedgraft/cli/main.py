@@ -11,6 +11,8 @@ import typer
 from fedgraft.cli.deploy import run, server_app, site_app, up
 from fedgraft.errors import RunFailed, UserError
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -231,6 +233,8 @@ def main() -> None:
     """Run the command; a mistake in the input is one sentence and exit code 2."""
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # click's way of telling of Ctrl-C outside of standalone mode
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except click.UsageError as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -246,7 +250,7 @@ def main() -> None:
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         typer.echo("fedgraft: stopped; a run goes on with --resume.", err=True)
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
 
 
 def settings_from(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:

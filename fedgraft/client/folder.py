@@ -3,6 +3,7 @@
 site.toml      name, image folder, labels, what may be told to the server
 keys/site      private key (P-384, OpenSSH format), mode 0600; it never leaves the site
 keys/site.pub  public key, for `fedgraft server admit`
+keys/superexec what SuperNode and SuperExec share, mode 0600
 state/         personal parameters, a folder a run
 cache/         image features
 logs/          of the worker and of Flower's SuperNode
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedgraft.errors import UserError
-from fedgraft.files import write_private, write_text
+from fedgraft.files import new_private_folder, secret_file, write_private, write_text
 
 
 class SiteSettings(BaseModel):
@@ -32,6 +33,9 @@ class SiteSettings(BaseModel):
     backbone: str = Field(default="", description="the site's copy of the backbone; what the server names unless given")
     share_counts: bool = Field(
         default=True, description="whether the server learns how many images of each class there are"
+    )
+    task_seconds: float = Field(
+        default=3600.0, gt=0, description="a worker that is longer at one message is started again"
     )
     labels: dict[str, str] = Field(default_factory=dict, description="the federation's class by the name of a folder")
 
@@ -50,12 +54,7 @@ class SiteFolder:
         Raises:
             UserError: there is something already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} is not empty; a site begins in a folder of its own.")
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
-        for part in ("keys", "state", "cache", "logs"):
-            (path / part).mkdir(mode=0o700)
+        new_private_folder(path, "a site", ("keys", "state", "cache", "logs"))
         key = ec.generate_private_key(ec.SECP384R1())
         openssh = serialization.PrivateFormat.OpenSSH
         write_private(
@@ -107,6 +106,10 @@ class SiteFolder:
     def public_key(self) -> Path:
         """The public key's file."""
         return self.path / "keys" / "site.pub"
+
+    def write_secret(self) -> Path:
+        """The file of the secret that SuperNode and SuperExec share."""
+        return secret_file(self.path / "keys" / "superexec")
 
     @property
     def state(self) -> Path:

@@ -1,6 +1,7 @@
 """Between Flower's process for a message and the site's resident worker: gRPC on a Unix socket, records as bytes.
 
-Both ends are on one machine and under one account; the socket's folder has the mode 0700.
+Both ends are on one machine and under one account; the socket's folder has the mode 0700. A worker that ends over
+a message, or is ended because it hangs, is started again by `fedgraft site start`, and gets the message again.
 """
 
 import grpc
@@ -14,6 +15,7 @@ SERVICE = "fedgraft.Worker"
 KINDS = ("hello", "train", "evaluate")
 _START_SECONDS = 120.0
 """How long a message waits for a worker that is just being started again."""
+_TRIES = 3
 MAX_BYTES = 64 * 1024 * 1024
 OPTIONS = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
 
@@ -36,17 +38,24 @@ def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
         address: "unix:PATH".
 
     Raises:
-        UserError: the worker refuses, with its reason.
-        RunFailed: there is no worker, or it ended over the message.
+        UserError: the worker refuses, with its reason, or message or answer is too large.
+        RunFailed: there is no worker, or it ended over the message each time.
     """
-    with grpc.insecure_channel(address, OPTIONS) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(_START_SECONDS)
-            data = channel.unary_unary(f"/{SERVICE}/{kind}")(to_bytes(content))
-        except grpc.FutureTimeoutError as error:
-            raise RunFailed(f"The site's worker has not come up within {_START_SECONDS:.0f} seconds.") from error
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
-                raise UserError(error.details()) from error
-            raise RunFailed(f"The site's worker ended over a message: {error.details()}.") from error
-    return from_bytes(data)
+    data = to_bytes(content)
+    ended = ""
+    for _ in range(_TRIES):
+        with grpc.insecure_channel(address, OPTIONS) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(_START_SECONDS)
+                return from_bytes(channel.unary_unary(f"/{SERVICE}/{kind}")(data))
+            except grpc.FutureTimeoutError as error:
+                raise RunFailed(f"The site's worker has not come up within {_START_SECONDS:.0f} seconds.") from error
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                    raise UserError(error.details()) from error
+                if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise UserError(
+                        f"message or answer is larger than {MAX_BYTES // 2**20} MB, more than a site takes or gives"
+                    ) from error
+                ended = str(error.details())
+    raise RunFailed(f"The site's worker ended {_TRIES} times over a message: {ended}.")

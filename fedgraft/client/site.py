@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedgraft.adapters.base import Adapter
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
@@ -19,10 +20,14 @@ from fedgraft.strategies.answers import Answer
 
 
 class Site:
-    """One site in one fold."""
+    """One site in one fold.
 
-    def __init__(self, workplace: Workplace, fold: int, site: int) -> None:
-        self.workplace, self.fold, self.site = workplace, fold, site
+    Args:
+        attempt: of the server, see `Job`.
+    """
+
+    def __init__(self, workplace: Workplace, fold: int, site: int, attempt: int = 0) -> None:
+        self.workplace, self.fold, self.site, self.attempt = workplace, fold, site, attempt
         self._fold = workplace.data.deal.folds[fold]
         self._share = workplace.share(fold, site)
         identity = {"method": workplace.config.method, "fingerprint": workplace.backbone.fingerprint}
@@ -32,20 +37,27 @@ class Site:
         """The method's adapter with the server's parameters and the site's own of the last round before.
 
         Raises:
-            UserError: the personal state cannot be read.
+            UserError: the personal state cannot be read, or parameters do not fit the method.
         """
         place = self.workplace
         seed = derived_seed(place.config.seed, "adapter", self.fold, self.site)
         adapter = place.method.adapter(place.vocabulary, place.options, torch.Generator().manual_seed(seed))
-        adapter.load({name: torch.from_numpy(array.copy()) for name, array in shared.items()})
+        received = {name: torch.from_numpy(array.copy()) for name, array in shared.items()}
+        _require_fit("The server's parameters", received, adapter.shared())
+        adapter.load(received)
         if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
+            _require_fit(f"The personal state in {self.state.folder}", personal, adapter.personal())
             adapter.load(personal)
         return adapter
 
     def answer(self, adapter: Adapter, server_round: int, loss: float, seconds: float) -> Answer:
-        """Keep the personal parameters of a trained adapter, and return what the server gets."""
+        """Keep the personal parameters of a trained adapter, and return what the server gets.
+
+        Raises:
+            UserError: the personal parameters cannot be kept.
+        """
         if personal := adapter.personal():
-            self.state.save(server_round, personal)
+            self.state.save(server_round, personal, self.attempt)
         arrays = {name: value.numpy().copy() for name, value in adapter.shared().items()}
         return Answer(self.site, arrays, len(self._share.train), loss, seconds)
 
@@ -80,6 +92,12 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
         For each site its answer, or the reason why there is none.
     """
     adapters, results = _adapters(sites, shared, server_round - 1)
+    for site in sites if sites[0].attempt else ():
+        try:
+            site.state.refuse_stale(site.attempt, server_round)
+        except UserError as error:
+            adapters.pop(site.site, None)
+            results[site.site] = reason_of(error)
     able = [site for site in sites if site.site in adapters]
     if able:
         began = time.perf_counter()
@@ -91,7 +109,10 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
         )
         seconds = (time.perf_counter() - began) / len(able)
         for site, loss in zip(able, losses, strict=True):
-            results[site.site] = site.answer(adapters[site.site], server_round, loss, seconds)
+            try:
+                results[site.site] = site.answer(adapters[site.site], server_round, loss, seconds)
+            except UserError as error:
+                results[site.site] = reason_of(error)
     return results
 
 
@@ -122,6 +143,18 @@ def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[d
     return adapters, failed
 
 
+def _require_fit(what: str, given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Names and shapes are those of the method.
+
+    Raises:
+        UserError: they are not.
+    """
+    shapes = {name: tuple(value.shape) for name, value in given.items()}
+    wanted = {name: tuple(value.shape) for name, value in expected.items()}
+    if shapes != wanted:
+        raise UserError(f"{what} have the shapes {shapes}, and the method needs {wanted}.")
+
+
 def sites_for(workplace: Workplace, job: Job, sites: Sequence[int]) -> list[Site]:
     """The sites that a job is for.
 
@@ -133,4 +166,4 @@ def sites_for(workplace: Workplace, job: Job, sites: Sequence[int]) -> list[Site
             f"The server's backbone has the fingerprint {job.fingerprint[:16]}..., "
             f"this site's {workplace.backbone.fingerprint[:16]}...; both need the same backbone."
         )
-    return [Site(workplace, job.fold, site) for site in sites]
+    return [Site(workplace, job.fold, site, job.attempt) for site in sites]

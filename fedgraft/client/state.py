@@ -16,6 +16,7 @@ from fedgraft.errors import UserError
 from fedgraft.files import write_bytes
 
 _KEPT = 2
+_UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError)
 
 
 class PersonalState:
@@ -30,15 +31,47 @@ class PersonalState:
         self.folder = folder
         self.identity = identity
 
-    def save(self, server_round: int, tensors: dict[str, Tensor]) -> None:
-        """Write the state after a round, and forget all but the last two rounds and any later one."""
+    def save(self, server_round: int, tensors: dict[str, Tensor], attempt: int = 0) -> None:
+        """Write the state after a round, and forget all but the last two rounds and any later one.
+
+        Args:
+            attempt: of the server, see `Job`.
+
+        Raises:
+            UserError: it cannot be written; what was there before is there still.
+        """
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        metadata = {"round": str(server_round), "identity": json.dumps(self.identity, sort_keys=True)}
+        metadata = {
+            "round": str(server_round),
+            "attempt": str(attempt),
+            "identity": json.dumps(self.identity, sort_keys=True),
+        }
         content = save(whole, {**metadata, "sha256": _checksum(metadata, whole)})
-        write_bytes(self._path(server_round), content)
+        try:
+            write_bytes(self._path(server_round), content)
+        except OSError as error:
+            raise UserError(f"The personal state cannot be written to {self.folder}: {error.strerror}.") from error
         earlier = [known for known in self.rounds() if known <= server_round]
         for stale in set(self.rounds()) - set(earlier[-_KEPT:]):
             self._path(stale).unlink()
+
+    def refuse_stale(self, attempt: int, server_round: int) -> None:
+        """Refuse a training that came too late: its server process is gone, or its round is over.
+
+        Raises:
+            UserError: a state of a later attempt, or of a later round of the same one, is there.
+        """
+        for known in reversed(self.rounds()):
+            try:
+                metadata = _read(self._path(known))[0]
+            except _UNREADABLE:
+                continue
+            newest = int(metadata.get("attempt", "0")), known
+            if newest > (attempt, server_round):
+                raise UserError(
+                    f"round {server_round} of the server's start {attempt} comes too late: the site has trained round "
+                    f"{newest[1]} of start {newest[0]}"
+                )
 
     def load(self, last_round: int) -> dict[str, Tensor] | None:
         """The newest state that is not newer than a round, or None where the site has none.
@@ -55,11 +88,11 @@ class PersonalState:
         for server_round in reversed(rounds):
             path = self._path(server_round)
             try:
-                identity, tensors = _read(path)
-            except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+                metadata, tensors = _read(path)
+            except _UNREADABLE as error:
                 unreadable = unreadable or UserError(f"The personal state {path} cannot be read: {error}")
                 continue
-            if identity != self.identity:
+            if (identity := json.loads(metadata["identity"])) != self.identity:
                 raise UserError(f"The personal state {path} belongs to {identity}, not to {self.identity}.")
             return tensors
         assert unreadable is not None
@@ -71,7 +104,7 @@ class PersonalState:
         for server_round in self.rounds():
             try:
                 _read(self._path(server_round))
-            except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+            except _UNREADABLE:
                 continue
             sizes[server_round] = self._path(server_round).stat().st_size
         return sizes
@@ -85,7 +118,7 @@ class PersonalState:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Whose state it is, and the state.
+    """The metadata but for the checksum, and the state.
 
     Raises:
         ValueError: a byte is not what was written; safetensors raises errors of its own for a torn file.
@@ -95,8 +128,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata.pop("sha256") != _checksum(metadata, tensors):
         raise ValueError("its content does not match its checksum")
-    identity: dict[str, str] = json.loads(metadata["identity"])
-    return identity, tensors
+    return metadata, tensors
 
 
 def _checksum(metadata: dict[str, str], tensors: dict[str, Tensor]) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft.client.evaluation import ScopeResult
 from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
@@ -17,6 +17,7 @@ from fedgraft.messages import (
     METRICS,
     NUM_EXAMPLES,
     SHARED,
+    UNMEASURED,
     Arrays,
     Job,
     from_array_record,
@@ -62,6 +63,8 @@ def _trained(answer: Answer | str, measured: dict[str, ScopeResult] | str | None
     content = RecordDict({SHARED: to_array_record(answer.arrays), METRICS: metrics})
     if isinstance(measured, dict):
         content[MEASURED] = _counts(measured)
+    elif measured is not None:
+        content[UNMEASURED] = ConfigRecord({"reason": measured})
     return content
 
 

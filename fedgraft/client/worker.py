@@ -3,8 +3,8 @@
 `fedgraft site start` runs it as `python -m fedgraft.client.worker DIR SOCKET` and starts it again when it ends.
 """
 
-import hashlib
 import logging
+import re
 import signal
 import sys
 import threading
@@ -21,6 +21,7 @@ from fedgraft import __version__
 from fedgraft.backbones import Backbone, best_device, load_backbone
 from fedgraft.backbones.base import Precision
 from fedgraft.client import tasks
+from fedgraft.client.busy import busy
 from fedgraft.client.folder import SiteFolder
 from fedgraft.client.relay import KINDS, OPTIONS, SERVICE, from_bytes, to_bytes
 from fedgraft.client.workplace import OwnPlace, Workplace
@@ -29,14 +30,20 @@ from fedgraft.data.folder import open_own
 from fedgraft.errors import UserError, reason_of
 from fedgraft.messages import CLASS_COUNTS, HELLO, JOB, Job
 
+_RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
 _log = logging.getLogger("fedgraft.worker")
 
 
 class Worker:
-    """Answers one message at a time."""
+    """Answers one message at a time, and a training that comes again with the answer that it got before.
 
-    def __init__(self, site: SiteFolder) -> None:
-        self._site = site
+    Args:
+        room: the folder of the worker's socket, where it tells what it is at.
+    """
+
+    def __init__(self, site: SiteFolder, room: Path) -> None:
+        self._site, self._room = site, room
+        self._last: tuple[bytes, bytes] | None = None
         self._lock = threading.Lock()
         self._place = lru_cache(maxsize=1)(self._new_place)
         self._backbone = lru_cache(maxsize=1)(_loaded)
@@ -48,9 +55,13 @@ class Worker:
 
     def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
         """The answer to one message; a refusal goes back as a sentence."""
-        with self._lock:
+        with self._lock, busy(self._room, kind):
             try:
-                return to_bytes(self._tasks[kind](from_bytes(data)))
+                if kind != "train":
+                    return to_bytes(self._tasks[kind](from_bytes(data)))
+                if self._last is None or self._last[0] != data:
+                    self._last = data, to_bytes(self._tasks[kind](from_bytes(data)))
+                return self._last[1]
             except Exception as error:
                 if not isinstance(error, UserError):
                     _log.exception("%s failed", kind)
@@ -93,9 +104,20 @@ class Worker:
             config,
             backbone,
             examples,
-            self._site.state / hashlib.sha256(run.encode()).hexdigest()[:16],
+            self._site.state / _checked_name(run),
             self._site.cache,
         )
+
+
+def _checked_name(run: str) -> str:
+    """The run's name, which is a folder's name at the site.
+
+    Raises:
+        UserError: it could lead out of the site's folder.
+    """
+    if not _RUN_NAME.fullmatch(run):
+        raise UserError(f"the server calls the run {run!r}; letters, digits and . - _ make a run's name")
+    return run
 
 
 def _loaded(name: str, precision: Precision) -> Backbone:
@@ -116,9 +138,9 @@ def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
     return server
 
 
-def serve(site: SiteFolder, address: str) -> None:
+def serve(worker: Worker, address: str) -> None:
     """Answer until a signal asks to stop."""
-    server = serve_on(grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS), Worker(site), address)
+    server = serve_on(grpc.server(ThreadPoolExecutor(max_workers=4), options=OPTIONS), worker, address)
     _log.info("ready")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -127,11 +149,11 @@ def serve(site: SiteFolder, address: str) -> None:
     server.stop(grace=1).wait()
 
 
-def main() -> None:
+def main(make: Callable[[SiteFolder, Path], Worker] = Worker) -> None:
     """The process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", stream=sys.stderr)
     folder, address = sys.argv[1:]
-    serve(SiteFolder.open(Path(folder)), address)
+    serve(make(SiteFolder.open(Path(folder)), Path(address.removeprefix("unix:")).parent), address)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ OUT/sites/NAME/    the sites' folders
 OUT/run/           the run directory
 """
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from fedgraft.client.folder import SiteFolder
 from fedgraft.config import RunConfig
 from fedgraft.data.folder import ImageFile, list_images, readable
-from fedgraft.deployment.running import RunningServer, RunningSite, free_port, submit
-from fedgraft.errors import RunFailed, UserError
+from fedgraft.deployment.processes import free_port
+from fedgraft.deployment.running_server import RunningServer
+from fedgraft.deployment.running_site import RunningSite
+from fedgraft.deployment.submitted import SubmittedRun
+from fedgraft.errors import UserError
 from fedgraft.randomness import generator
 from fedgraft.server.folder import ServerFolder
 from fedgraft.server.report import write_report
 from fedgraft.server.run_directory import RunDirectory
 
 _POLL_SECONDS = 0.5
-_log = logging.getLogger("fedgraft.deployment")
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
             stack.callback(site.stop)
             site.start()
             running.append(site)
-        _run(server_folder, running, config, out / "run", watch)
+        _run(server, running, config, out / "run", watch)
     return RunDirectory(out / "run").summary()
 
 
@@ -114,55 +113,11 @@ def split_images(files: list[ImageFile], sites: int, seed: int) -> dict[str, lis
     return parts
 
 
-def run_on(server: ServerFolder, config: RunConfig, out: Path) -> "SubmittedRun":
-    """Hand a run to a running server."""
-    settings = server.path / "app" / "settings.toml"
-    settings.parent.mkdir(exist_ok=True)
-    settings.write_text(tomli_w.dumps({"out": str(out.absolute()), "settings": config.model_dump_json()}))
-    return SubmittedRun(server, settings, out)
-
-
-class SubmittedRun:
-    """A run that a SuperLink has taken."""
-
-    def __init__(self, server: ServerFolder, settings: Path, out: Path) -> None:
-        self._out = out
-        self.log = server.path / "logs" / "run.log"
-        with self.log.open("ab") as log:
-            self._process = submit(server, settings, log)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run has ended, well or not."""
-        return self._process.poll() is not None
-
-    def wait(self) -> None:
-        """Until the run has ended."""
-        self._process.wait()
-
-    def finish(self) -> None:
-        """Write the report.
-
-        Raises:
-            RunFailed: the run ended before its last round, with the reason from its log.
-        """
-        if not (self._out / "summary.json").exists():
-            lines = [line for line in self.log.read_text(errors="replace").splitlines() if "Error" in line]
-            lines = [line for line in lines if "UserError" in line or "RunFailed" in line] or lines
-            reason = lines[-1].split("Error: ", 1)[-1].split("RunFailed: ", 1)[-1] if lines else "it says no reason"
-            raise RunFailed(f"The run ended before its last round: {reason} (see {self.log}).")
-        write_report(self._out)
-
-    def stop(self) -> None:
-        """End the process that follows the run's log."""
-        self._process.terminate()
-        self._process.wait()
-
-
-def _run(server: ServerFolder, sites: list[RunningSite], config: RunConfig, out: Path, watch: Watch) -> None:
-    run = run_on(server, config, out)
+def _run(server: RunningServer, sites: list[RunningSite], config: RunConfig, out: Path, watch: Watch) -> None:
+    run = SubmittedRun(server.folder, config, out)
     try:
-        while not run.ended:
+        while run.tend():
+            server.tend()
             for site in sites:
                 site.tend()
             watch(site_statuses(sites, out))
@@ -170,7 +125,7 @@ def _run(server: ServerFolder, sites: list[RunningSite], config: RunConfig, out:
         watch(site_statuses(sites, out))
     finally:
         run.stop()
-    run.finish()
+    write_report(out)
 
 
 def site_statuses(sites: list[RunningSite], out: Path) -> list[SiteStatus]:

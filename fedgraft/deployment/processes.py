@@ -3,10 +3,12 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from fedgraft.errors import RunFailed
@@ -46,10 +48,12 @@ class Process:
         self.name, self.command, self.log = name, [str(word) for word in command], log
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._begins = 0
 
     def start(self) -> None:
         """Start it, again where it has ended."""
         with self.log.open("ab") as log:
+            self._begins = log.tell()
             self._process = subprocess.Popen(
                 self.command,
                 env=dict(self._environment),
@@ -85,10 +89,20 @@ class Process:
                 raise RunFailed(f"{self.name} is not ready after {seconds:.0f} seconds; see {self.log}.")
             time.sleep(_POLL_SECONDS)
 
+    def said(self) -> str:
+        """What it has printed since it was started last."""
+        return self.log.read_bytes()[self._begins :].decode(errors="replace")
+
     def last_line(self) -> str:
-        """The last line of the log."""
-        lines = self.log.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        """The last line that it has printed."""
+        return next((line.strip() for line in reversed(self.said().split("\n")) if line.strip()), "it said nothing")
+
+    def kill(self) -> None:
+        """End the whole group at once; a process that is stopped or hung ends as well."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def stop(self) -> None:
         """End the whole group, with force after a while."""
@@ -104,6 +118,13 @@ class Process:
                 self._process.poll()
                 time.sleep(_POLL_SECONDS)
         self._process.wait()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _group_lives(group: int) -> bool:

@@ -20,7 +20,7 @@ from fedgraft.adapters.base import Adapter, Method, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.config import RunConfig
 from fedgraft.data.protocols import Deal, Fold
-from fedgraft.errors import RunFailed
+from fedgraft.errors import RunFailed, reason_of
 from fedgraft.messages import (
     CLASS_COUNTS,
     COUNTS,
@@ -28,6 +28,7 @@ from fedgraft.messages import (
     JOB,
     MEASURED,
     METRICS,
+    UNMEASURED,
     Arrays,
     Job,
     from_array_record,
@@ -37,6 +38,7 @@ from fedgraft.messages import (
 from fedgraft.methods import load_method
 from fedgraft.randomness import derived_seed
 from fedgraft.server import metrics
+from fedgraft.server.delivery import Delivery
 from fedgraft.server.exchange import Exchange
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
@@ -71,11 +73,24 @@ class Coordinator:
         """All folds, then summary.json.
 
         Raises:
-            RunFailed: sites are missing or a round has too few sound answers.
+            RunFailed: sites are missing, a round has too few sound answers, or the run directory cannot be written.
         """
+        try:
+            self._run(grid)
+        except OSError as error:
+            raise RunFailed(
+                f"The run in {self.directory.path} stopped: {reason_of(error)}. What is complete is kept; it goes on "
+                "with --resume."
+            ) from error
+
+    def _run(self, grid: Grid) -> None:
         began = time.monotonic()
-        exchange = Exchange(grid, self._stopping, self.config.answer_seconds)
-        if self.config.protocol == "own-data":
+        deployed = self.config.protocol == "own-data"
+        resend = self.config.resend_seconds if deployed else None
+        exchange = Exchange(Delivery(grid, self._stopping, self.config.answer_seconds, resend))
+        if deployed:
+            name, attempt = self.directory.begin_attempt()
+            self._job = replace(self._job, run=name, attempt=attempt)
             self._greet(exchange)
         else:
             exchange.hello(RecordDict({JOB: self._job.to_record()}), self.config.sites)
@@ -123,7 +138,8 @@ class Coordinator:
             job = replace(job, round=server_round, measure=measure)
             arrays, rows, replies = self._train(grid, exchange, strategy, arrays, job, fold)
             if measure:
-                self._report(fold, earlier, rounds, _measured(replies, MEASURED), [], reported)
+                counts_by_site = _measured(replies, MEASURED)
+                self._report(fold, earlier, rounds, counts_by_site, self._unmeasured(fold, earlier, replies), reported)
             reported = {"loss": rows[0]["loss"]}
             self.directory.save_checkpoint(Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint)
             self.directory.append(rows)
@@ -205,6 +221,18 @@ class Coordinator:
         names = self.deal.class_names
         spaces = {scope.name: [names[index] for index in scope.classes] for scope in fold.scopes}
         return {s: {"classes": spaces[s], "counts": table.tolist()} for s, table in confusions.items()}
+
+    def _unmeasured(self, fold: Fold, server_round: int, replies: list[Message]) -> list[Row]:
+        """The rows of sites that trained and could not be measured."""
+        rows: list[Row] = []
+        for reply in replies:
+            if not reply.has_error() and UNMEASURED in reply.content.config_records:
+                site = reply.metadata.src_node_id
+                reason = str(reply.content.config_records[UNMEASURED]["reason"])
+                place = {"round": server_round, "fold": fold.name, "scope": "left_out"}
+                rows.append({**place, "site": site, "reason": f"evaluation: {reason}"})
+                self.observer.left_out(server_round, site, reason)
+        return rows
 
     def _report(
         self,

@@ -1,21 +1,19 @@
-"""Messages to sites over a Flower grid whose nodes may each hold several sites.
+"""Messages to sites over nodes that may each hold several sites.
 
 The server and its strategies address sites. A deployed site is a node of its own; in a simulation of many sites one
 node holds several, so that what is the same for all of them travels once and one worker computes them together.
 """
 
-import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 
 from flwr.app import Error, Message, MessageType, RecordDict
-from flwr.serverapp import Grid
 
 from fedgraft.errors import RunFailed
 from fedgraft.messages import HELLO, for_sites, sites_of, unpack
+from fedgraft.server.delivery import Delivery
 
-_POLL_SECONDS = 0.1
 _NO_ANSWER = 101
 
 
@@ -35,15 +33,10 @@ class Greeting:
 
 
 class Exchange:
-    """Sends messages to sites and waits for their replies, ready to be stopped, which Flower's own calls are not.
+    """Knows which node holds which site, and sends what is for one site to its node."""
 
-    Args:
-        stopping: ends a wait with `RunFailed` when it is set.
-        answer_seconds: how long an answer is waited for.
-    """
-
-    def __init__(self, grid: Grid, stopping: threading.Event, answer_seconds: float = 3600.0) -> None:
-        self._grid, self._stopping, self._seconds = grid, stopping, answer_seconds
+    def __init__(self, delivery: Delivery) -> None:
+        self._deliver = delivery
         self._node_of: dict[int, int] = {}
 
     def hello(self, content: RecordDict, count: int) -> None:
@@ -54,19 +47,19 @@ class Exchange:
         """
         claims: list[tuple[int, int]] = []
         asked: set[int] = set()
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._deliver.seconds
         while len(claims) < count:
-            fresh = set(self._grid.get_node_ids()) - asked
+            fresh = self._deliver.nodes() - asked
             asked |= fresh
             queries = [Message(content, dst_node_id=n, message_type=MessageType.QUERY) for n in sorted(fresh)]
-            for reply in filter(None, self.roundtrip(queries)):
+            for reply in filter(None, self._deliver(queries)):
                 if reply.has_error():
                     raise RunFailed(f"A site could not start: {reply.error.reason}")
                 claims += [(site, reply.metadata.src_node_id) for site in sites_of(reply.content)]
             if time.monotonic() > deadline:
                 raise RunFailed(f"{len(claims)} of {count} sites have come.")
             if not fresh:
-                self._pause()
+                self._deliver.pause()
         if sorted(site for site, _ in claims) != list(range(count)):
             raise RunFailed(
                 f"The nodes say that they are the sites {sorted(site for site, _ in claims)}; "
@@ -87,12 +80,12 @@ class Exchange:
         came: dict[str, tuple[int, RecordDict]] = {}
         refused: list[str] = []
         asked: set[int] = set()
-        deadline = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._deliver.seconds
         while len(came) + len(refused) < count and time.monotonic() < deadline:
-            fresh = set(self._grid.get_node_ids()) - asked
+            fresh = self._deliver.nodes() - asked
             asked |= fresh
             queries = [Message(content, dst_node_id=n, message_type=MessageType.QUERY) for n in sorted(fresh)]
-            for reply in filter(None, self.roundtrip(queries)):
+            for reply in filter(None, self._deliver(queries)):
                 if reply.has_error():
                     refused.append(str(reply.error.reason))
                     continue
@@ -104,7 +97,7 @@ class Exchange:
                     raise RunFailed(f"Two sites have the name {name!r}; give one of them another in its site.toml.")
                 came[name] = (reply.metadata.src_node_id, reply.content)
             if not fresh:
-                self._pause()
+                self._deliver.pause()
         free = iter(sorted(set(range(count)) - set(numbers.values())))
         for name in sorted(set(came) - set(numbers)):
             if (number := next(free, None)) is None:
@@ -127,29 +120,13 @@ class Exchange:
         for (node, *_), group in groups.items():
             content = for_sites(group[0].content, [message.metadata.dst_node_id for message in group])
             packed.append(Message(content, dst_node_id=node, message_type=group[0].metadata.message_type))
-        replies = self.roundtrip(packed)
+        replies = self._deliver(packed)
         return absent + [
             own
             for group, reply in zip(groups.values(), replies, strict=True)
             if reply is not None
             for own in _split(reply, group)
         ]
-
-    def roundtrip(self, messages: list[Message]) -> list[Message | None]:
-        """The reply to each message, None where there was none in time."""
-        identifiers = list(self._grid.push_messages(messages))
-        replies: dict[str, Message] = {}
-        deadline = time.monotonic() + self._seconds
-        while (waiting := set(identifiers) - set(replies)) and time.monotonic() < deadline:
-            arrived = list(self._grid.pull_messages(waiting))
-            replies.update({reply.metadata.reply_to_message_id: reply for reply in arrived})
-            if len(arrived) < len(waiting):
-                self._pause()
-        return [replies.get(identifier) for identifier in identifiers]
-
-    def _pause(self) -> None:
-        if self._stopping.wait(_POLL_SECONDS):
-            raise RunFailed("The run was stopped; it goes on with --resume.")
 
 
 def _split(reply: Message, asked: list[Message]) -> list[Message]:

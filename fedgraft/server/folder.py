@@ -2,7 +2,7 @@
 
 server.toml      port
 ca.pem           what a site needs to know the server
-keys/            private keys of the authority and of the server, mode 0600
+keys/            private keys of the authority and of the server, and what SuperLink and SuperExec share, mode 0600
 admitted/        public keys of sites, by name
 superlink.db     Flower's state
 flwr/            Flower's configuration for the commands that talk to this server
@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedgraft.errors import UserError
-from fedgraft.files import write_private, write_text
+from fedgraft.files import new_private_folder, secret_file, write_private, write_text
 
 _VALID_DAYS = 825
 _CONNECTION = "fedgraft"
@@ -71,12 +71,7 @@ class ServerFolder:
         Raises:
             UserError: there is something already.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} is not empty; a server begins in a folder of its own.")
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
-        for part in ("keys", "admitted", "flwr", "logs"):
-            (path / part).mkdir(mode=0o700)
+        new_private_folder(path, "a server", ("keys", "admitted", "flwr", "logs"))
         _write_certificates(path, hosts)
         write_text(path / "server.toml", tomli_w.dumps({"port": port}))
         return cls(path, port)
@@ -124,6 +119,10 @@ class ServerFolder:
     def admitted(self) -> list[Path]:
         """The public keys of all admitted sites."""
         return sorted((self.path / "admitted").glob("*.pub"))
+
+    def write_secret(self) -> Path:
+        """The file of the secret that SuperLink and SuperExec share."""
+        return secret_file(self.path / "keys" / "superexec")
 
     def write_connection(self) -> str:
         """Tell Flower's commands of this server, under $FLWR_HOME = flwr/, and return the connection's name."""

@@ -3,6 +3,9 @@
 import fcntl
 import json
 import os
+import re
+import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +21,7 @@ from fedgraft.messages import Arrays
 
 Row = dict[str, Any]
 _KEEP_EVERY = 10
+_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -71,19 +75,29 @@ class RunDirectory:
         """Write the complete configuration."""
         write_text(self.path / "config.toml", config.to_toml())
 
-    def lock(self) -> None:
+    def lock(self, seconds: float = 0.0) -> None:
         """Keep the directory for this process until `unlock` or its end.
+
+        Args:
+            seconds: how long another process may take to leave it.
 
         Raises:
             UserError: another process is at work on the run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            raise UserError(f"Another process is at work on the run in {self.path}; wait for it or stop it.") from error
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    file.close()
+                    raise UserError(
+                        f"Another process is at work on the run in {self.path}; wait for it or stop it."
+                    ) from error
+            time.sleep(_POLL_SECONDS)
         self._lock = file
 
     def unlock(self) -> None:
@@ -91,6 +105,32 @@ class RunDirectory:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether a process is at work on the run."""
+        if not (self.path / ".lock").exists():
+            return False
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def newest_round(self) -> int:
+        """The last completed round of the last fold that has one, 0 where there is none."""
+        return max((int(path.stem.rsplit("-", 1)[1]) for path in (self.path / "checkpoints").glob("*")), default=0)
+
+    def begin_attempt(self) -> tuple[str, int]:
+        """The run's name among all runs, kept for ever, and how many server processes have begun it, this one included.
+
+        A site keeps its state under the name, and knows by the number that a message is of a process that is gone.
+        """
+        known = self.read_json("attempts.json") or {}
+        name = str(known.get("run") or f"{_plain(self.path.absolute().name)}-{secrets.token_hex(4)}")
+        attempt = int(known.get("attempts", 0)) + 1
+        self.write_json("attempts.json", {"run": name, "attempts": attempt})
+        return name, attempt
 
     # --- metrics ----------------------------------------------------------------------------------
 
@@ -180,3 +220,7 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path} holds no finished run: summary.json cannot be read.") from error
         return loaded
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]|^[.-]", "_", name)[:80] or "run"

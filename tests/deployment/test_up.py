@@ -15,7 +15,9 @@ from fedgraft import UserError
 from fedgraft.client.folder import SiteFolder
 from fedgraft.client.state import PersonalState
 from fedgraft.deployment.local import SiteStatus, up
-from fedgraft.deployment.running import RunningServer, RunningSite, free_port
+from fedgraft.deployment.processes import free_port
+from fedgraft.deployment.running_server import RunningServer
+from fedgraft.deployment.running_site import RunningSite
 from fedgraft.errors import RunFailed
 from fedgraft.server.folder import ServerFolder
 
@@ -88,9 +90,9 @@ def test_a_site_that_is_stopped_leaves_no_process_and_no_socket(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 60
-    while len(_processes_of(site.path)) < 3 and time.monotonic() < deadline:
+    while len(_processes_of(site.path)) < 4 and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert len(_processes_of(site.path)) == 3
+    assert len(_processes_of(site.path)) == 4
     assert list(sockets.iterdir())
     started.send_signal(signum)
     _, said = started.communicate(timeout=60)

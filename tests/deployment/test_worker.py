@@ -54,7 +54,7 @@ def site(tmp_path: Path, images: Path) -> SiteFolder:
 def address(site: SiteFolder) -> Iterator[str]:
     """Where its worker answers."""
     with tempfile.TemporaryDirectory() as folder:
-        server = serve_on(grpc.server(ThreadPoolExecutor(2)), Worker(site), f"unix:{folder}/worker")
+        server = serve_on(grpc.server(ThreadPoolExecutor(2)), Worker(site, Path(folder)), f"unix:{folder}/worker")
         yield f"unix:{folder}/worker"
         server.stop(None)
 
@@ -113,7 +113,7 @@ def test_a_hello_tells_counts_only_where_the_site_lets_it(address: str, job: Job
     assert hello.config_records[HELLO]["name"] == "north"
     assert dict(hello.metric_records[CLASS_COUNTS]) == dict.fromkeys(NAMES, 12)
     silent = replace(site, settings=site.settings.model_copy(update={"share_counts": False}))
-    hello = Worker(silent)._hello(RecordDict({JOB: job.to_record()}))
+    hello = Worker(silent, site.path)._hello(RecordDict({JOB: job.to_record()}))
     assert CLASS_COUNTS not in hello
 
 
@@ -136,8 +136,8 @@ def test_a_server_that_does_not_fit_is_refused_with_a_sentence(
 def test_an_update_for_another_shape_is_refused(address: str, job: Job, content: Callable[[Job], RecordDict]) -> None:
     message = content(job)
     message[SHARED] = to_array_record({"sigma": np.zeros((1, 5, 128), np.float32)})
-    with pytest.raises(UserError, match="size of tensor"):
-        ask_worker(address, "train", message)
+    reason = unpack(ask_worker(address, "train", message))[2]
+    assert "The server's parameters have the shapes {'sigma': (1, 5, 128)}" in str(reason)
 
 
 def test_a_damaged_state_falls_back_to_the_round_before(

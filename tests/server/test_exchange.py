@@ -24,6 +24,7 @@ from fedgraft.messages import (
     to_array_record,
     unpack,
 )
+from fedgraft.server.delivery import Delivery
 from fedgraft.server.exchange import Exchange, Greeting
 
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
@@ -85,8 +86,12 @@ class NamedNodes(TwoNodes):
         return RecordDict({HELLO: ConfigRecord({"name": said})} if said else {SITES: MetricRecord({SITES: [0]})})
 
 
+def _exchange_over(grid: TwoNodes, answer_seconds: float = 60.0) -> Exchange:
+    return Exchange(Delivery(cast(Grid, grid), threading.Event(), answer_seconds))
+
+
 def _greet(says: dict[int, str | Error | None], count: int, known: dict[str, int]) -> tuple[Exchange, Greeting]:
-    exchange = Exchange(cast(Grid, NamedNodes(says)), threading.Event(), answer_seconds=1)
+    exchange = _exchange_over(NamedNodes(says), answer_seconds=1)
     return exchange, exchange.greet(RecordDict(), count, known)
 
 
@@ -125,14 +130,14 @@ def test_two_sites_of_one_name_and_one_site_too_many_end_the_run() -> None:
 
 def test_an_answer_that_does_not_come_in_time_is_none() -> None:
     exchange, _ = _greet({7: "north"}, 1, {})
-    grid = cast(NamedNodes, exchange._grid)
+    grid = cast(NamedNodes, exchange._deliver._grid)
     grid.pull_messages = lambda waiting: []  # type: ignore[method-assign]
     message = Message(RecordDict({JOB: ConfigRecord({})}), dst_node_id=0, message_type=MessageType.TRAIN)
     assert exchange([message]) == []
 
 
 def _exchange(grid: TwoNodes, sites: int) -> Exchange:
-    exchange = Exchange(cast(Grid, grid), threading.Event())
+    exchange = _exchange_over(grid)
     exchange.hello(RecordDict(), sites)
     return exchange
 
@@ -174,7 +179,7 @@ def test_a_wait_ends_when_the_run_is_stopped() -> None:
     stopping = threading.Event()
     stopping.set()
     with pytest.raises(RunFailed, match="stopped"):
-        Exchange(cast(Grid, TwoNodes({})), stopping).hello(RecordDict(), 1)
+        Exchange(Delivery(cast(Grid, TwoNodes({})), stopping)).hello(RecordDict(), 1)
 
 
 def test_what_is_packed_comes_out() -> None:

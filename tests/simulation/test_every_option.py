@@ -37,6 +37,7 @@ TESTED_ELSEWHERE = {
     "eval_every": "tests/simulation/test_guarantees.py",
     "class_names": "tests/deployment",
     "answer_seconds": "tests/server/test_exchange.py",
+    "resend_seconds": "tests/server/test_delivery.py",
 }
 
 

@@ -1,0 +1,23 @@
+"""A server or a site as a service: kept until it ends, until Ctrl-C, or until the service manager stops it."""
+
+import signal
+import sys
+import time
+
+from fedgraft.deployment.running_server import RunningServer
+from fedgraft.deployment.running_site import RunningSite
+
+
+def tend_until_ended(running: RunningServer | RunningSite) -> None:
+    """Keep a server or a site at work.
+
+    Raises:
+        RunFailed: it cannot go on.
+    """
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
+    try:
+        while True:
+            running.tend()
+            time.sleep(1)
+    finally:
+        running.stop()

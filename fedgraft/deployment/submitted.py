@@ -1,0 +1,101 @@
+"""A run that a SuperLink has taken: followed to its end, and handed in again where it was cut off."""
+
+import hashlib
+import logging
+import subprocess
+import time
+from pathlib import Path
+
+import tomli_w
+
+from fedgraft.config import RunConfig
+from fedgraft.deployment.running_server import is_running, submit
+from fedgraft.errors import RunFailed
+from fedgraft.server.folder import ServerFolder
+from fedgraft.server.run_directory import RunDirectory
+
+_ABANDONED_SECONDS = 10.0
+_SERVER_SECONDS = 600.0
+_TRIES = 5
+"""Ends without a reason and without a new round before it is given up."""
+_log = logging.getLogger("fedgraft.deployment")
+
+
+class SubmittedRun:
+    """Hands a run to a running server, and again when server or ServerApp were killed: it goes on where it was.
+
+    Args:
+        out: the run directory.
+    """
+
+    def __init__(self, server: ServerFolder, config: RunConfig, out: Path) -> None:
+        self._server, self._directory = server, RunDirectory(out)
+        key = hashlib.sha256(str(out.absolute()).encode()).hexdigest()[:8]
+        self._settings = server.path / "app" / f"settings-{key}.toml"
+        self._settings.parent.mkdir(exist_ok=True)
+        self._settings.write_text(tomli_w.dumps({"out": str(out.absolute()), "settings": config.model_dump_json()}))
+        self.log = server.path / "logs" / f"run-{key}.log"
+        self._failures, self._round = 0, 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._begins = 0
+        self._at_work = False
+        self._last_seen = self._server_seen = time.monotonic()
+        self._submit()
+
+    def tend(self) -> bool:
+        """Whether the run still goes on.
+
+        Raises:
+            RunFailed: it ended before its last round, with the reason; or it is cut off again and again.
+        """
+        if self._process is not None and self._process.poll() is None and not self._abandoned():
+            return True
+        self.stop()
+        if (self._directory.path / "summary.json").exists():
+            return False
+        if self._process is not None and (reason := self._reason()) is not None:
+            raise RunFailed(f"The run ended before its last round: {reason} (see {self.log}).")
+        if self._process is not None:
+            self._count_failure()
+        self._process = None
+        if is_running(self._server):
+            _log.warning("The run was cut off after round %d and is handed in again", self._round)
+            self._submit()
+        elif time.monotonic() - self._server_seen > _SERVER_SECONDS:
+            raise RunFailed(f"The server does not come back; the run in {self._directory.path} goes on once it runs.")
+        return True
+
+    def stop(self) -> None:
+        """End the process that follows the run's log."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+
+    def _submit(self) -> None:
+        with self.log.open("ab") as log:
+            self._begins = log.tell()
+            self._process = submit(self._server, self._settings, log)
+        self._at_work = False
+        self._last_seen = self._server_seen = time.monotonic()
+
+    def _abandoned(self) -> bool:
+        """Whether the ServerApp was at work and is gone: the SuperLink itself finds that out after a minute."""
+        now = time.monotonic()
+        if self._directory.is_locked():
+            self._at_work, self._last_seen = True, now
+        return self._at_work and now - self._last_seen > _ABANDONED_SECONDS
+
+    def _count_failure(self) -> None:
+        reached = self._directory.newest_round()
+        self._failures = self._failures + 1 if reached <= self._round else 0
+        self._round = reached
+        if self._failures > _TRIES:
+            raise RunFailed(
+                f"The run was cut off {_TRIES} times and got no further than round {reached}; see {self.log}."
+            )
+
+    def _reason(self) -> str | None:
+        """What the ServerApp said that it ended for; None where it was cut off."""
+        said = self.log.read_bytes()[self._begins :].decode(errors="replace").splitlines()
+        errors = [line for line in said if "UserError: " in line or "RunFailed: " in line]
+        return errors[-1].split("Error: ", 1)[-1].split("RunFailed: ", 1)[-1] if errors else None
