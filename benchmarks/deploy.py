@@ -1,9 +1,10 @@
-"""What a deployed round costs beyond training: `python -m benchmarks.deploy --sites 2` on loopback, with TLS and keys.
+"""What a deployed round costs beyond training, beside stock Flower: `python -m benchmarks.deploy --sites 2`.
 
-Starts a server and sites as `fedgraft up` does, on generated images of three colours, and reports the seconds until
-the first evaluation has come in (certificates, SuperLink, SuperNodes, workers with torch and backbone, image features),
-and the median wall time of a round, from one evaluation to the next, less what the slowest site trains. The
-clock looks twice a second.
+All on loopback with TLS and node keys, in one run: fedgraft as `fedgraft up` runs it, and two stock Flower apps (see
+`benchmarks.stock`). For fedgraft: the seconds until all sites have greeted the server (certificates, SuperLink,
+SuperNodes, workers with torch and backbone, image features), the median wall time of a round, from one completed round
+to the next, less what a site trains, and the bytes that pass each site's socket in a round, both ways, with TLS and
+polling.
 """
 
 import argparse
@@ -14,37 +15,41 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from fedgraft.deployment.local import SiteStatus, up
-
-_COLOURS = {"blue circle": (20, 40, 220), "green square": (20, 200, 40), "red triangle": (220, 30, 20)}
+from benchmarks.loopback import CLASS_NAMES, deployment
+from benchmarks.stock import PARAMETERS, stock_round_seconds
+from fedgraft.config import RunConfig
+from fedgraft.server.run_directory import RunDirectory
 
 
-class Clock:
-    """When the evaluation of each round was first seen."""
+def fedgraft_rounds(root: Path, sites: int, rounds: int) -> dict[str, float]:
+    """What fedgraft takes."""
+    config = RunConfig(
+        method="fedpgp", data="folder:own", protocol="own-data", class_names=CLASS_NAMES, sites=sites, rounds=rounds,
+        answer_seconds=600.0,
+    )  # fmt: skip
+    directory = RunDirectory(root / "run")
+    began = time.monotonic()
+    seen: dict[int, tuple[float, int]] = {}
+    ready: list[float] = []
+    with deployment(root, [f"site-{number}" for number in range(sites)]) as running:
 
-    def __init__(self, out: Path) -> None:
-        self.seen: dict[int, float] = {}
-        self._rows = out / "run" / "metrics.jsonl"
+        def look() -> None:
+            now = time.monotonic()
+            if not ready and (directory.path / "sites.json").exists():
+                ready.append(now - began)
+            seen.setdefault(directory.newest_round(), (now, sum(p.up + p.down for p in running.proxies)))
 
-    def __call__(self, sites: list[SiteStatus]) -> None:
-        """Look at the rows."""
-        if self._rows.exists():
-            for row in map(json.loads, self._rows.read_text().splitlines()):
-                if row["scope"] == "personal":
-                    self.seen.setdefault(row["round"], time.monotonic())
-
-
-def coloured_images(root: Path, count: int) -> None:
-    """Noisy images of one colour a class."""
-    rng = np.random.default_rng(0)
-    for name, colour in _COLOURS.items():
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            pixels = np.clip(np.asarray(colour) + rng.normal(0, 30, (48, 48, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number}.png")
+        running.run(config, directory.path, look)
+    trained = [row["training_seconds"] / sites for row in directory.rows() if row["scope"] == "train"]
+    walls = [seen[number + 1][0] - seen[number][0] for number in range(1, rounds)]
+    wire = [(after - before) / sites for (_, before), (_, after) in pairwise([seen[n] for n in range(1, rounds + 1)])]
+    return {
+        "ready_seconds": ready[0],
+        "round_seconds": statistics.median(walls),
+        "training_seconds": statistics.median(trained),
+        "overhead_seconds": statistics.median(walls) - statistics.median(trained),
+        "wire_bytes_a_site_round": statistics.mean(wire),
+    }
 
 
 def main() -> None:
@@ -54,29 +59,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--json", type=Path, default=Path("runs/deploy.json"))
     args = parser.parse_args()
+    result: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "up"
-        coloured_images(Path(folder) / "images", 10 * args.sites)
-        clock = Clock(out)
-        began = time.monotonic()
-        summary = up(Path(folder) / "images", {"sites": args.sites, "rounds": args.rounds}, out, clock)
-        rows = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
-    times = [clock.seen[number] for number in range(args.rounds + 1)]
-    walls = [after - before for before, after in pairwise(times)]
-    trained = [row["training_seconds"] for row in rows if row["scope"] == "train"]
-    result = {
-        "sites": args.sites,
-        "first_evaluation_seconds": times[0] - began,
-        "round_seconds": statistics.median(walls),
-        "training_seconds": statistics.median(trained) / args.sites,
-        "exchange_seconds": statistics.median(row["seconds"] for row in rows if row["scope"] == "train"),
-        "overhead_seconds": statistics.median(walls) - statistics.median(trained) / args.sites,
-        "uplink_bytes": summary["uplink_bytes_per_site_round"],
-        "downlink_bytes": summary["downlink_bytes_per_site_round"],
-    }
-    print("  ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
+        root = Path(folder)
+        result["fedgraft"] = fedgraft_rounds(root / "fedgraft", args.sites, args.rounds)
+        for app in ("typical", "empty"):
+            seconds, wire = stock_round_seconds(root / app, app, args.sites, max(3, args.rounds // 2))
+            result[f"stock Flower, {app} app"] = {"round_seconds": seconds, "wire_bytes_a_site_round": wire}
+    for name, figures in result.items():
+        print(f"{name}: " + "  ".join(f"{key} {value:.4g}" for key, value in figures.items()), flush=True)
+    limit = 1.5 * 4 * PARAMETERS + 64 * 1024
+    print(f"1.5 times the shared parameters plus 64 KB: {limit:.0f} bytes")
     args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(result, indent=2) + "\n")
+    args.json.write_text(json.dumps({"sites": args.sites, **result}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ class Task:
 
 @contextmanager
 def busy(room: Path, kind: str) -> Iterator[None]:
-    """Tell of a message for as long as it takes."""
-    write_text(room / _FILE, json.dumps(asdict(Task(kind, time.monotonic()))))
+    """Tell of a message for as long as it takes; where the disk is full, nobody is told, and the work goes on."""
+    with suppress(OSError):
+        write_text(room / _FILE, json.dumps(asdict(Task(kind, time.monotonic()))))
     try:
         yield
     finally:

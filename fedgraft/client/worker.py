@@ -28,7 +28,7 @@ from fedgraft.client.workplace import OwnPlace, Workplace
 from fedgraft.config import RunConfig
 from fedgraft.data.folder import open_own
 from fedgraft.errors import UserError, reason_of
-from fedgraft.messages import CLASS_COUNTS, HELLO, JOB, Job
+from fedgraft.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
 
 _RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
 _log = logging.getLogger("fedgraft.worker")
@@ -43,7 +43,7 @@ class Worker:
 
     def __init__(self, site: SiteFolder, room: Path) -> None:
         self._site, self._room = site, room
-        self._last: tuple[bytes, bytes] | None = None
+        self._last: tuple[str, bytes, bytes] | None = None
         self._lock = threading.Lock()
         self._place = lru_cache(maxsize=1)(self._new_place)
         self._backbone = lru_cache(maxsize=1)(_loaded)
@@ -57,11 +57,13 @@ class Worker:
         """The answer to one message; a refusal goes back as a sentence."""
         with self._lock, busy(self._room, kind):
             try:
-                if kind != "train":
-                    return to_bytes(self._tasks[kind](from_bytes(data)))
-                if self._last is None or self._last[0] != data:
-                    self._last = data, to_bytes(self._tasks[kind](from_bytes(data)))
-                return self._last[1]
+                if self._last is not None and self._last[:2] == (kind, data):
+                    return self._last[2]
+                content = self._tasks[kind](from_bytes(data))
+                answer = to_bytes(content)
+                if kind == "train" and not content.config_records[FAILURES]:
+                    self._last = kind, data, answer
+                return answer
             except Exception as error:
                 if not isinstance(error, UserError):
                     _log.exception("%s failed", kind)

@@ -48,12 +48,12 @@ class Process:
         self.name, self.command, self.log = name, [str(word) for word in command], log
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._begins = 0
+        self._begins = self._seen = 0
 
     def start(self) -> None:
         """Start it, again where it has ended."""
         with self.log.open("ab") as log:
-            self._begins = log.tell()
+            self._begins = self._seen = log.tell()
             self._process = subprocess.Popen(
                 self.command,
                 env=dict(self._environment),
@@ -92,6 +92,14 @@ class Process:
     def said(self) -> str:
         """What it has printed since it was started last."""
         return self.log.read_bytes()[self._begins :].decode(errors="replace")
+
+    def news(self) -> str:
+        """What it has printed since it was asked last."""
+        with self.log.open("rb") as log:
+            log.seek(self._seen)
+            printed = log.read()
+        self._seen += len(printed)
+        return printed.decode(errors="replace")
 
     def last_line(self) -> str:
         """The last line that it has printed."""

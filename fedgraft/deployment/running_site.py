@@ -22,6 +22,11 @@ _REASONS = {
     "[code: 2001]": "the server admits only sites with a key",
     "terminated gracefully": "the server does not take its signature: the key was removed, or the two clocks differ",
 }
+_LOST_SIGNS = (
+    "SSL/TLS handshake error detected", "Giving up reconnection", "Client error '", "Server error '",
+    "Heartbeat failed unexpectedly",
+)  # fmt: skip
+"""A SuperNode that says so has left its loop, or will be taken for gone, and its process stays all the same."""
 _log = logging.getLogger("fedgraft.deployment")
 
 
@@ -114,7 +119,11 @@ class RunningSite:
             self.superexec.start()
         if self.supernode.ended is not None:
             self._reconnect(self.supernode.ended)
-        elif "SuperNode ID:" in self.supernode.said():
+            return
+        news = self.supernode.news()
+        if any(sign in news for sign in _LOST_SIGNS):
+            self.supernode.stop()  # so that it takes leave of the server, which then takes it again at once
+        elif "SuperNode ID:" in news:
             self._away_since = None
 
     def stop(self) -> None:
@@ -142,8 +151,11 @@ class RunningSite:
         now = time.monotonic()
         said = self.supernode.said()
         reason = next((text for sign, text in _REASONS.items() if sign in said), self.supernode.last_line())
+        reason = f"signal {-status}" if status < 0 else reason
         been_connected = b"SuperNode ID:" in self.supernode.log.read_bytes()
-        self._away_since = self._away_since or now
+        if self._away_since is None:
+            self._away_since = now
+            _log.warning("%s ended (%s) and is started again until it connects", self.supernode.name, reason)
         wrong_authority = "CERTIFICATE_VERIFY_FAILED" in said
         if wrong_authority or not been_connected or now - self._away_since > _RETURN_SECONDS:
             raise RunFailed(
@@ -151,7 +163,6 @@ class RunningSite:
                 "Is the site admitted, and is ca.pem this server's?"
             )
         if now >= self._again:
-            _log.warning("%s ended with status %d (%s) and is started again", self.supernode.name, status, reason)
             self._again = now + _AGAIN_SECONDS
             self.superexec.kill()  # and with it what it started for messages that nobody waits for any more
             self.supernode.start()

@@ -1,5 +1,6 @@
 """Server and sites in processes of their own, over TLS with node keys: what is learnt, what is left, who is refused."""
 
+import http.client
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,19 +61,58 @@ def test_a_deployment_learns_survives_a_killed_worker_and_leaves_nothing(images:
     assert _processes_of(out) == []
 
 
-def test_a_site_whose_key_was_not_admitted_ends_with_a_sentence(images: Path, tmp_path: Path) -> None:
+def test_who_is_refused_by_a_server_and_why(images: Path, tmp_path: Path) -> None:
+    """No key, a wrong key, another server's certificate, a clock that is two hours ahead, plain HTTP."""
     server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
+    other = ServerFolder.create(tmp_path / "other", ["127.0.0.1"], free_port())
+    north = SiteFolder.create(tmp_path / "north", "north", images)
     stranger = SiteFolder.create(tmp_path / "stranger", "stranger", images)
-    site = RunningSite(stranger, f"127.0.0.1:{server.folder.port}", server.folder.authority)
+    server.folder.admit(north.public_key)
+    (tmp_path / "ahead").mkdir()
+    (tmp_path / "ahead" / "sitecustomize.py").write_text(_TWO_HOURS_AHEAD)
+
+    def refused(folder: SiteFolder, authority: Path, changed: Callable[[RunningSite], None], said: str) -> None:
+        site = RunningSite(folder, f"127.0.0.1:{server.folder.port}", authority)
+        changed(site)
+        try:
+            site.supernode.start()
+            with pytest.raises(RunFailed, match=said):
+                _wait_for_refusal(site)
+        finally:
+            site.stop()
+
+    def without_key(site: RunningSite) -> None:
+        place = site.supernode.command.index("--auth-supernode-private-key")
+        del site.supernode.command[place : place + 2]
+
+    def ahead(site: RunningSite) -> None:
+        site.supernode._environment = {**site.supernode._environment, "PYTHONPATH": str(tmp_path / "ahead")}
+
     try:
         server.start()
-        site.start()
-        with pytest.raises(RunFailed, match="Is the site admitted"):
-            _tend_for(site, 60)
+        refused(stranger, server.folder.authority, lambda site: None, "has not admitted the site's key")
+        refused(north, other.authority, lambda site: None, "its ca.pem is not the server's")
+        refused(north, server.folder.authority, without_key, "admits only sites with a key")
+        refused(north, server.folder.authority, ahead, "the two clocks differ")
+        plain = http.client.HTTPConnection("127.0.0.1", server.folder.port, timeout=10)
+        plain.request("GET", "/")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            plain.getresponse()
     finally:
-        site.stop()
         server.stop()
     assert _processes_of(tmp_path) == []
+
+
+_TWO_HOURS_AHEAD = """
+import datetime
+
+class Ahead(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(hours=2)
+
+datetime.datetime = Ahead
+"""
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -121,10 +162,11 @@ def test_more_sites_than_domains_are_refused(tmp_path: Path, images: Path) -> No
     assert not (tmp_path / "up").exists()
 
 
-def _tend_for(site: RunningSite, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def _wait_for_refusal(site: RunningSite) -> None:
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        site.tend()
+        if site.supernode.ended is not None:
+            site._reconnect(site.supernode.ended)
         time.sleep(0.2)
 
 

@@ -1,5 +1,7 @@
 """The resident worker, asked over its socket: what it answers, what it tells of itself, what it refuses."""
 
+import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,13 +12,15 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import torch
 from flwr.app import RecordDict
 
 from fedgraft import RunConfig, UserError
 from fedgraft.adapters.base import Adapter
 from fedgraft.backbones import Backbone
 from fedgraft.client.folder import SiteFolder
-from fedgraft.client.relay import ask_worker
+from fedgraft.client.relay import OPTIONS, ask_worker
+from fedgraft.client.state import PersonalState
 from fedgraft.client.worker import Worker, serve_on
 from fedgraft.data.protocols import named_deal
 from fedgraft.errors import RunFailed
@@ -149,6 +153,103 @@ def test_a_damaged_state_falls_back_to_the_round_before(
     newest.write_bytes(newest.read_bytes()[:100])
     answer = unpack(ask_worker(address, "train", content(replace(job, round=3))))[2]
     assert isinstance(answer, RecordDict)
+
+
+def test_a_worker_that_ends_over_a_message_is_asked_again(site: SiteFolder, job: Job) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        address = f"unix:{folder}/worker"
+        servers = [grpc.server(ThreadPoolExecutor(2))]
+
+        class Dying(Worker):
+            def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
+                sound = grpc.server(ThreadPoolExecutor(2))
+                servers[0].stop(None)
+                servers.append(serve_on(sound, Worker(site, Path(folder)), address))
+                raise RuntimeError("killed")
+
+        serve_on(servers[0], Dying(site, Path(folder)), address)
+        hello = ask_worker(address, "hello", RecordDict({JOB: job.to_record()}))
+        assert hello.config_records[HELLO]["name"] == "north"
+        assert len(servers) == 2
+        servers[1].stop(None)
+
+
+def test_a_worker_that_ends_over_a_message_each_time_is_named(site: SiteFolder, job: Job) -> None:
+    class Failing(Worker):
+        def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            raise AssertionError
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = serve_on(grpc.server(ThreadPoolExecutor(2)), Failing(site, Path(folder)), f"unix:{folder}/worker")
+        with pytest.raises(RunFailed, match="ended 3 times over a message: Socket closed"):
+            ask_worker(f"unix:{folder}/worker", "hello", RecordDict({JOB: job.to_record()}))
+        server.stop(None)
+
+
+def test_an_answer_of_100_MB_does_not_leave_the_site(site: SiteFolder, job: Job) -> None:  # noqa: N802
+    class Talkative(Worker):
+        def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
+            return bytes(100 * 2**20)
+
+    with tempfile.TemporaryDirectory() as folder:
+        server = grpc.server(ThreadPoolExecutor(2), options=OPTIONS)
+        serve_on(server, Talkative(site, Path(folder)), f"unix:{folder}/worker")
+        with pytest.raises(UserError, match="larger than 64 MB"):
+            ask_worker(f"unix:{folder}/worker", "hello", RecordDict({JOB: job.to_record()}))
+        server.stop(None)
+
+
+def test_a_full_disk_leaves_the_site_out_with_a_sentence_and_the_state_as_it_was(
+    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_worker(address, "train", content(job))
+    (kept,) = site.state.glob("*/000/*")
+    before = kept.read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("fedgraft.files.os.fsync", full)
+        reason = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
+    assert str(reason).startswith("The personal state cannot be written to ")
+    assert str(reason).endswith("No space left on device.")
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+    assert kept.read_bytes() == before
+    assert isinstance(unpack(ask_worker(address, "train", content(replace(job, round=2))))[2], RecordDict)
+
+
+def test_a_state_of_other_shapes_is_refused(
+    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+) -> None:
+    ask_worker(address, "train", content(job))
+    (folder,) = site.state.glob("*/000")
+    state = PersonalState(folder, {"method": "fedpgp", "fingerprint": job.fingerprint})
+    state.save(1, {"U": torch.zeros(1, 2, 3), "V": torch.zeros(1, 3, 128)})
+    reason = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
+    assert "have the shapes {'U': (1, 2, 3), 'V': (1, 3, 128)}" in str(reason)
+
+
+@pytest.mark.parametrize("run", ["../escape", "/abs", "", ".hidden", "a/b"])
+def test_a_run_whose_name_leads_out_of_the_sites_folder_is_refused(
+    run: str, address: str, job: Job, content: Callable[[Job], RecordDict]
+) -> None:
+    with pytest.raises(UserError, match="make a run's name"):
+        ask_worker(address, "train", content(replace(job, run=run)))
+
+
+def test_a_message_of_a_round_that_is_over_is_refused(
+    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+) -> None:
+    for server_round in (1, 2):
+        ask_worker(address, "train", content(replace(job, round=server_round, attempt=3)))
+    states = {path.name: path.read_bytes() for path in site.state.glob("*/000/*")}
+    for late in (replace(job, round=1, attempt=3), replace(job, round=9, attempt=2)):
+        assert "comes too late" in str(unpack(ask_worker(address, "train", content(late)))[2])
+    assert {path.name: path.read_bytes() for path in site.state.glob("*/000/*")} == states
+    again = unpack(ask_worker(address, "train", content(replace(job, round=1, attempt=4))))[2]
+    assert isinstance(again, RecordDict)
 
 
 def test_a_worker_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

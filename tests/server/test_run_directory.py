@@ -1,11 +1,17 @@
 """The run directory keeps what resume needs and refuses what does not belong to the run."""
 
+import errno
+import os
+import re
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
+from flwr.serverapp import Grid
 
-from fedgraft.errors import UserError
+from fedgraft.errors import RunFailed, UserError
+from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.run_directory import Checkpoint, RunDirectory
 
 FINGERPRINT = "a" * 64
@@ -47,3 +53,34 @@ def test_a_row_torn_by_a_kill_is_dropped_and_the_rest_stays(tmp_path: Path) -> N
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "sco')
     assert [row["scope"] for row in directory.rows()] == ["train", "local"]
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_what_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.save_checkpoint(Checkpoint(0, 1, {"a": np.ones(2, np.float32)}, []), "abc")
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fedgraft.files.os.fsync", full)
+    coordinator = Coordinator.__new__(Coordinator)
+    coordinator.directory = directory
+    coordinator._run = lambda grid: directory.save_checkpoint(  # type: ignore[method-assign]
+        Checkpoint(0, 2, {"a": np.zeros(2, np.float32)}, []), "abc"
+    )
+    with pytest.raises(RunFailed, match="stopped: No space left on device"):
+        coordinator.run(cast(Grid, None))
+    newest = directory.newest_checkpoint(0, "abc")
+    assert newest is not None
+    assert (newest.round, newest.arrays["a"].tolist()) == (1, [1.0, 1.0])
+    assert [path.suffix for path in (tmp_path / "checkpoints").iterdir()] == [".safetensors"]
+
+
+def test_every_start_of_a_run_has_a_number_and_the_run_keeps_its_name(tmp_path: Path) -> None:
+    starts = [RunDirectory(tmp_path / "a run").begin_attempt() for _ in range(3)]
+    assert [number for _, number in starts] == [1, 2, 3]
+    assert len({name for name, _ in starts}) == 1
+    assert re.fullmatch(r"a_run-[0-9a-f]{8}", starts[0][0])
+    assert RunDirectory(tmp_path / "other" / "a run").begin_attempt()[0] != starts[0][0]

@@ -1,0 +1,105 @@
+"""A deployment on loopback that outlives several runs: server, sites behind proxies, generated images."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.proxy import Proxy
+from fedgraft.client.folder import SiteFolder
+from fedgraft.config import RunConfig
+from fedgraft.deployment.processes import free_port
+from fedgraft.deployment.running_server import RunningServer
+from fedgraft.deployment.running_site import RunningSite
+from fedgraft.deployment.submitted import SubmittedRun
+from fedgraft.server.folder import ServerFolder
+
+_COLOURS = {"blue circle": (20, 40, 220), "green square": (20, 200, 40), "red triangle": (220, 30, 20)}
+CLASS_NAMES = sorted(_COLOURS)
+
+
+def coloured_images(root: Path, count: int, seed: int = 0) -> None:
+    """Noisy images of one colour a class."""
+    rng = np.random.default_rng(seed)
+    for name, colour in _COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.clip(np.asarray(colour) + rng.normal(0, 90, (48, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+
+
+@dataclass
+class Deployment:
+    """A running server and its running sites, each behind a proxy of its own."""
+
+    root: Path
+    server: RunningServer
+    sites: list[RunningSite]
+    proxies: list[Proxy]
+
+    def run(self, config: RunConfig, out: Path, look: Callable[[], None] = lambda: None) -> None:
+        """One run to its end; `look` is called a few times a second.
+
+        Raises:
+            RunFailed: the run ended before its last round.
+        """
+        run = SubmittedRun(self.server.folder, config, out)
+        try:
+            while run.tend():
+                self.server.tend()
+                for site in self.sites:
+                    site.tend()
+                look()
+                time.sleep(0.2)
+        finally:
+            run.stop()
+
+    def processes(self, *words: str) -> dict[int, str]:
+        """The command lines of all processes that name the deployment's folder or port, and hold some words."""
+        marks = [str(self.root), *(f"127.0.0.1:{port}" for port in self._ports())]
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                with contextlib.suppress(OSError):
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if any(mark in line for mark in marks) and all(word in line for word in words):
+                        found[int(entry.name)] = line
+        return found
+
+    def _ports(self) -> list[str]:
+        commands = [site.superexec.command for site in self.sites]
+        addresses = [command[command.index("--runtime-api-address") + 1] for command in commands]
+        return [*(address.rpartition(":")[2] for address in addresses), str(self.server.folder.port)]
+
+
+@contextlib.contextmanager
+def deployment(
+    root: Path, names: list[str], task_seconds: float = 3600.0, worker_module: str = "fedgraft.client.worker"
+) -> Iterator[Deployment]:
+    """Server and sites up to the end of the block; each site has its own images in `root/images/NAME`."""
+    folders = []
+    for seed, name in enumerate(names):
+        coloured_images(root / "images" / name, 10, seed)
+        folder = SiteFolder.create(root / "sites" / name, name, root / "images" / name)
+        folders.append(replace(folder, settings=folder.settings.model_copy(update={"task_seconds": task_seconds})))
+    server_folder = ServerFolder.create(root / "server", ["127.0.0.1"], free_port())
+    for folder in folders:
+        server_folder.admit(folder.public_key)
+    with ExitStack() as stack:
+        server = RunningServer(server_folder)
+        stack.callback(server.stop)
+        server.start()
+        proxies = [stack.enter_context(Proxy(server_folder.port)) for _ in folders]
+        sites = []
+        for folder, proxy in zip(folders, proxies, strict=True):
+            site = RunningSite(folder, f"127.0.0.1:{proxy.port}", server_folder.authority, worker_module)
+            stack.callback(site.stop)
+            site.start()
+            sites.append(site)
+        yield Deployment(root, server, sites, proxies)

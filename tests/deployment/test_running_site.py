@@ -1,0 +1,114 @@
+"""What looks after a site's processes: the ended start again, the hung are ended, a refusal is told from bad luck."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedgraft.client.busy import busy, running_task
+from fedgraft.client.folder import SiteFolder
+from fedgraft.deployment.running_site import RunningSite
+from fedgraft.errors import RunFailed
+from fedgraft.server.folder import ServerFolder
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[RunningSite]:
+    """A site all of whose processes only sleep."""
+    server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], 1)
+    running = RunningSite(SiteFolder.create(tmp_path / "north", "north"), "127.0.0.1:1", server.authority)
+    for process in running.processes:
+        process.command = SLEEPS
+    running.start()
+    yield running
+    running.stop()
+
+
+def _says(site: RunningSite, text: str, status: int) -> None:
+    site.supernode.command = [sys.executable, "-c", f"print({text!r}); raise SystemExit({status})"]
+    site.supernode.kill()
+    site.supernode.start()
+    assert site.supernode._process is not None
+    site.supernode._process.wait(30)
+
+
+def test_a_worker_and_a_starter_that_end_are_started_again(site: RunningSite, caplog: pytest.LogCaptureFixture) -> None:
+    before = [site.worker.pid, site.superexec.pid]
+    site.worker.kill()
+    site.superexec.kill()
+    site.tend()
+    assert [site.worker.ended, site.superexec.ended] == [None, None]
+    assert not {site.worker.pid, site.superexec.pid} & set(before)
+    assert "The worker of 'north' ended with status -9 and is started again" in caplog.text
+
+
+def test_a_worker_that_hangs_over_a_message_is_ended_and_named(
+    site: RunningSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    with busy(site._room, "train"):
+        site.tend()
+        assert "task_seconds" not in caplog.text
+        task = {"kind": "train", "began": time.monotonic() - 3601}
+        (site._room / "task.json").write_text(json.dumps(task))
+        before = site.worker.pid
+        site.tend()
+        assert site.worker.pid != before
+        assert "has been at one message (train) for 3601 seconds" in caplog.text
+        assert running_task(site._room) is None
+        again = site.worker.pid
+        site.tend()
+        assert site.worker.pid == again
+
+
+def test_a_site_that_was_never_taken_ends_with_the_reason(site: RunningSite) -> None:
+    _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
+    with pytest.raises(RunFailed, match="the server has not admitted the site's key"):
+        site.tend()
+
+
+def test_a_site_that_was_taken_before_tries_again_and_ends_after_a_while(
+    site: RunningSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _says(site, "SuperNode ID: 7", -9)
+    _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
+    before = site.supernode.pid
+    site.tend()
+    assert site.supernode.pid != before
+    assert caplog.text.count("is started again until it connects") == 1
+    now = time.monotonic()
+    monkeypatch.setattr("fedgraft.deployment.running_site.time.monotonic", lambda: now + 1000)
+    _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
+    with pytest.raises(RunFailed, match="takes the site for connected still"):
+        site.tend()
+
+
+def test_a_supernode_that_has_lost_its_server_for_good_is_started_again(site: RunningSite) -> None:
+    """Flower's process stays when a connection breaks in the middle of a TLS handshake, and asks no more."""
+    lost = (
+        "print('SuperNode ID: 7'); print('SSL/TLS handshake error detected.', flush=True); import time; time.sleep(600)"
+    )
+    site.supernode.command = [sys.executable, "-c", lost]
+    site.supernode.kill()
+    site.supernode.start()
+    before = site.supernode.pid
+    site.supernode.wait_until(lambda: "handshake" in site.supernode.said(), 30)
+    site.supernode.command = SLEEPS
+    site.tend()
+    assert site.supernode.ended is not None
+    site.tend()
+    assert site.supernode.ended is None
+    assert site.supernode.pid != before
+
+
+def test_another_servers_certificate_is_no_matter_of_time(site: RunningSite, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    _says(site, "SuperNode ID: 7", 1)
+    _says(site, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", 1)
+    with pytest.raises(RunFailed, match=r"its ca\.pem is not the server's"):
+        site.tend()
