@@ -266,6 +266,7 @@ class Coordinator:
         make: Callable[..., FederatedStrategy] = getattr(import_module(module), name)
         config = self.config
         site_nodes = {site: site for site in range(config.sites)}
+        secret = config.protocol == "own-data" and self._composition.privacy() is not None
         return make(
             site_nodes,
             config.seed,
@@ -274,7 +275,7 @@ class Coordinator:
             config.quorum,
             composition=self._composition,
             initial=self._initial(),
-            noise_key=self.directory.noise_key() if config.protocol == "own-data" else None,
+            noise_key=self.directory.noise_key() if secret else None,
         )
 
     def _initial(self) -> Arrays:
