@@ -12,7 +12,7 @@ from fedgraft.server.observer import Observer
 from fedgraft.server.report import write_report
 from fedgraft.server.report.comparison_plots import comparison_figure
 from fedgraft.server.run_directory import RunDirectory
-from fedgraft.simulation import simulate
+from fedgraft.simulation import check_method_and_strategy, simulate
 
 
 def compare(
@@ -51,7 +51,7 @@ def compare(
         for seed in seeds
     }
     for config in configs.values():
-        load_method(config.method).parse_options(config.method_options)
+        check_method_and_strategy(config)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out takes a directory.")
     if not resume and out.exists() and any(out.iterdir()):

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fedgraft.errors import UserError, unknown
 from fedgraft.methods import check_method
+from fedgraft.registry import STRATEGIES
+from fedgraft.terms import parse_terms, read_value
 
 DEALT_PROTOCOLS = ("base-to-novel", "leave-one-domain-out", "dirichlet")
 PROTOCOLS = (*DEALT_PROTOCOLS, "own-data")
@@ -48,6 +50,7 @@ class RunConfig(BaseModel):
     alpha: float = Field(default=0.5, gt=0, description="concentration of the Dirichlet partition")
     classes_per_site: int = Field(default=2, ge=1, description="classes a site of the pathological partition")
 
+    strategy: str = Field(default="", description="what the server does instead of, or after, the method's own rule")
     local_epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=32, ge=1)
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -71,6 +74,13 @@ class RunConfig(BaseModel):
     @classmethod
     def _known_method(cls, name: str) -> str:
         return check_method(name)
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, text: str) -> str:
+        for term in parse_terms(text):
+            STRATEGIES.check(term.name)
+        return text
 
     def to_toml(self) -> str:
         """The complete configuration as TOML."""
@@ -129,15 +139,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UserError(f"--set takes key=value, not {assignment!r}; for example --set lr=0.01.")
         target = settings if key in RunConfig.model_fields else options
-        target[key] = _toml_value(text)
+        target[key] = read_value(text)
     return {**settings, "method_options": options} if options else settings
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def merged(*layers: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files that survive a kill: written beside, flushed to disk, and renamed."""
 
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
 def write_private(path: Path, content: bytes) -> None:
     """`write_bytes` for what only the owner may read, such as a key."""
     write_bytes(path, content, 0o600)
+
+
+def stored_key(path: Path) -> bytes:
+    """A secret of 32 bytes that is drawn once and kept in a file that only the owner may read."""
+    if not path.exists():
+        write_private(path, secrets.token_bytes(32))
+    return path.read_bytes()
 
 
 def write_text(path: Path, content: str) -> None:

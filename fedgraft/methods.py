@@ -1,25 +1,19 @@
 """The table of methods: names from the entry-point group `fedgraft.methods`, loaded when one is used."""
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from fedgraft.errors import UserError, unknown
+from fedgraft.registry import Registry
 
 if TYPE_CHECKING:
     from fedgraft.adapters.base import Method
 
 GROUP = "fedgraft.methods"
-
-
-@cache
-def _registered() -> dict[str, EntryPoint]:
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+_METHODS = Registry(GROUP, "method")
 
 
 def method_names() -> tuple[str, ...]:
     """The names of all registered methods, sorted."""
-    return tuple(_registered())
+    return _METHODS.names()
 
 
 def check_method(name: str) -> str:
@@ -28,9 +22,7 @@ def check_method(name: str) -> str:
     Raises:
         UserError: no such method is registered.
     """
-    if name not in _registered():
-        raise unknown("method", name, method_names())
-    return name
+    return _METHODS.check(name)
 
 
 def load_method(name: str) -> "Method":
@@ -39,11 +31,5 @@ def load_method(name: str) -> "Method":
     Raises:
         UserError: it is not registered, or its package cannot be imported.
     """
-    point = _registered()[check_method(name)]
-    try:
-        loaded: Method = point.load()
-    except ImportError as error:
-        raise UserError(
-            f"The method {name!r} is registered as {point.value}, which cannot be imported: {error}."
-        ) from error
-    return loaded
+    method: Method = _METHODS.load(name)
+    return method

@@ -19,6 +19,8 @@ from fedgraft.methods import load_method
 from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
+from fedgraft.strategies.base import asked_sites
+from fedgraft.strategies.composition import check_strategy
 
 
 def simulate(
@@ -76,7 +78,7 @@ def begin(
     """
     directory = RunDirectory(out)
     directory.check_free(config, resume)
-    load_method(config.method).parse_options(config.method_options)
+    check_method_and_strategy(config)
     if resume and (out / "summary.json").exists():
         return None
     if config.protocol == "own-data":
@@ -93,6 +95,18 @@ def begin(
     if data is not None:
         write_dealt(out, data)
     return coordinator
+
+
+def check_method_and_strategy(config: RunConfig) -> None:
+    """Refuse what can be known to be wrong before data and backbone are loaded.
+
+    Raises:
+        UserError: an option is wrong, or method, strategy and the number of sites do not go together.
+    """
+    method = load_method(config.method)
+    method.parse_options(config.method_options)
+    asked = asked_sites(config.sites, config.participation)
+    check_strategy(config, method.name, method.takes_no_strategy, asked)
 
 
 def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]:

@@ -12,17 +12,14 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone, ClassTokens
-from fedgraft.errors import UserError, unknown
+from fedgraft.options import Options, parse_options
 
 
-class MethodOptions(BaseModel):
+class MethodOptions(Options):
     """The options of a method; subclasses add fields with defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Vocabulary:
@@ -133,6 +130,8 @@ class Method:
     Attributes:
         strategy: "package.module:Class" of a Flower strategy; plain weighted averaging unless given.
         trains: whether there is anything to train; a method without parameters is evaluated once.
+        takes_no_strategy: why no strategy of the user's can be combined with the method, as "it shares nothing";
+            empty where any can.
     """
 
     name: str
@@ -141,6 +140,7 @@ class Method:
     options: type[MethodOptions] = MethodOptions
     strategy: str = "fedgraft.strategies.weighted_average:WeightedAverage"
     trains: bool = True
+    takes_no_strategy: str = ""
 
     def parse_options(self, values: dict[str, Any]) -> MethodOptions:
         """Check the options given by a user.
@@ -148,16 +148,4 @@ class Method:
         Raises:
             UserError: an option does not exist or has a wrong value.
         """
-        known = self.options.model_fields
-        for key in values:
-            if key not in known:
-                if not known:
-                    raise UserError(f"The method {self.name!r} has no options, and {key!r} is no configuration key.")
-                raise unknown(f"configuration key or option of {self.name!r}", key, known)
-        try:
-            return self.options.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"The option {first['loc'][0]!r} of {self.name!r} has the value {first['input']!r}: {first['msg']}."
-            ) from error
+        return parse_options(self.options, values, "method", self.name, "configuration key or option")

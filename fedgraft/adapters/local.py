@@ -11,4 +11,6 @@ class Local(PromptFL):
     personal_names = frozenset({"context"})
 
 
-METHOD = Method("local", "each site alone, nothing is shared", Local, ContextOptions)
+METHOD = Method(
+    "local", "each site alone, nothing is shared", Local, ContextOptions, takes_no_strategy="it shares nothing"
+)

@@ -17,4 +17,10 @@ class ZeroShot(Adapter):
         return self.vocabulary.zero_shot[list(classes)]
 
 
-METHOD = Method("zeroshot", "hand-written templates, nothing is trained", ZeroShot, trains=False)
+METHOD = Method(
+    "zeroshot",
+    "hand-written templates, nothing is trained",
+    ZeroShot,
+    trains=False,
+    takes_no_strategy="it trains nothing",
+)

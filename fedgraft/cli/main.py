@@ -40,6 +40,10 @@ Participation = Annotated[
 ]
 Views = Annotated[int | None, typer.Option(help="Augmented views of each training image.", show_default="1")]
 Domains = Annotated[bool, typer.Option("--domains", help="Read a folder as domain/class/image whatever its depth.")]
+Strategy = Annotated[
+    str | None,
+    typer.Option(help="See `fedgraft strategies`; several are joined by +.", show_default="the method's own"),
+]
 Config = Annotated[Path | None, typer.Option(help="A TOML file with settings; options given here win over it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting or method option.")]
 Workers = Annotated[
@@ -73,6 +77,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def simulate(
     out: Annotated[Path, typer.Option(help="The run directory.")],
     method: Annotated[str | None, typer.Option(help="See `fedgraft methods`.", show_default="fedpgp")] = None,
+    strategy: Strategy = None,
     data: Data = None,
     protocol: Protocol = None,
     sites: Sites = None,
@@ -98,9 +103,9 @@ def simulate(
     from fedgraft.config import RunConfig
 
     options = {
-        "method": method, "data": data, "protocol": protocol, "sites": sites, "rounds": rounds, "seed": seed,
-        "backbone": backbone, "shots": shots, "local_epochs": local_epochs, "participation": participation,
-        "views": views, "domains": domains or None,
+        "method": method, "strategy": strategy, "data": data, "protocol": protocol, "sites": sites, "rounds": rounds,
+        "seed": seed, "backbone": backbone, "shots": shots, "local_epochs": local_epochs,
+        "participation": participation, "views": views, "domains": domains or None,
     }  # fmt: skip
     run_config = RunConfig.build(settings_from(config, options, set_))
     from fedgraft.server.report import write_report
@@ -206,6 +211,21 @@ def methods(as_json: Json = False) -> None:
         typer.echo(json.dumps({name: {"summary": rows[name], "options": options[name]} for name in rows}))
         return
     _print_lines({n: f"{text}{_option_text(options[n])}" for n, text in rows.items()})
+
+
+@app.command()
+def strategies(as_json: Json = False) -> None:
+    """What strategies any method that shares parameters can be combined with."""
+    from fedgraft.registry import STRATEGIES
+
+    loaded = {name: STRATEGIES.load(name) for name in STRATEGIES.names()}
+    options = {
+        name: {key: field.default for key, field in part.options.model_fields.items()} for name, part in loaded.items()
+    }
+    if as_json:
+        typer.echo(json.dumps({n: {"summary": part.summary, "options": options[n]} for n, part in loaded.items()}))
+        return
+    _print_lines({name: f"{part.summary}{_option_text(options[name])}" for name, part in loaded.items()})
 
 
 @app.command()

@@ -23,7 +23,8 @@ _TITLES = {
 def print_summary(summary: dict[str, Any], report: Path) -> None:
     """The results of a run."""
     metrics, last5 = _flat(summary["metrics"]), _flat(summary["metrics_last5"])
-    table = Table(title=f"{summary['method']} on {summary['data']}, {summary['protocol']}, {summary['sites']} sites")
+    method = "+".join(filter(None, (summary["method"], summary.get("strategy"))))
+    table = Table(title=f"{method} on {summary['data']}, {summary['protocol']}, {summary['sites']} sites")
     table.add_column("percent")
     for name in metrics:
         table.add_column(_title(name), justify="right")
@@ -37,6 +38,8 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
         f"{summary['downlink_bytes_per_site_round']:,} bytes down "
         f"a site and round, {summary['wall_seconds']:.0f} s."
     )
+    if privacy := summary.get("privacy"):
+        console.print(f"{privacy['mechanism']}: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}.")
     console.print(f"Report: {report}", soft_wrap=True)
 
 

@@ -15,8 +15,9 @@ from fedgraft.client.training import TrainingData, train_together
 from fedgraft.client.workplace import Workplace
 from fedgraft.errors import UserError, reason_of
 from fedgraft.messages import Arrays, Job
-from fedgraft.randomness import derived_seed, generator
+from fedgraft.randomness import derived_seed, generator, keyed_normal
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.parts import Noise
 
 
 class Site:
@@ -50,7 +51,7 @@ class Site:
             adapter.load(personal)
         return adapter
 
-    def answer(self, adapter: Adapter, server_round: int, loss: float, seconds: float) -> Answer:
+    def answer(self, adapter: Adapter, received: Arrays, server_round: int, loss: float, seconds: float) -> Answer:
         """Keep the personal parameters of a trained adapter, and return what the server gets.
 
         Raises:
@@ -59,7 +60,15 @@ class Site:
         if personal := adapter.personal():
             self.state.save(server_round, personal, self.attempt)
         arrays = {name: value.numpy().copy() for name, value in adapter.shared().items()}
+        if (part := self.workplace.site_part) is not None:
+            arrays = part.release(arrays, received, self._noise(server_round))
         return Answer(self.site, arrays, len(self._share.train), loss, seconds)
+
+    def _noise(self, server_round: int) -> Noise:
+        key = self.workplace.noise_key()
+        return lambda count, content: keyed_normal(
+            key, count, "site noise", self.fold, self.site, server_round, content
+        )
 
     def tests(self) -> dict[str, TestSet]:
         """The site's test images by scope."""
@@ -110,7 +119,7 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
         seconds = (time.perf_counter() - began) / len(able)
         for site, loss in zip(able, losses, strict=True):
             try:
-                results[site.site] = site.answer(adapters[site.site], server_round, loss, seconds)
+                results[site.site] = site.answer(adapters[site.site], shared, server_round, loss, seconds)
             except UserError as error:
                 results[site.site] = reason_of(error)
     return results

@@ -18,9 +18,11 @@ from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.protocols import SiteShare, own_deal
 from fedgraft.data.sources import open_source
 from fedgraft.errors import UserError
-from fedgraft.files import cache_root
+from fedgraft.files import cache_root, stored_key
 from fedgraft.messages import Job
 from fedgraft.methods import load_method
+from fedgraft.randomness import public_key
+from fedgraft.strategies.composition import compose
 
 
 class Workplace(ABC):
@@ -34,6 +36,7 @@ class Workplace(ABC):
         self.config, self.backbone, self.data = config, backbone, data
         self.method = load_method(config.method)
         self.options = self.method.parse_options(config.method_options)
+        self.site_part = compose(config).site
         self.vocabulary = Vocabulary(backbone, data.deal.class_names, data.deal.templates)
         store = FeatureStore(cache, backbone)
         self._rows = feature_rows(store, config, data)
@@ -53,6 +56,10 @@ class Workplace(ABC):
     @abstractmethod
     def state_folder(self, fold: int, site: int) -> Path:
         """Where a site's personal state is kept, and nothing else."""
+
+    @abstractmethod
+    def noise_key(self) -> bytes:
+        """What a site's noise is drawn from, 32 bytes."""
 
     def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
         """Image features (n, views, dim) of some examples, copied from the mapped file to the backbone's device."""
@@ -94,6 +101,10 @@ class DealtPlace(Workplace):
         """In the run directory."""
         return self._run / "sites" / f"{fold:03d}" / f"{site:06d}"
 
+    def noise_key(self) -> bytes:
+        """From the seed: a simulation protects nobody, and its metrics are the same every time."""
+        return public_key(self.config.seed)
+
 
 class OwnPlace(Workplace):
     """At a deployed site: its own images, split by the site itself, and its own state."""
@@ -113,6 +124,10 @@ class OwnPlace(Workplace):
     def state_folder(self, fold: int, site: int) -> Path:
         """In the site's folder."""
         return self._folder / f"{fold:03d}"
+
+    def noise_key(self) -> bytes:
+        """The site's own secret of the run."""
+        return stored_key(self._folder / "noise.key")
 
 
 @lru_cache(maxsize=1)

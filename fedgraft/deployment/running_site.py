@@ -122,7 +122,9 @@ class RunningSite:
             return
         news = self.supernode.news()
         if any(sign in news for sign in _LOST_SIGNS):
-            self.supernode.stop()  # so that it takes leave of the server, which then takes it again at once
+            _log.warning("%s has lost the server and is started again", self.supernode.name)
+            self.supernode.stop()  # with a signal, so that it takes leave of the server, which then takes it again
+            self._start_supernode()
         elif "SuperNode ID:" in news:
             self._away_since = None
 
@@ -164,6 +166,9 @@ class RunningSite:
             )
         if now >= self._again:
             self._again = now + _AGAIN_SECONDS
-            self.superexec.kill()  # and with it what it started for messages that nobody waits for any more
-            self.supernode.start()
-            self.superexec.start()
+            self._start_supernode()
+
+    def _start_supernode(self) -> None:
+        self.superexec.kill()  # and with it what it started for messages that nobody waits for any more
+        self.supernode.start()
+        self.superexec.start()

@@ -3,7 +3,7 @@
 import platform
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -43,6 +43,7 @@ from fedgraft.server.exchange import Exchange
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
 from fedgraft.strategies.base import FederatedStrategy
+from fedgraft.strategies.composition import compose
 
 
 class Coordinator:
@@ -67,6 +68,7 @@ class Coordinator:
         self._stopping = threading.Event()
         self.method = load_method(config.method)
         self._adapter = initial_adapter(self.method, config, deal, backbone)
+        self._composition = compose(config)
         self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
 
     def run(self, grid: Grid) -> None:
@@ -127,7 +129,7 @@ class Coordinator:
     ) -> dict[str, Any]:
         rounds = self.config.rounds if self.method.trains else 0
         job = replace(self._job, fold=number)
-        arrays, first = self._begin(job, fold)
+        arrays, first = self._begin(job, fold, strategy)
         counts: dict[str, Any] = {}
         reported: dict[str, float] = {}
         if self._is_evaluated(first, rounds) and not self._measures_later(first, rounds):
@@ -141,7 +143,8 @@ class Coordinator:
                 counts_by_site = _measured(replies, MEASURED)
                 self._report(fold, earlier, rounds, counts_by_site, self._unmeasured(fold, earlier, replies), reported)
             reported = {"loss": rows[0]["loss"]}
-            self.directory.save_checkpoint(Checkpoint(number, server_round, arrays, rows), self.backbone.fingerprint)
+            checkpoint = Checkpoint(number, server_round, arrays, rows, strategy.state)
+            self.directory.save_checkpoint(checkpoint, self.backbone.fingerprint)
             self.directory.append(rows)
             for entry in strategy.left_out:
                 self.observer.left_out(server_round, entry.site, entry.reason)
@@ -156,15 +159,16 @@ class Coordinator:
     def _is_evaluated(self, server_round: int, rounds: int) -> bool:
         return server_round % self.config.eval_every == 0 or server_round == rounds
 
-    def _begin(self, job: Job, fold: Fold) -> tuple[Arrays, int]:
+    def _begin(self, job: Job, fold: Fold, strategy: FederatedStrategy) -> tuple[Arrays, int]:
         """The arrays and the round to go on from; rows of later rounds and of an unfinished evaluation go."""
         checkpoint = self.directory.newest_checkpoint(job.fold, job.fingerprint)
         server_round = checkpoint.round if checkpoint else 0
         kept = [row for row in self.directory.rows() if row["fold"] != fold.name or row["round"] < server_round]
         self.directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
         if checkpoint:
+            strategy.state = checkpoint.state
             return checkpoint.arrays, server_round
-        return {name: value.numpy().copy() for name, value in self._adapter.shared().items()}, 0
+        return self._initial(), 0
 
     def _train(
         self, grid: Grid, exchange: Exchange, strategy: FederatedStrategy, arrays: Arrays, job: Job, fold: Fold
@@ -262,7 +266,33 @@ class Coordinator:
         make: Callable[..., FederatedStrategy] = getattr(import_module(module), name)
         config = self.config
         site_nodes = {site: site for site in range(config.sites)}
-        return make(site_nodes, config.seed, fold.name or "", config.participation, config.quorum)
+        secret = config.protocol == "own-data" and self._composition.privacy() is not None
+        return make(
+            site_nodes,
+            config.seed,
+            fold.name or "",
+            config.participation,
+            config.quorum,
+            composition=self._composition,
+            initial=self._initial(),
+            noise_key=self.directory.noise_key() if secret else None,
+        )
+
+    def _initial(self) -> Arrays:
+        """The shared parameters of round 0."""
+        return {name: value.numpy().copy() for name, value in self._adapter.shared().items()}
+
+    def _releases(self) -> int:
+        """How many rounds, over all folds, the site takes part in that is asked most often."""
+        rounds = range(1, self.config.rounds + 1)
+        asked = Counter(
+            site
+            for fold in self.deal.folds
+            for strategy in [self._strategy(fold)]
+            for server_round in rounds
+            for site in strategy.participants(server_round)
+        )
+        return max(asked.values())
 
     def stop(self) -> None:
         """Make `run` end with `RunFailed` soon; may be called from another thread or a signal handler."""
@@ -271,8 +301,10 @@ class Coordinator:
     def _summary(self, seconds: float) -> dict[str, Any]:
         config, rows = self.config, self.directory.rows()
         trained = [row for row in rows if row["scope"] == "train"]
+        privacy = self._composition.privacy()
         return {
             "method": config.method,
+            "strategy": config.strategy,
             "data": config.data,
             "protocol": config.protocol,
             "backbone": config.backbone,
@@ -287,6 +319,7 @@ class Coordinator:
             "downlink_bytes_per_site_round": _mean([row["downlink_bytes_per_site"] for row in trained]),
             "trainable_parameters": sum(parameter.numel() for parameter in self._adapter.parameters()),
             "shared_parameters": sum(value.numel() for value in self._adapter.shared().values()),
+            "privacy": privacy and privacy.spent(self._releases()),
             "left_out": sum(row["scope"] == "left_out" for row in rows),
             "wall_seconds": round(seconds, 2),
             "versions": _versions(),

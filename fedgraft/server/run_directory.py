@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,22 +16,26 @@ from safetensors.numpy import save
 
 from fedgraft.config import RunConfig, read_toml
 from fedgraft.errors import UserError
-from fedgraft.files import write_bytes, write_text
+from fedgraft.files import stored_key, write_bytes, write_text
 from fedgraft.messages import Arrays
+from fedgraft.strategies.parts import State
 
 Row = dict[str, Any]
 _KEEP_EVERY = 10
 _POLL_SECONDS = 0.2
+_STATE = "strategy state/"
+"""Before the names of what the strategy remembers, beside the shared parameters in one file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The shared parameters after a round, with the rows that report its training."""
+    """The shared parameters after a round, with the rows that report its training and what the strategy remembers."""
 
     fold: int
     round: int
     arrays: Arrays
     rows: list[Row]
+    state: State = field(default_factory=dict)
 
 
 class RunDirectory:
@@ -132,6 +136,10 @@ class RunDirectory:
         self.write_json("attempts.json", {"run": name, "attempts": attempt})
         return name, attempt
 
+    def noise_key(self) -> bytes:
+        """The secret that the server's noise is drawn from, made once; a resumed run goes on with it."""
+        return stored_key(self.path / "noise.key")
+
     # --- metrics ----------------------------------------------------------------------------------
 
     def append(self, rows: Iterable[Row]) -> None:
@@ -166,7 +174,9 @@ class RunDirectory:
             "fingerprint": fingerprint,
             "rows": json.dumps(checkpoint.rows),
         }
-        write_bytes(self._checkpoint(checkpoint.fold, checkpoint.round), save(checkpoint.arrays, metadata))
+        state = {_STATE + name: value for name, value in checkpoint.state.items()}
+        content = save({**checkpoint.arrays, **state}, metadata)
+        write_bytes(self._checkpoint(checkpoint.fold, checkpoint.round), content)
         for known in self._rounds(checkpoint.fold):
             if known < checkpoint.round and known % _KEEP_EVERY:
                 self._checkpoint(checkpoint.fold, known).unlink()
@@ -189,7 +199,8 @@ class RunDirectory:
                 f"The checkpoint {path} was made with the backbone {metadata['fingerprint'][:16]}..., "
                 f"and the run now has {fingerprint[:16]}...; resume with the same backbone."
             )
-        return Checkpoint(fold, rounds[-1], arrays, json.loads(metadata["rows"]))
+        state = {name.removeprefix(_STATE): arrays.pop(name) for name in list(arrays) if name.startswith(_STATE)}
+        return Checkpoint(fold, rounds[-1], arrays, json.loads(metadata["rows"]), state)
 
     def _rounds(self, fold: int) -> list[int]:
         pattern = f"fold-{fold:03d}-round-*.safetensors"

@@ -50,12 +50,16 @@ def problem(answer: Answer, reference: Arrays) -> str | None:
     return None
 
 
-def checked(answers: Sequence[Answer], reference: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+def checked(answers: Sequence[Answer], reference: Arrays, sizes: bool = True) -> tuple[list[Answer], list[LeftOut]]:
     """Split answers, sorted by site, into those that count and those left out with a reason.
 
-    With three or more sound answers an update is also left out when it is more than `NORM_RATIO` times the median
-    norm and the norm of the parameters it starts from. The second keeps honest sites in: where most sites have
-    little left to learn the median is tiny, and a site that still learns is a hundred times above it.
+    A sound answer is also left out when its update is more than `NORM_RATIO` times the norm of the parameters that it
+    starts from, and times the other updates: the round's median, or with two answers the smaller one. The first keeps
+    honest sites in: where most sites have little left to learn the median is tiny, and a site that still learns is a
+    hundred times above it. The parameters alone are no measure where they are zero.
+
+    Args:
+        sizes: whether updates are compared in size at all; what is clipped anyway need not be.
     """
     sound, left_out = [], []
     for answer in sorted(answers, key=lambda answer: answer.site):
@@ -65,17 +69,26 @@ def checked(answers: Sequence[Answer], reference: Arrays) -> tuple[list[Answer],
         else:
             left_out.append(LeftOut(answer.site, reason))
     norms = [_update_norm(answer, reference) for answer in sound]
-    median = float(np.median(norms)) if norms else 0.0
-    if len(sound) < 3 or median == 0.0:
+    usual, what = _usual_norm(norms, _norm(reference))
+    if not sizes or usual == 0.0:
         return sound, left_out
-    scale = max(median, _norm(reference))
     kept = []
     for answer, norm in zip(sound, norms, strict=True):
-        if norm > NORM_RATIO * scale:
-            left_out.append(LeftOut(answer.site, f"its update is {norm / median:.0f} times the round's median"))
+        if norm > NORM_RATIO * usual:
+            left_out.append(LeftOut(answer.site, f"its update is {norm / usual:.0f} times {what}"))
         else:
             kept.append(answer)
     return kept, left_out
+
+
+def _usual_norm(norms: Sequence[float], parameters: float) -> tuple[float, str]:
+    """What updates are measured by, and what it is; 0 where there is no measure."""
+    start = (parameters, "the norm of the parameters")
+    if len(norms) >= 3:
+        return max((float(np.median(norms)), "the round's median"), start)
+    if len(norms) == 2 and parameters > 0:
+        return max((min(norms), "the other update"), start)
+    return start
 
 
 def _update_norm(answer: Answer, reference: Arrays) -> float:

@@ -9,8 +9,15 @@ from flwr.serverapp.strategy import Strategy
 
 from fedgraft.errors import RunFailed
 from fedgraft.messages import JOB, METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record, to_array_record
-from fedgraft.randomness import generator
+from fedgraft.randomness import generator, keyed_normal, public_key
 from fedgraft.strategies.answers import Answer, LeftOut, checked
+from fedgraft.strategies.composition import Composition
+from fedgraft.strategies.parts import Noise, Outcome, Round, State
+
+
+def asked_sites(sites: int, participation: float) -> int:
+    """How many sites are asked to train in a round."""
+    return max(1, round(participation * sites))
 
 
 class FederatedStrategy(Strategy):
@@ -22,14 +29,31 @@ class FederatedStrategy(Strategy):
         fold: name of the fold, which takes part in the draws.
         participation: fraction of the sites that train in a round, from the first round on.
         quorum: fraction of the asked sites whose answers a round needs.
+        composition: what the user adds to the method's own rule.
+        initial: the shared parameters of round 0, where the composition asks for them.
+        noise_key: of the server's noise, secret where the noise is to protect anything; from the seed unless given.
+
+    Attributes:
+        state: what the composition remembers from round to round; belongs into the checkpoint.
     """
 
     def __init__(
-        self, site_nodes: Mapping[int, int], seed: int, fold: str, participation: float = 1.0, quorum: float = 0.5
+        self,
+        site_nodes: Mapping[int, int],
+        seed: int,
+        fold: str,
+        participation: float = 1.0,
+        quorum: float = 0.5,
+        composition: Composition = Composition(),  # noqa: B008  (frozen)
+        initial: Arrays | None = None,
+        noise_key: bytes | None = None,
     ) -> None:
         self.site_nodes = dict(sorted(site_nodes.items()))
         self.seed, self.fold = seed, fold
         self.participation, self.quorum = participation, quorum
+        self.composition, self.initial = composition, initial or {}
+        self.state: State = {}
+        self._noise_key = noise_key or public_key(seed)
         self.left_out: list[LeftOut] = []
         self.counted: list[int] = []
         self._reference: Arrays = {}
@@ -42,7 +66,7 @@ class FederatedStrategy(Strategy):
     def participants(self, server_round: int) -> list[int]:
         """The sites that train in a round, sorted."""
         sites = list(self.site_nodes)
-        count = max(1, round(self.participation * len(sites)))
+        count = asked_sites(len(sites), self.participation)
         rng = generator(self.seed, "participation", self.fold, server_round)
         return sorted(int(site) for site in rng.permutation(sites)[:count])
 
@@ -69,20 +93,34 @@ class FederatedStrategy(Strategy):
             RunFailed: fewer answers count than the quorum.
         """
         answers, silent = self._answers(replies)
-        kept, bad = checked(answers, self._reference)
+        rule = self.composition.rule
+        kept, bad = checked(answers, self._reference, sizes=not (rule and rule.bounds_updates))
         self.left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
         self.counted = [answer.site for answer in kept]
-        needed = max(1, round(self.quorum * len(self._asked)))
-        if len(kept) < needed:
+        quorum, least = max(1, round(self.quorum * len(self._asked))), self.composition.least()
+        if len(kept) < max(quorum, least):
             reasons = "; ".join(f"site {entry.site}: {entry.reason}" for entry in self.left_out)
+            needed = f"the quorum is {quorum}" if quorum >= least else f"the strategy needs {least}"
             raise RunFailed(
-                f"Round {server_round} has {len(kept)} sound answers of {len(self._asked)}, "
-                f"the quorum is {needed}. {reasons}"
+                f"Round {server_round} has {len(kept)} sound answers of {len(self._asked)}, {needed}. {reasons}"
             )
         total = sum(answer.num_examples for answer in kept)
         loss = sum(answer.loss * answer.num_examples for answer in kept) / total
-        metrics = MetricRecord({"loss": loss, NUM_EXAMPLES: total})
-        return to_array_record(self.aggregate(kept, self._reference)), metrics
+        outcome = self._next(server_round, kept)
+        self.state = outcome.state
+        metrics = MetricRecord({"loss": loss, NUM_EXAMPLES: total, **outcome.figures})
+        return to_array_record(outcome.arrays), metrics
+
+    def _next(self, server_round: int, answers: Sequence[Answer]) -> Outcome:
+        """The method's own rule or the user's, and the steps behind it."""
+        now = Round(server_round, self._reference, self.initial, len(self._asked), self._noise(server_round))
+        outcome = self.composition.aggregate(answers, now, self.state)
+        return self.composition.after(outcome or Outcome(self.aggregate(answers, self._reference)), now, self.state)
+
+    def _noise(self, server_round: int) -> Noise:
+        return lambda count, content: keyed_normal(
+            self._noise_key, count, "server noise", self.fold, server_round, content
+        )
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Evaluation is averaged over sites by the server's metrics, not by the strategy."""

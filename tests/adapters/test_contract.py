@@ -54,6 +54,10 @@ def test_shared_and_personal_are_all_parameters_and_never_overlap(method: str, m
     assert personal == set(adapter.personal_names)
 
 
+def test_a_method_that_shares_nothing_says_that_it_takes_no_strategy(method: str, mini: Backbone) -> None:
+    assert _adapter(method, mini).shared() or load_method(method).takes_no_strategy
+
+
 def test_no_parameter_of_the_backbone_is_trained(method: str, mini: Backbone) -> None:
     """The backbone hangs on the adapter through its vocabulary and must not become one of its modules."""
     assert sum(parameter.numel() for parameter in _adapter(method, mini).parameters()) < 50_000

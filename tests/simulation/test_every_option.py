@@ -25,6 +25,7 @@ TRAINING = {
     "method": "local", "backbone": None, "seed": 1, "shots": 6, "views": 1, "test_fraction": 0.5, "local_epochs": 2,
     "batch_size": 8, "optimizer": "adam", "lr": 0.2, "momentum": 0.0, "weight_decay": 0.1, "sites": 3,
     "data": "characters", "protocol": "dirichlet", "method_options": {"n_ctx": 3}, "precision": "bfloat16",
+    "strategy": "local-dp(noise_multiplier=0.1)",
 }  # fmt: skip
 TESTED_ELSEWHERE = {
     "domains": "tests/data, reading a folder",

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fedgraft.config import RunConfig
 from fedgraft.errors import RunFailed
 from fedgraft.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
 from fedgraft.strategies.answers import Answer, checked, problem
+from fedgraft.strategies.composition import compose
 from fedgraft.strategies.weighted_average import WeightedAverage, weighted_average
 
 FLOATS = st.floats(-100, 100, width=32)
@@ -83,6 +85,24 @@ def test_an_update_a_thousand_times_too_large_is_left_out() -> None:
     assert "1000 times" in left_out[0].reason
 
 
+@pytest.mark.parametrize(("learnt", "at_fault"), [((0.1, 1000.0), "other update"), ((1000.0,), "parameters")])
+def test_with_fewer_than_three_answers_the_parameters_are_the_measure(learnt: tuple[float, ...], at_fault: str) -> None:
+    answers = _answers(np.stack([GOOD + value for value in learnt]), [1] * len(learnt))
+    kept, left_out = checked(answers, {"context": GOOD * 0.01 if len(learnt) == 2 else GOOD})
+    assert len(kept) == len(learnt) - 1
+    assert at_fault in left_out[0].reason
+
+
+def test_two_honest_sites_that_leave_zero_behind_are_kept() -> None:
+    answers = _answers(np.stack([GOOD * 0.001, GOOD]), [1, 1])
+    assert checked(answers, REFERENCE) == (answers, [])
+
+
+def test_one_answer_that_moves_where_the_others_stand_still_is_measured_by_the_parameters() -> None:
+    answers = _answers(np.stack([GOOD, GOOD, GOOD * 1000]), [1, 1, 1])
+    assert [answer.site for answer in checked(answers, {"context": GOOD})[0]] == [0, 1]
+
+
 def test_an_honest_site_that_still_learns_is_kept_where_the_others_have_finished() -> None:
     start = {"context": GOOD}
     answers = _answers(np.stack([GOOD + 1e-4, GOOD + 0.02, GOOD + 1e-4]), [1, 1, 1])
@@ -100,6 +120,11 @@ NODES = {site: 1000 - site for site in range(8)}
 def _as_a_server_task() -> None:
     """Flower's messages ask who sends them."""
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def _composed(strategy: str, sites: int = 8) -> WeightedAverage:
+    nodes = dict(list(NODES.items())[:sites])
+    return WeightedAverage(nodes, seed=0, fold="", composition=compose(RunConfig(strategy=strategy)))
 
 
 def _ask(strategy: WeightedAverage, server_round: int) -> list[Message]:
@@ -150,3 +175,30 @@ def test_a_round_below_its_quorum_stops_with_the_reasons() -> None:
     replies = [_answered(message, 1.0 if index < 5 else None) for index, message in enumerate(_ask(strategy, 1))]
     with pytest.raises(RunFailed, match=r"5 sound answers of 8.*disk is full"):
         strategy.aggregate_train(1, replies)
+
+
+def test_a_users_rule_takes_the_place_of_the_methods_own() -> None:
+    strategy = _composed("median")
+    replies = [
+        _answered(message, [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 40.0][i]) for i, message in enumerate(_ask(strategy, 1))
+    ]
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert arrays is not None
+    assert np.allclose(arrays["context"].numpy(), 1.0)
+
+
+def test_a_round_with_too_few_answers_for_the_rule_stops() -> None:
+    strategy = _composed("bulyan")
+    replies = [_answered(message, 1.0 if index < 6 else None) for index, message in enumerate(_ask(strategy, 1))]
+    with pytest.raises(RunFailed, match=r"6 sound answers of 8, the strategy needs 7"):
+        strategy.aggregate_train(1, replies)
+
+
+def test_under_clipping_no_answer_is_left_out_for_its_size() -> None:
+    """Leaving it out would let one site decide whether another counts, and the accounting would not hold."""
+    strategy = _composed("central-dp(clipping_norm=1.0, noise_multiplier=1e-9)")
+    replies = [_answered(message, 1e5 if index == 3 else 0.01) for index, message in enumerate(_ask(strategy, 1))]
+    arrays, _ = strategy.aggregate_train(1, replies)
+    assert strategy.left_out == []
+    assert arrays is not None
+    assert np.linalg.norm(arrays["context"].numpy()) == pytest.approx((7 * 0.01 * np.sqrt(6) + 1) / 8, rel=1e-4)

@@ -17,14 +17,16 @@ CONFUSED_PAIRS = 10
 def run_page(run: Run) -> str:
     """The report of a run as HTML."""
     summary = run.summary
-    title = f"{summary['method']} on {summary['data']}"
+    method = "+".join(filter(None, (summary["method"], summary.get("strategy"))))
+    title = f"{method} on {summary['data']}"
     subtitle = (
-        f"The method {summary['method']} under the protocol {summary['protocol']}: "
+        f"The method {method} under the protocol {summary['protocol']}: "
         f"{units.plural(summary['sites'], 'site')}, {units.plural(summary['rounds'], 'round')}, "
         f"seed {summary['seed']}, on the frozen backbone {summary['backbone']}."
     )
-    sections = (_result(summary), _rounds(run), _sites(run), _confusion(run), _cost(summary), _left_out(run))
-    return page.document(title, subtitle, [*sections, _configuration(run), _versions(summary)])
+    sections = (_result(summary), _rounds(run), _sites(run), _confusion(run), _cost(summary))
+    rest = (_privacy(summary), _left_out(run), _configuration(run), _versions(summary))
+    return page.document(title, subtitle, [*sections, *rest])
 
 
 def _result(summary: dict[str, Any]) -> str:
@@ -93,6 +95,23 @@ def _cost(summary: dict[str, Any]) -> str:
         ("Wall time", units.duration(summary.get("wall_seconds"))),
     ]
     return page.section("Cost", page.table((), rows))
+
+
+def _privacy(summary: dict[str, Any]) -> str:
+    if not (privacy := summary.get("privacy")):
+        return ""
+    explanation = page.paragraph(
+        f"Differential privacy by {privacy['mechanism']}: two federations that differ in {privacy['relation']} can "
+        "hardly be told apart from the shared parameters of all rounds. Losses and accuracies are not covered."
+    )
+    rows = [
+        ("Epsilon", f"{privacy['epsilon']:.3g}"),
+        ("at delta", f"{privacy['delta']:.3g}"),
+        ("Noise multiplier", f"{privacy['noise_multiplier']:.3g}"),
+        ("Clipping norm", f"{privacy['clipping_norm']:.3g}"),
+        ("Rounds of one site", units.count(privacy["releases"])),
+    ]
+    return page.section("Privacy", explanation, page.table((), rows))
 
 
 def _left_out(run: Run) -> str:

@@ -1,0 +1,135 @@
+"""Central differential privacy (McMahan et al., ICLR 2018): the server clips every update and adds noise to their sum.
+
+    next = previous + (sum_i clip(u_i, C) + z C N(0, I)) / m
+
+Every site counts once, and m is the number of sites asked, whoever answers: a mean weighted by examples, or divided by
+the number of answers, moves by more than C / m when one site comes or goes. A site without an answer is an update of 0.
+With adaptive clipping (Andrew et al., NeurIPS 2021) C follows a quantile of the updates' norms,
+
+    C <- C exp(-eta (b - gamma)),    b = 1/2 + (sum_i (b_i - 1/2) + s N(0, 1)) / m,    b_i = 1 where |u_i| <= C
+
+and both releases together cost what noise of multiplier z alone does: the sum gets (z^-2 - (2 s)^-2)^(-1/2).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from flwr.supercore.differential_privacy import compute_adaptive_noise_params, compute_stdv
+from pydantic import Field
+
+from fedgraft.errors import UserError
+from fedgraft.messages import Arrays
+from fedgraft.options import Options
+from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.parts import Noise, Outcome, Round, Rule, State, StrategyPart, Wide, moved, updates
+from fedgraft.strategies.privacy import Privacy, clipped, content, noised, norm
+
+_RELATION = "one site more or less"
+
+
+class CentralOptions(Options):
+    """Noise and bound."""
+
+    noise_multiplier: float = Field(1.0, gt=0, description="standard deviation of the sum's noise over clipping_norm")
+    clipping_norm: float = Field(1.0, gt=0, description="the longest update of a site")
+    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported")
+
+
+class AdaptiveOptions(CentralOptions):
+    """What the clipping norm follows."""
+
+    clipping_norm: float = Field(0.1, gt=0, description="the longest update of a site in the first round")
+    quantile: float = Field(0.5, ge=0, le=1, description="of the updates' norms that the clipping norm follows")
+    clipping_rate: float = Field(0.2, gt=0, description="how fast it follows")
+    count_noise: float = Field(0.0, ge=0, description="standard deviation of the count's noise; 0 chooses it")
+
+
+def private_mean(changes: Sequence[Wide], previous: Arrays, bound: float, multiplier: float, now: Round) -> Arrays:
+    """The parameters after the noised mean of clipped updates.
+
+    Args:
+        multiplier: standard deviation of the sum's noise over `bound`.
+    """
+    short = [clipped(change, bound) for change in changes]
+    mean = {name: sum((c[name] for c in short), start=np.zeros(previous[name].shape)) / now.asked for name in previous}
+    size = sum(array.size for array in mean.values())
+    deviation = compute_stdv(multiplier, bound, now.asked)
+    return moved(previous, noised(mean, deviation, now.noise(size, content(mean))))
+
+
+def noisy_share(short: Sequence[bool], deviation: float, asked: int, noise: Noise) -> float:
+    """The share of updates that are not longer than the bound, with noise; a site without an answer counts half."""
+    count = sum(is_short - 0.5 for is_short in short)
+    return 0.5 + (count + deviation * float(noise(1, f"count {count}".encode())[0])) / asked
+
+
+class CentralDP(Rule):
+    """A fixed clipping norm."""
+
+    options: CentralOptions
+    bounds_updates = True
+
+    def privacy(self) -> Privacy:
+        """Of every round: one site changes the sum by the clipping norm at most."""
+        options = self.options
+        return Privacy("central-dp", _RELATION, options.noise_multiplier, 1.0, options.clipping_norm, options.delta)
+
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """The noised mean."""
+        options = self.options
+        changes = updates(answers, now.previous)
+        return Outcome(private_mean(changes, now.previous, options.clipping_norm, options.noise_multiplier, now))
+
+
+class AdaptiveDP(Rule):
+    """A clipping norm that is remembered from round to round and follows a quantile."""
+
+    options: AdaptiveOptions
+    bounds_updates = True
+
+    def privacy(self) -> Privacy:
+        """Of every round: the sum and the count together."""
+        options = self.options
+        return Privacy("adaptive-dp", _RELATION, options.noise_multiplier, 1.0, options.clipping_norm, options.delta)
+
+    def check(self, asked: int) -> None:
+        """The count's noise too must be enough.
+
+        Raises:
+            UserError: it is not.
+        """
+        self._deviations(asked)
+
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """The noised mean under the norm of this round, and the norm of the next."""
+        options = self.options
+        bound = float(state.get("clipping_norm", options.clipping_norm))
+        count_deviation, multiplier = self._deviations(now.asked)
+        changes = updates(answers, now.previous)
+        share = noisy_share([norm(change) <= bound for change in changes], count_deviation, now.asked, now.noise)
+        following = bound * math.exp(-options.clipping_rate * (share - options.quantile))
+        return Outcome(
+            private_mean(changes, now.previous, bound, multiplier, now),
+            {"clipping_norm": np.asarray(following)},
+            {"clipping_norm": bound},
+        )
+
+    def _deviations(self, asked: int) -> tuple[float, float]:
+        """Of the count's noise, a twentieth of the sites or the multiplier unless given, and the sum's multiplier.
+
+        Raises:
+            UserError: the count's noise alone is not enough for the multiplier that was asked for.
+        """
+        options = self.options
+        deviation = options.count_noise or max(asked / 20, options.noise_multiplier)
+        if options.noise_multiplier >= 2 * deviation:
+            raise UserError(
+                f"The strategy 'adaptive-dp' has count_noise {deviation:g}, and a noise_multiplier of "
+                f"{options.noise_multiplier:g} needs more than {options.noise_multiplier / 2:g}; raise count_noise."
+            )
+        return compute_adaptive_noise_params(options.noise_multiplier, asked, deviation)
+
+
+CENTRAL = StrategyPart("central-dp", "clipped updates, and noise on their mean", CentralDP, CentralOptions)
+ADAPTIVE = StrategyPart("adaptive-dp", "central-dp under a norm that follows a quantile", AdaptiveDP, AdaptiveOptions)

@@ -1,0 +1,46 @@
+"""Local differential privacy: every site clips its update and adds noise to it before it leaves the site.
+
+    answer = received + clip(u, C) + z C N(0, I)
+
+Nobody but the site needs to be trusted, and the noise of a mean over m sites is sqrt(m) times that of central-dp with
+the same multiplier. Whatever a site holds, its update lies within a ball of radius C; so two updates of any two data
+sets differ by 2 C at most, and epsilon is counted with z / 2.
+"""
+
+from pydantic import Field
+
+from fedgraft.messages import Arrays
+from fedgraft.options import Options
+from fedgraft.strategies.parts import Noise, SitePart, StrategyPart, difference, moved
+from fedgraft.strategies.privacy import Privacy, clipped, content, noised
+
+
+class LocalOptions(Options):
+    """Noise and bound."""
+
+    noise_multiplier: float = Field(1.0, gt=0, description="standard deviation of a site's noise over clipping_norm")
+    clipping_norm: float = Field(1.0, gt=0, description="the longest update of a site")
+    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported")
+
+
+class LocalDP(SitePart):
+    """Clipping and noise at the site."""
+
+    options: LocalOptions
+
+    def privacy(self) -> Privacy:
+        """Of every round in which the site takes part."""
+        options = self.options
+        return Privacy(
+            "local-dp", "other data of a site", options.noise_multiplier, 2.0, options.clipping_norm, options.delta
+        )
+
+    def release(self, trained: Arrays, received: Arrays, noise: Noise) -> Arrays:
+        """The received parameters plus the clipped and noised update."""
+        options = self.options
+        update = clipped(difference(trained, received), options.clipping_norm)
+        normal = noise(sum(array.size for array in update.values()), content(update))
+        return moved(received, noised(update, options.noise_multiplier * options.clipping_norm, normal))
+
+
+STRATEGY = StrategyPart("local-dp", "each site clips its update and adds noise to it", LocalDP, LocalOptions)

@@ -1,0 +1,34 @@
+"""The coordinate-wise median of the sites' parameters (Yin et al., ICML 2018), each site counting once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedgraft.messages import Arrays
+from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.parts import Outcome, Round, Rule, State, StrategyPart
+
+
+def median(answers: Sequence[Answer]) -> Arrays:
+    """The median of every value; of an even number of sites the mean of the middle two."""
+    return {
+        name: np.median(np.stack([answer.arrays[name] for answer in answers]).astype(np.float64), axis=0).astype(
+            array.dtype
+        )
+        for name, array in answers[0].arrays.items()
+    }
+
+
+class Median(Rule):
+    """`median` as a rule."""
+
+    def least(self) -> int:
+        """With two there is no middle."""
+        return 3
+
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """The median."""
+        return Outcome(median(answers))
+
+
+STRATEGY = StrategyPart("median", "the middle of the sites' values, each on its own", Median)

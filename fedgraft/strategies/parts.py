@@ -1,0 +1,133 @@
+"""The parts of which a user composes a strategy, and what each gets and gives.
+
+A strategy is written `local-dp(...)+median+...`: at most one site-side part, which changes an answer before it leaves
+the site; at most one rule, which replaces the method's own aggregation; then steps, in the order in which they are
+written, from the aggregate to the next shared parameters. Every part is one file, and its numerics are pure functions
+of arrays. What a part remembers from round to round are arrays in the checkpoint.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.messages import Arrays
+from fedgraft.options import Options, parse_options
+from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.privacy import Privacy
+
+State = dict[str, NDArray[Any]]
+"""What a part remembers: arrays by name, kept in the checkpoint of the round."""
+Wide = dict[str, NDArray[np.float64]]
+"""Arrays in which updates are computed before they become parameters again."""
+Noise = Callable[[int, bytes], NDArray[np.float64]]
+"""Standard normal noise of a length, the same only for the same round and the same bytes."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What every part may know of a round.
+
+    Attributes:
+        number: of the round, from 1.
+        previous: the shared parameters that the sites began with.
+        initial: those of round 0.
+        asked: how many sites were asked to train.
+        noise: keyed by the run and the round.
+    """
+
+    number: int
+    previous: Arrays
+    initial: Arrays
+    asked: int
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Shared parameters, what the part remembers, and figures for the round's row."""
+
+    arrays: Arrays
+    state: State = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Part:
+    """A part of a strategy with its options."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def privacy(self) -> Privacy | None:
+        """What it promises of each round, or None where it promises nothing."""
+        return None
+
+
+class SitePart(Part, ABC):
+    """Changes an answer at the site."""
+
+    @abstractmethod
+    def release(self, trained: Arrays, received: Arrays, noise: Noise) -> Arrays:
+        """What leaves the site instead of the trained parameters; a pure function."""
+
+
+class Rule(Part, ABC):
+    """Aggregates answers instead of the method's own rule."""
+
+    bounds_updates = False
+    """Whether it clips every update, so that none is left out for its size: that would depend on the other sites."""
+
+    def least(self) -> int:
+        """How many answers it needs."""
+        return 1
+
+    def check(self, asked: int) -> None:
+        """Refuse options that do not go with the number of sites that are asked in a round; none unless overridden."""
+
+    @abstractmethod
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """The aggregate of checked answers in the order of sites; a pure function."""
+
+
+class Step(Part, ABC):
+    """Goes from the aggregate to the next shared parameters."""
+
+    @abstractmethod
+    def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
+        """The next shared parameters; a pure function."""
+
+
+@dataclass(frozen=True)
+class StrategyPart:
+    """A registered part: what an entry point of the group `fedgraft.strategies` names."""
+
+    name: str
+    summary: str
+    part: type[Part]
+    options: type[Options] = Options
+
+    def make(self, values: dict[str, Any]) -> Part:
+        """The part with a user's options.
+
+        Raises:
+            UserError: an option does not exist or has a wrong value.
+        """
+        return self.part(parse_options(self.options, values, "strategy", self.name))
+
+
+def updates(answers: Sequence[Answer], previous: Arrays) -> list[Wide]:
+    """What each site changed, in float64."""
+    return [difference(answer.arrays, previous) for answer in answers]
+
+
+def difference(arrays: Arrays, previous: Arrays) -> Wide:
+    """What was changed, in float64."""
+    return {name: arrays[name].astype(np.float64) - array for name, array in previous.items()}
+
+
+def moved(previous: Arrays, update: Wide) -> Arrays:
+    """Parameters after an update."""
+    return {name: (array + update[name]).astype(array.dtype) for name, array in previous.items()}

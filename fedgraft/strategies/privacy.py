@@ -1,0 +1,99 @@
+"""Clipping, noise and accounting: what the three forms of differential privacy share.
+
+What is protected is a site: all its data, so every update it ever sends. The accountant is Flower's (Renyi differential
+privacy, Mironov 2017). It counts every round in which a site takes part and no amplification by sampling: which sites
+train in a round follows from the run's seed, which the sites know.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.supercore.privacy_accounting import (
+    GaussianPrivacyEvent,
+    NeighboringRelation,
+    PrivacyConfig,
+    SamplingMethod,
+)
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """A Gaussian mechanism of each round.
+
+    Attributes:
+        mechanism: the part of the strategy.
+        relation: what may differ between two federations that nobody can tell apart.
+        noise_multiplier: standard deviation of the noise over the clipping norm, as the user gave it.
+        sensitivity: by how many clipping norms the released sum can differ between the two.
+        clipping_norm: at the start of the run.
+        delta: at which epsilon is reported.
+    """
+
+    mechanism: str
+    relation: str
+    noise_multiplier: float
+    sensitivity: float
+    clipping_norm: float
+    delta: float
+
+    def spent(self, releases: int) -> dict[str, Any]:
+        """For summary.json: the mechanism, and epsilon after so many rounds of one site."""
+        return {
+            **asdict(self),
+            "epsilon": epsilon(self.noise_multiplier / self.sensitivity, releases, self.delta),
+            "releases": releases,
+            "accounting": "Renyi",
+            "sampling": "not counted: the sites know who trains in a round",
+        }
+
+
+def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
+    """Epsilon of a Gaussian mechanism that is used several times.
+
+    Args:
+        noise_multiplier: standard deviation over sensitivity.
+    """
+    from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
+
+    if releases == 0:
+        return 0.0
+    relation = NeighboringRelation.ADD_OR_REMOVE_ONE
+    accountant = RdpAccountant(PrivacyConfig(delta, 1, relation, SamplingMethod.NO_AMPLIFICATION))
+    accountant.compose(GaussianPrivacyEvent(noise_multiplier, 1, 1), releases)
+    return accountant.get_epsilon(delta)
+
+
+def norm(update: Mapping[str, NDArray[np.float64]]) -> float:
+    """The Euclidean norm over all arrays."""
+    return float(np.sqrt(sum(float(np.square(array).sum()) for array in update.values())))
+
+
+def clipped(update: Mapping[str, NDArray[np.float64]], bound: float) -> dict[str, NDArray[np.float64]]:
+    """An update scaled down to a norm where it is longer."""
+    length = norm(update)
+    scale = bound / length if length > bound else 1.0
+    return {name: scale * array for name, array in update.items()}
+
+
+def content(update: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """The bytes that noise is keyed with: other values get other noise, so that no difference cancels it."""
+    return b"".join(name.encode() + update[name].tobytes() for name in sorted(update))
+
+
+def noised(
+    update: Mapping[str, NDArray[np.float64]], deviation: float, normal: NDArray[np.float64]
+) -> dict[str, NDArray[np.float64]]:
+    """An update plus noise of a standard deviation.
+
+    Args:
+        normal: standard normal, as long as all arrays together.
+    """
+    result, begin = {}, 0
+    for name in sorted(update):
+        array = update[name]
+        result[name] = array + deviation * normal[begin : begin + array.size].reshape(array.shape)
+        begin += array.size
+    return result

@@ -1,0 +1,110 @@
+"""What every robust rule promises, over all of them: nothing is invented, nobody is first, one liar moves nothing."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fedgraft.registry import STRATEGIES
+from fedgraft.strategies.krum import selected
+from fedgraft.strategies.parts import Rule
+from tests.strategies.conftest import answers_of, round_of
+
+ROBUST = ("median", "trimmed-mean", "krum", "multi-krum", "bulyan")
+COUNT = 9
+START = np.zeros((2, 3), np.float32)
+FLOATS = st.floats(-100, 100, width=32)
+UPDATES = hnp.arrays(np.float32, (COUNT, 2, 3), elements=FLOATS)
+
+
+def _rule(name: str, **options: object) -> Rule:
+    part = STRATEGIES.load(name).make(options)
+    assert isinstance(part, Rule)
+    return part
+
+
+def _aggregate(name: str, values: np.ndarray, start: np.ndarray = START, examples: list[int] | None = None):
+    return _rule(name).aggregate(answers_of(values, examples), round_of(start, len(values)), {}).arrays["context"]
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@given(update=hnp.arrays(np.float32, (2, 3), elements=FLOATS))
+@settings(max_examples=15)
+def test_equal_updates_change_nothing(name: str, update: np.ndarray) -> None:
+    aggregated = _aggregate(name, np.stack([update] * COUNT))
+    assert np.allclose(aggregated, update, rtol=1e-6)
+    assert aggregated.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@given(values=UPDATES)
+@settings(max_examples=15)
+def test_no_value_lies_outside_what_the_sites_sent(name: str, values: np.ndarray) -> None:
+    aggregated = _aggregate(name, values)
+    assert (aggregated >= values.min(0) - 1e-4).all()
+    assert (aggregated <= values.max(0) + 1e-4).all()
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_another_numbering_of_the_sites_changes_nothing(
+    name: str, start: np.ndarray, sites: Callable[[int], np.ndarray]
+) -> None:
+    values = sites(COUNT)
+    for seed in range(5):
+        shuffled = values[np.random.default_rng(seed).permutation(COUNT)]
+        assert np.allclose(_aggregate(name, values, start), _aggregate(name, shuffled, start), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@pytest.mark.parametrize("lie", [1000.0, -1000.0, 1e30])
+def test_one_liar_does_not_move_the_aggregate_out_of_the_honest_sites(
+    name: str, lie: float, start: np.ndarray, sites: Callable[[int], np.ndarray]
+) -> None:
+    values = sites(COUNT)
+    values[4] = lie
+    honest = np.delete(values, 4, axis=0)
+    aggregated = _aggregate(name, values, start)
+    assert (aggregated >= honest.min(0) - 1e-4).all()
+    assert (aggregated <= honest.max(0) + 1e-4).all()
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_a_site_counts_once_whatever_it_says_of_itself(
+    name: str, start: np.ndarray, sites: Callable[[int], np.ndarray]
+) -> None:
+    values = sites(COUNT)
+    plain = _aggregate(name, values, start)
+    assert np.array_equal(_aggregate(name, values, start, examples=[10**9, *[1] * (COUNT - 1)]), plain)
+
+
+def test_small_differences_between_large_parameters_are_told_apart() -> None:
+    """Flower's distances of the parameters themselves, in float32, cancel here and choose a site far out."""
+    start = np.full((2, 3), 1000.0, np.float32)
+    offsets = np.asarray([0.02, 0.021, 0.5, 0.019, 0.02], np.float32)
+    chosen = selected(answers_of(start + offsets[:, None, None]), {"context": start}, malicious=1, count=4)
+    assert sorted(chosen) == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "least"),
+    [
+        ("median", {}, 3),
+        ("trimmed-mean", {"fraction": 0.2}, 5),
+        ("trimmed-mean", {"fraction": 0.05}, 20),
+        ("krum", {"malicious": 1}, 5),
+        ("multi-krum", {"malicious": 2}, 7),
+        ("bulyan", {"malicious": 2}, 11),
+    ],
+)
+def test_the_number_of_answers_that_a_rule_needs(name: str, options: dict[str, object], least: int) -> None:
+    assert _rule(name, **options).least() == least
+
+
+def test_the_trimmed_mean_cuts_the_given_fraction_at_either_end() -> None:
+    values = np.asarray([0, 1, 2, 3, 100], np.float32)[:, None, None] * np.ones((5, 2, 3), np.float32)
+    assert np.allclose(_aggregate("trimmed-mean", values), 2.0)
+    wide = _rule("trimmed-mean", fraction=0.4).aggregate(answers_of(values + values**2), round_of(START, 5), {})
+    assert np.allclose(wide.arrays["context"], 6.0)
