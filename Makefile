@@ -21,8 +21,10 @@ lint: $(VENV)/.installed-dev
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# Metadata of an earlier installation would hide new methods and strategies from commands that run in this folder.
 # torch is installed first and alone: a pinned CPU build on disk is taken before a newer release from the registry.
 $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	rm -rf *.egg-info
 	$(BIN)/python -m pip install --quiet "torch>=2.8,<2.14"
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
