@@ -123,7 +123,8 @@ class RunDirectory:
 
     def newest_round(self) -> int:
         """The last completed round of the last fold that has one, 0 where there is none."""
-        return max((int(path.stem.rsplit("-", 1)[1]) for path in (self.path / "checkpoints").glob("*")), default=0)
+        complete = (self.path / "checkpoints").glob("fold-*.safetensors")
+        return max((int(path.stem.rsplit("-", 1)[1]) for path in complete), default=0)
 
     def begin_attempt(self) -> tuple[str, int]:
         """The run's name among all runs, kept for ever, and how many server processes have begun it, this one included.

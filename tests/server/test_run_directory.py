@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import threading
 from pathlib import Path
 from typing import cast
 
@@ -84,3 +85,24 @@ def test_every_start_of_a_run_has_a_number_and_the_run_keeps_its_name(tmp_path: 
     assert len({name for name, _ in starts}) == 1
     assert re.fullmatch(r"a_run-[0-9a-f]{8}", starts[0][0])
     assert RunDirectory(tmp_path / "other" / "a run").begin_attempt()[0] != starts[0][0]
+
+
+def test_the_newest_round_is_that_of_a_complete_checkpoint(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert directory.newest_round() == 0
+    directory.save_checkpoint(_checkpoint(3), FINGERPRINT)
+    (tmp_path / "checkpoints" / ".fold-000-round-000004.safetensors.77.tmp").write_bytes(b"")
+    assert directory.newest_round() == 3
+
+
+def test_a_locked_directory_is_seen_from_outside_and_waited_for(tmp_path: Path) -> None:
+    one, other = RunDirectory(tmp_path), RunDirectory(tmp_path)
+    assert not other.is_locked()
+    one.lock()
+    assert other.is_locked()
+    with pytest.raises(UserError, match="Another process"):
+        other.lock(0.3)
+    threading.Timer(0.5, one.unlock).start()
+    other.lock(30)
+    assert one.is_locked()
+    other.unlock()
