@@ -269,7 +269,7 @@ def main() -> None:
         typer.echo(f"fedgraft: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        typer.echo("fedgraft: stopped; the same command goes on where it was (simulate and compare: with --resume).", err=True)
+        typer.echo("fedgraft: stopped; it goes on where it was (simulate and compare: with --resume).", err=True)
         sys.exit(_INTERRUPTED)
 
 
