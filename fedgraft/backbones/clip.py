@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from fedgraft.backbones.base import Backbone, Precision
+from fedgraft.backbones.clip_image import ClipImageTower
 from fedgraft.backbones.clip_text import ClipTextTower
+from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
 from fedgraft.errors import UserError
 
 _VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
@@ -37,6 +39,7 @@ class ClipBackbone(Backbone):
         self._model = model.eval().requires_grad_(False).to(self.device, getattr(torch, precision))
         self._processor = processor
         self.text = ClipTextTower(self._model, tokenizer)
+        self._image = ClipImageTower(self._model)
         self.dim = int(model.config.projection_dim)
         self.preprocessing = hashlib.sha256(_canonical(processor.to_dict()).encode()).hexdigest()
 
@@ -51,6 +54,35 @@ class ClipBackbone(Backbone):
         weights = self._model.visual_projection.weight
         pooled = self._model.vision_model(pixel_values=pixels.to(weights)).pooler_output
         return F.normalize(self._model.visual_projection(pooled).float(), dim=-1)
+
+    def image_shape(self, layer: int | None) -> tuple[int, ...]:
+        """(dim,), or (tokens, width) below a layer."""
+        return (self.dim,) if layer is None else self._image.states_shape
+
+    def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
+        """Features, or what enters a layer, in float32."""
+        if layer is None:
+            return self.encode_images(pixels)
+        return self._image.states(pixels.to(self._model.visual_projection.weight), layer)
+
+    def finish_images(self, represented: Tensor, layer: int | None, deltas: Deltas | None = None) -> Tensor:
+        """The features themselves, or the rest of the image tower."""
+        return represented if layer is None else self._image.features(represented, layer, deltas or {})
+
+    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
+        """Of the attention and the perceptron of every layer."""
+        return clip_linear_maps(self._model, tower)
+
+
+def clip_linear_maps(model: CLIPModel, tower: Tower) -> dict[str, LinearMap]:
+    """`Backbone.linear_maps` of a `CLIPModel`, also of one without weights."""
+    prefix = {"text": "text_model", "image": "vision_model"}[tower] + ".encoder.layers"
+    return {
+        f"{prefix}.{number}.{name}": LinearMap(number, module.weight)
+        for number, layer in enumerate(model.get_submodule(prefix))
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    }
 
 
 def load_clip(source: str, name: str, precision: Precision, device: torch.device) -> ClipBackbone:

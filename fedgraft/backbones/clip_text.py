@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from fedgraft.backbones.base import ClassTokens, Placement, TextTower
+from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
 from fedgraft.errors import UserError
 
 
@@ -33,6 +34,7 @@ class ClipTextTower(TextTower):
         self._projection = model.text_projection
         self._device = model.text_projection.weight.device
         self._tokenizer = tokenizer
+        self._modules = {f"text_model.{name}": module for name, module in model.text_model.named_modules()}
 
     def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
         """Names followed by a full stop and the end token, padded with end tokens."""
@@ -41,10 +43,27 @@ class ClipTextTower(TextTower):
         ids = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows], device=self._device)
         return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows], device=self._device))
 
+    def tokenize_texts(self, texts: Sequence[str]) -> tuple[Tensor, ClassTokens]:
+        """The longest common beginning, but for the end token, as a context."""
+        rows = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        rows = [row[1:] for row in rows]
+        first, last = min(rows), max(rows)
+        common = next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+        common = min(common, min(map(len, rows)) - 1)
+        length = max(map(len, rows)) - common
+        padded = [row[common:] + [self._end] * (length - len(row) + common) for row in rows]
+        ends = torch.tensor([len(row) - common - 1 for row in rows], device=self._device)
+        tokens = ClassTokens(torch.tensor(padded, device=self._device), ends)
+        return self._embedded(rows[0][:common]), tokens
+
     def embed_words(self, text: str) -> Tensor:
         """Token embeddings of a text, such as an initial context."""
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        embedded: Tensor = self._tower.embeddings.token_embedding(torch.tensor(ids, device=self._device))
+        return self._embedded(ids)
+
+    def _embedded(self, ids: list[int]) -> Tensor:
+        whole = torch.tensor(ids, dtype=torch.long, device=self._device)
+        embedded: Tensor = self._tower.embeddings.token_embedding(whole)
         return embedded.float()
 
     @torch.no_grad()
@@ -62,7 +81,12 @@ class ClipTextTower(TextTower):
         return torch.cat(parts)
 
     def encode_prompts(
-        self, context: Tensor, classes: ClassTokens, deep: Tensor | None = None, placement: Placement = "before"
+        self,
+        context: Tensor,
+        classes: ClassTokens,
+        deep: Tensor | None = None,
+        placement: Placement = "before",
+        deltas: Deltas | None = None,
     ) -> Tensor:
         """The shared prefix once, then every class behind it; a context behind the name leaves the start token shared.
 
@@ -83,6 +107,7 @@ class ClipTextTower(TextTower):
                 f"Deep prompts for {deep.shape[1]} layers behind the first do not fit into a text tower of "
                 f"{len(layers)}; give at most {len(layers) - 1}."
             )
+        changed = {self._modules[name]: delta for name, delta in (deltas or {}).items()}
         positions = embeddings.position_embedding.weight
         context = context.to(positions.dtype)
         deep = deep if deep is None else deep.to(positions.dtype)
@@ -105,51 +130,54 @@ class ClipTextTower(TextTower):
                 else:
                     suffix = _placed(suffix, places, deep[:, index - 1])
             if index < len(layers) - 1:
-                prefix, suffix = self._layer(layer, prefix, suffix, classes)
-        ends = self._last_layer(layers[-1], prefix, suffix, classes)
+                prefix, suffix = self._layer(layer, prefix, suffix, classes, changed)
+        ends = self._last_layer(layers[-1], prefix, suffix, classes, changed)
         pooled = self._tower.final_layer_norm(ends)
         return F.normalize(self._projection(pooled).float(), dim=-1)
 
     # One layer: prefix (N, P, width) and suffix (N, T, width), the tokens of all names behind one another -------
 
-    def _layer(self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens) -> tuple[Tensor, Tensor]:
+    def _layer(
+        self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens, changed: Changed
+    ) -> tuple[Tensor, Tensor]:
         attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
-        keys, values = attention.k_proj(normed_prefix), attention.v_proj(normed_prefix)
+        keys = linear(attention.k_proj, normed_prefix, changed)
+        values = linear(attention.v_proj, normed_prefix, changed)
+        queries = linear(attention.q_proj, normed_prefix, changed)
         mixed = F.scaled_dot_product_attention(
-            self._split(attention.q_proj(normed_prefix)), self._split(keys), self._split(values), is_causal=True
+            self._split(queries), self._split(keys), self._split(values), is_causal=True
         )
-        new_prefix = prefix + attention.out_proj(mixed.transpose(-3, -2).flatten(-2))
-        new_prefix = new_prefix + layer.mlp(layer.layer_norm2(new_prefix))
+        new_prefix = prefix + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
+        new_prefix = new_prefix + mlp(layer.mlp, layer.layer_norm2(new_prefix), changed)
 
         length = classes.ids.shape[1]
         attended = self._attend(
-            _padded(attention.q_proj(normed_suffix), classes),
+            _padded(linear(attention.q_proj, normed_suffix, changed), classes),
             keys,
             values,
-            _padded(attention.k_proj(normed_suffix), classes),
-            _padded(attention.v_proj(normed_suffix), classes),
+            _padded(linear(attention.k_proj, normed_suffix, changed), classes),
+            _padded(linear(attention.v_proj, normed_suffix, changed), classes),
             torch.ones(length, length, dtype=torch.bool, device=suffix.device).tril(),
         )
-        new_suffix = suffix + attention.out_proj(_packed(attended, classes))
-        return new_prefix, new_suffix + layer.mlp(layer.layer_norm2(new_suffix))
+        new_suffix = suffix + linear(attention.out_proj, _packed(attended, classes), changed)
+        return new_prefix, new_suffix + mlp(layer.mlp, layer.layer_norm2(new_suffix), changed)
 
-    def _last_layer(self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens) -> Tensor:
+    def _last_layer(self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens, changed: Changed) -> Tensor:
         """The last layer's output at each class's end token only: (N, C, width)."""
         attention = layer.self_attn
         normed_prefix, normed_suffix = layer.layer_norm1(prefix), layer.layer_norm1(suffix)
         visible = torch.arange(classes.ids.shape[1], device=suffix.device) <= classes.ends[:, None]
         attended = self._attend(
-            attention.q_proj(normed_suffix[:, classes.last])[:, :, None],
-            attention.k_proj(normed_prefix),
-            attention.v_proj(normed_prefix),
-            _padded(attention.k_proj(normed_suffix), classes),
-            _padded(attention.v_proj(normed_suffix), classes),
+            linear(attention.q_proj, normed_suffix[:, classes.last], changed)[:, :, None],
+            linear(attention.k_proj, normed_prefix, changed),
+            linear(attention.v_proj, normed_prefix, changed),
+            _padded(linear(attention.k_proj, normed_suffix, changed), classes),
+            _padded(linear(attention.v_proj, normed_suffix, changed), classes),
             visible[:, None, None],
         )
-        out: Tensor = suffix[:, classes.last] + attention.out_proj(attended[:, :, 0])
-        residual: Tensor = layer.mlp(layer.layer_norm2(out))
-        return out + residual
+        out: Tensor = suffix[:, classes.last] + linear(attention.out_proj, attended[:, :, 0], changed)
+        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
 
     def _attend(
         self, queries: Tensor, prefix_keys: Tensor, prefix_values: Tensor, keys: Tensor, values: Tensor, visible: Tensor
