@@ -1,4 +1,4 @@
-"""Low-rank methods whose server merges what the sites have learnt into the frozen weights, as FedEx-LoRA and FLoRA do."""
+"""Low-rank methods whose server merges what the sites have learnt into the frozen weights (FedEx-LoRA, FLoRA)."""
 
 from typing import Self, cast
 

@@ -29,8 +29,9 @@ def save_as_peft(adapter: LoraAdapter, folder: Path, base_model: str) -> int:
         base_model_name_or_path=base_model,
         inference_mode=True,
     )
+    settings = config.to_dict()  # type: ignore[no-untyped-call]
     write_bytes(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
-    write_text(folder / "adapter_config.json", json.dumps(config.to_dict(), default=_plain, indent=2, sort_keys=True))
+    write_text(folder / "adapter_config.json", json.dumps(settings, default=_plain, indent=2, sort_keys=True))
     return rank
 
 
