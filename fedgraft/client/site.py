@@ -13,11 +13,14 @@ from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.state import PersonalState
 from fedgraft.client.training import TrainingData, train_together
 from fedgraft.client.workplace import Workplace
+from fedgraft.data.examples import IntArray
 from fedgraft.errors import UserError, reason_of
 from fedgraft.messages import Arrays, Job
 from fedgraft.randomness import derived_seed, generator, keyed_normal
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.parts import Noise
+
+_IMAGES_AT_ONCE = 256
 
 
 class Site:
@@ -70,17 +73,28 @@ class Site:
             key, count, "site noise", self.fold, self.site, server_round, content
         )
 
-    def tests(self) -> dict[str, TestSet]:
-        """The site's test images by scope."""
+    def tests(self, adapter: Adapter, known: dict[tuple[int, int], torch.Tensor]) -> dict[str, TestSet]:
+        """The site's test images by scope.
+
+        Args:
+            known: features by adapter and images, to be added to: sites that share both share the features.
+        """
         tests = {}
         for scope in self._fold.scopes:
             positions = self._share.tests[scope.name]
-            tests[scope.name] = TestSet(
-                self.workplace.features(positions)[:, 0],
-                self.workplace.labels(positions, scope.classes),
-                scope.classes,
-            )
+            place = (id(adapter), id(positions))
+            if place not in known:
+                known[place] = self._features(adapter, positions)
+            labels = self.workplace.labels(positions, scope.classes)
+            tests[scope.name] = TestSet(known[place], labels, scope.classes)
         return tests
+
+    @torch.no_grad()
+    def _features(self, adapter: Adapter, positions: IntArray) -> torch.Tensor:
+        """Image features (n, dim) of some examples, a part of them in memory at a time."""
+        count = max(1, -(-len(positions) // _IMAGES_AT_ONCE))
+        parts = np.array_split(positions, count)
+        return torch.cat([adapter.image_features(self.workplace.features(part)[:, 0]) for part in parts])
 
     def batches_generator(self, server_round: int) -> np.random.Generator:
         """What shuffles the site's images in a round."""
@@ -135,7 +149,9 @@ def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> 
     if able:
         same = adapters[able[0].site].same_at_all_sites
         chosen = [adapters[able[0].site if same else site.site] for site in able]
-        measured = evaluate_together(chosen, [site.tests() for site in able])
+        known: dict[tuple[int, int], torch.Tensor] = {}
+        tests = [site.tests(adapter, known) for site, adapter in zip(able, chosen, strict=True)]
+        measured = evaluate_together(chosen, tests)
         results.update({site.site: result for site, result in zip(able, measured, strict=True)})
     return results
 

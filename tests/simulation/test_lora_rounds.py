@@ -23,7 +23,7 @@ CASES = {
     "fedsa-lora": {"rank": 2},
     "fedex-lora": {"rank": 2},
     "flora": {"ranks": "1,3"},
-    "flexlora": {"ranks": "1,3"},
+    "flexlora": {"ranks": "1,3", "tower": "both", "layers": 1},
 }
 
 
