@@ -22,7 +22,7 @@ from fedgraft.backbones import Backbone
 from fedgraft.backbones.deltas import Delta, LinearMap, Tower
 from fedgraft.errors import UserError
 
-CACHES = "final image features; with tower=image or both, what enters the first adapted layer of the image tower"
+CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
 _TOKENS_TOGETHER = 64 * 1024
 """As for learnt contexts; see docs/performance.md."""
 
