@@ -19,12 +19,15 @@ from fedgraft.adapters.base import Vocabulary
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.methods import load_method
 
+TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "this is a {}", "a {}")
 
-def step_of(name: str, options: dict[str, Any], backbone: Backbone, classes: int, batch: int) -> Callable[[], None]:
+
+def step_of(name: str, options: dict[str, Any], backbone: Backbone, args: argparse.Namespace) -> Callable[[], None]:
     """One step of a method."""
+    classes, batch = args.classes, args.batch
     method = load_method(name)
     parsed = method.parse_options(options)
-    vocabulary = Vocabulary(backbone, class_names(classes), ("a photo of a {}.",))
+    vocabulary = Vocabulary(backbone, class_names(classes), TEMPLATES[: args.templates])
     adapter = method.adapter(vocabulary, parsed, torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(adapter.parameters(), lr=1e-4)
     shape = backbone.image_shape(method.adapter.image_layer(backbone, parsed))
@@ -41,8 +44,8 @@ def step_of(name: str, options: dict[str, Any], backbone: Backbone, classes: int
 
 def measure(backbone: Backbone, names: list[str], options: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Medians of all methods' steps, taken in turn."""
-    steps = {"promptfl": step_of("promptfl", {}, backbone, args.classes, args.batch)}
-    steps |= {name: step_of(name, options, backbone, args.classes, args.batch) for name in names}
+    steps = {"promptfl": step_of("promptfl", {}, backbone, args)}
+    steps |= {name: step_of(name, options, backbone, args) for name in names}
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -52,6 +55,7 @@ def measure(backbone: Backbone, names: list[str], options: dict[str, Any], args:
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     return {
         "classes": args.classes,
+        "templates": args.templates,
         "options": options,
         "seconds": medians,
         "over_promptfl": {name: medians[name] / medians["promptfl"] for name in names},
@@ -68,6 +72,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--classes", type=int, default=50)
+    parser.add_argument("--templates", type=int, default=1, help="hand-written prompts a class, up to five")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--json", type=Path, default=Path("runs/lora.json"))

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fedgraft.adapters.base import Adapter, Batch, MethodOptions
-from fedgraft.backbones import Backbone
+from fedgraft.backbones import Backbone, ClassTokens
 from fedgraft.backbones.deltas import Delta, LinearMap, Tower
 from fedgraft.errors import UserError
 
@@ -35,6 +35,7 @@ class LoraOptions(MethodOptions):
     alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank")
     targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear")
     tower: Literal["text", "image", "both"] = Field("text", description="the tower that is adapted")
+    templates: int = Field(0, ge=0, description="how many of the source's templates name a class; 0 takes all")
     layers: int = Field(0, ge=0, description="how many of a tower's last layers are adapted; 0 adapts all")
 
     @field_validator("ranks")
@@ -188,7 +189,7 @@ class LoraAdapter(Adapter):
         encode = first.vocabulary.backbone.text.encode_prompts
         encoded = [
             encode(context.expand(len(adapters), -1, -1), tokens, deltas=deltas)
-            for context, tokens in first.vocabulary.written(classes)
+            for context, tokens in first._written(classes)
         ]
         features = encoded[0] if len(encoded) == 1 else F.normalize(torch.stack(encoded).mean(0), dim=-1)
         return list(features)
@@ -204,8 +205,12 @@ class LoraAdapter(Adapter):
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
         """As many as keep one pass in the processor's cache."""
-        tokens = max(len(tokens.kept) for _, tokens in self.vocabulary.written(classes))
+        tokens = max(len(tokens.kept) for _, tokens in self._written(classes))
         return max(1, _TOKENS_TOGETHER // (tokens * self.vocabulary.backbone.text.width))
+
+    def _written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
+        """The hand-written prompts that the classifier takes."""
+        return self.vocabulary.written(classes)[: cast(LoraOptions, self.options).templates or None]
 
     @classmethod
     def _deltas(cls, adapters: Sequence[Self], tower: Tower) -> dict[str, Delta]:

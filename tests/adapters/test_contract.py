@@ -20,7 +20,7 @@ CLASSES = (0, 2, 4)
 def _adapter(method: str, backbone: Backbone, seed: int = 0, run: int = 0, **options: object) -> Adapter:
     loaded = load_method(method)
     defaults = {"n_ctx": 4} if "n_ctx" in loaded.options.model_fields else {}
-    vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.",))
+    vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.", "the {}"))
     parsed = loaded.parse_options({**defaults, **options})
     return loaded.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), Seat(run, site=0))
 
@@ -166,7 +166,7 @@ def test_every_option_changes_something(method: str, mini: Backbone) -> None:
     other: dict[str, object] = {
         "n_ctx": 3, "ctx_init": "a photo of a", "prompts": 2, "rank": 2, "mu": 4.0, "tau": 0.1,
         "anchor": "tokens", "init": "zero", "placement": "behind", "ranks": "3", "alpha": 2.0, "targets": "fc1",
-        "tower": "image", "layers": 1,
+        "tower": "image", "layers": 1, "templates": 1,
     }  # fmt: skip
 
     def outcome(**options: object) -> list[torch.Tensor]:
