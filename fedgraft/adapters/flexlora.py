@@ -4,6 +4,9 @@ sum_k p_k B_k A_k = U S V, and a site of rank r goes on with its first r directi
 sends the directions of the largest rank, sorted, so that every site gets the same message and takes its own part.
 """
 
+from typing import cast
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedgraft.adapters.base import Method
@@ -16,9 +19,15 @@ class FlexLora(LoraAdapter):
     @property
     def same_at_all_sites(self) -> bool:
         """Sites of another rank have another part."""
-        options = self.options
-        assert isinstance(options, LoraOptions)
-        return len(set(options.dealt())) == 1
+        return len(set(cast(LoraOptions, self.options).dealt())) == 1
+
+    def server_state(self) -> dict[str, Tensor]:
+        """Factors of the largest rank."""
+        largest = cast(LoraOptions, self.options).rank_of(None)
+        return {
+            name: F.pad(value, (0, 0, 0, largest - self.rank) if name.endswith("lora_A") else (0, largest - self.rank))
+            for name, value in self.shared().items()
+        }
 
     def load(self, values: dict[str, Tensor]) -> None:
         """The first directions of what has more; a change is divided by its rank, so B makes up for the smaller one."""
@@ -37,5 +46,6 @@ METHOD = Method(
     FlexLora,
     LoraOptions,
     strategy="fedgraft.strategies.flexlora:FlexLora",
+    takes_no_strategy="its sites may answer with factors of different ranks",
     caches=CACHES,
 )

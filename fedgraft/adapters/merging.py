@@ -26,7 +26,7 @@ class MergingAdapter(LoraAdapter):
     def server_state(self) -> dict[str, Tensor]:
         """The shared factors and zeros."""
         maps = [(name, found.weight) for maps in self.adapted.values() for name, found in maps.items()]
-        return {**self.shared(), **{f"{name}{_END}": torch.zeros(weight.shape) for name, weight in maps}}
+        return {**self.shared(), **{f"{name}{_END}": torch.zeros(()).expand(weight.shape) for name, weight in maps}}
 
     def load(self, values: dict[str, Tensor]) -> None:
         """Overwrite factors, and keep what is merged as it is given."""

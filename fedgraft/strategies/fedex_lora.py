@@ -28,9 +28,11 @@ class FedExLora(LowRankStrategy):
         """Means and residuals."""
         return averaged_with_residual(answers, previous)
 
-    def check(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    def check(
+        self, answers: Sequence[Answer], previous: Arrays, sizes: bool = True
+    ) -> tuple[list[Answer], list[LeftOut]]:
         """Compared with the factors that were sent."""
-        return checked(answers, {name: array for name, array in previous.items() if not name.endswith(MERGED)})
+        return checked(answers, {name: array for name, array in previous.items() if not name.endswith(MERGED)}, sizes)
 
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
         """The product of the means and this round's residual."""

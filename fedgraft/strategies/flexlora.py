@@ -57,10 +57,12 @@ class FlexLora(LowRankStrategy):
             factors[name + A], factors[name + B] = right.astype(np.float32), (len(start) * left).astype(np.float32)
         return factors
 
-    def check(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    def check(
+        self, answers: Sequence[Answer], previous: Arrays, sizes: bool = True
+    ) -> tuple[list[Answer], list[LeftOut]]:
         """Any rank that fits the maps."""
         shapes = {name: (len(previous[name + B]), previous[name + A].shape[1]) for name in maps_of(previous)}
-        return checked_factors(answers, shapes)
+        return checked_factors(answers, shapes, sizes)
 
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What is left of the mean after the cut to the largest rank."""

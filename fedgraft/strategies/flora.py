@@ -41,9 +41,11 @@ class Flora(LowRankStrategy):
             for name in maps_of(previous)
         }
 
-    def check(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    def check(
+        self, answers: Sequence[Answer], previous: Arrays, sizes: bool = True
+    ) -> tuple[list[Answer], list[LeftOut]]:
         """Any rank that fits the maps."""
-        return checked_factors(answers, {name: previous[name + MERGED].shape for name in maps_of(previous)})
+        return checked_factors(answers, {name: previous[name + MERGED].shape for name in maps_of(previous)}, sizes)
 
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What was merged in this round."""

@@ -71,12 +71,13 @@ class LowRankStrategy(FederatedStrategy):
 
 
 def checked_factors(
-    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]]
+    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]], sizes: bool = True
 ) -> tuple[list[Answer], list[LeftOut]]:
     """`checked` for sites of different ranks: with zeros added their factors are of one shape.
 
     Args:
         shapes: (out, in) of each map.
+        sizes: as for `checked`.
     """
     fitting = [answer for answer in answers if _rank(answer, shapes) is not None]
     most = max((_rank(answer, shapes) or 1 for answer in fitting), default=1)
@@ -86,7 +87,7 @@ def checked_factors(
         for end, shape in ((A, (most, into)), (B, (out, most)))
     }
     even = [replace(answer, arrays=_filled(answer.arrays, most)) if answer in fitting else answer for answer in answers]
-    kept, left_out = checked(even, reference)
+    kept, left_out = checked(even, reference, sizes)
     own = {answer.site: answer for answer in answers}
     return [own[answer.site] for answer in kept], left_out
 

@@ -128,12 +128,14 @@ def test_merged_weights_give_the_same_features_without_an_adapter(method: str, m
         assert torch.allclose(adapter.class_features(CLASSES), _plain_classes(model, mini_folder()), atol=1e-5)
 
 
-def test_sites_of_different_ranks_go_through_one_pass(mini: Backbone) -> None:
-    adapters = [_adapter("flora", mini, Seat(site=site), ranks="2,5,1") for site in range(3)]
+@pytest.mark.parametrize("tower", ["text", "both"])
+def test_sites_of_different_ranks_go_through_one_pass(tower: str, mini: Backbone) -> None:
+    adapters = [_adapter("flora", mini, Seat(site=site), ranks="2,5,1", tower=tower, layers=1) for site in range(3)]
     for adapter in adapters[1:]:
         adapter.load({f"{name}.merged": value for name, value in adapters[0].merged.items()})
     assert [adapter.rank for adapter in adapters] == [2, 5, 1]
-    images = torch.randn(4, mini.dim, generator=torch.Generator().manual_seed(0))
+    layer = adapters[0].image_layer(mini, adapters[0].options)
+    images = torch.randn(4, *mini.image_shape(layer), generator=torch.Generator().manual_seed(0))
     batches = [Batch(images, torch.tensor([0, 1, 2, 0]))] * 3
     for adapter, loss in zip(adapters, LoraAdapter.losses(adapters, batches, CLASSES), strict=True):
         parameters = list(adapter.parameters())
