@@ -86,7 +86,8 @@ def begin(
         deal, backbone = named_deal(config.class_names), load_backbone(config.backbone, config.precision, best_device())
     else:
         data, backbone = prepare(config, observer)
-        deal, zero_shot = data.deal, zero_shot_accuracy(data, backbone, observer)
+        deal = data.deal
+        zero_shot = zero_shot_accuracy(data, backbone, observer, image_layer(config, backbone))
     coordinator = Coordinator(config, directory, deal, backbone, observer, zero_shot)
     if resume:
         directory.newest_checkpoint(0, backbone.fingerprint)
@@ -114,18 +115,26 @@ def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]
     examples = open_source(config.data, config.seed, config.domains)
     data = DealtData(deal_data(examples, config), examples.keys)
     backbone = load_backbone(config.backbone, config.precision, best_device())
-    fill_store(FeatureStore(cache_root(), backbone), config, examples, data, observer.filling)
+    store = FeatureStore(cache_root(), backbone, image_layer(config, backbone))
+    fill_store(store, config, examples, data, observer.filling)
     return data, backbone
 
 
-def zero_shot_accuracy(data: DealtData, backbone: Backbone, observer: Observer) -> dict[str, float]:
+def image_layer(config: RunConfig, backbone: Backbone) -> int | None:
+    """The layer of the image tower whose input the run's method has cached; None for final features."""
+    method = load_method(config.method)
+    return method.adapter.image_layer(backbone, method.parse_options(config.method_options))
+
+
+def zero_shot_accuracy(
+    data: DealtData, backbone: Backbone, observer: Observer, layer: int | None = None
+) -> dict[str, float]:
     """Accuracy in percent of the hand-written templates by scope, over all sites' test images.
 
     A figure near chance is noticed: then the backbone does not know the classes, or names and labels do not match,
     and no federated figure means anything before that is explained.
     """
-    store = FeatureStore(cache_root(), backbone)
-    vectors = store.vectors()
+    store = FeatureStore(cache_root(), backbone, layer)
     texts = backbone.text.encode_classes(data.deal.class_names, data.deal.templates).cpu().numpy()
     accuracies: dict[str, float] = {}
     for fold in data.deal.folds:
@@ -133,7 +142,7 @@ def zero_shot_accuracy(data: DealtData, backbone: Backbone, observer: Observer) 
             positions = np.unique(np.concatenate([share.tests[scope.name] for share in fold.sites]))
             if not len(positions):
                 continue
-            features = vectors[require_rows(store, data.keys[positions])]
+            features = store.features(require_rows(store, data.keys[positions]))
             predicted = np.asarray(scope.classes)[(features @ texts[list(scope.classes)].T).argmax(1)]
             name = scope.name if fold.name is None else fold.name
             accuracies[name] = float((predicted == data.deal.labels[positions]).mean() * 100)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,12 +30,23 @@ class Vocabulary:
         self.class_names = tuple(class_names)
         self.templates = tuple(templates)
         self._tokens: dict[tuple[int, ...], ClassTokens] = {}
+        self._written: dict[tuple[int, ...], list[tuple[Tensor, ClassTokens]]] = {}
 
     def tokens(self, classes: tuple[int, ...]) -> ClassTokens:
         """Token ids of some classes, in their order."""
         if classes not in self._tokens:
             self._tokens[classes] = self.backbone.text.tokenize_names([self.class_names[index] for index in classes])
         return self._tokens[classes]
+
+    def written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
+        """For each template what the prompts of some classes begin with, as a context, and how they go on."""
+        if classes not in self._written:
+            names = [self.class_names[index] for index in classes]
+            self._written[classes] = [
+                self.backbone.text.tokenize_texts([template.format(name) for name in names])
+                for template in self.templates
+            ]
+        return self._written[classes]
 
     @cached_property
     def zero_shot(self) -> Tensor:
@@ -44,10 +55,29 @@ class Vocabulary:
 
 
 class Batch(NamedTuple):
-    """Images (B, dim) of unit norm and labels (B,) as positions in the classes of the softmax."""
+    """Images as `image_layer` has them, features (B, dim) of unit norm unless it says otherwise, and labels (B,) as
+    positions in the classes of the softmax.
+    """
 
     images: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Whose adapter it is, and when: what its size and its draws may depend on beside the generator.
+
+    Attributes:
+        seed: of the run.
+        fold: position of the fold.
+        site: number of the site; None for the server's adapter.
+        round: the last round before it.
+    """
+
+    seed: int = 0
+    fold: int = 0
+    site: int | None = None
+    round: int = 0
 
 
 class Adapter(nn.Module, ABC):
@@ -57,15 +87,19 @@ class Adapter(nn.Module, ABC):
         vocabulary: classes, templates and the frozen backbone.
         options: the method's options.
         generator: the source of the initial values.
+        seat: whose it is.
     """
 
-    personal_names: ClassVar[frozenset[str]] = frozenset()
-    """Parameters that never leave the site; all others are shared."""
+    personal_names: frozenset[str] = frozenset()
+    """Parameters that never leave the site; all others are shared. A method may set it when it builds."""
 
-    def __init__(self, vocabulary: Vocabulary, options: Any, generator: torch.Generator) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, options: Any, generator: torch.Generator, seat: Seat | None = None
+    ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
         self.options = options
+        self.seat = seat or Seat()
         self.build(generator)
         self.to(vocabulary.backbone.device)
 
@@ -81,11 +115,25 @@ class Adapter(nn.Module, ABC):
         """Cross-entropy of scaled cosines; methods with further terms override it.
 
         Args:
-            images: (B, dim) of unit norm.
+            images: as in `Batch`.
             labels: (B,) positions in `classes`.
             classes: the C classes of the softmax.
         """
-        return self.cross_entropy(images, self.class_features(classes), labels)
+        return self.cross_entropy(self.image_features(images), self.class_features(classes), labels)
+
+    @classmethod
+    def image_layer(cls, backbone: Backbone, options: Any) -> int | None:
+        """The layer of the image tower whose input is cached of each image; None for the tower's final features."""
+        return None
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features (B, dim) of unit norm from what is cached of each image."""
+        return images
+
+    @property
+    def same_at_all_sites(self) -> bool:
+        """Whether the server's arrays alone decide the class features."""
+        return not self.personal_names
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
         """How many sites' steps are worth one forward pass; 1 for a method that has no such pass."""
@@ -111,6 +159,10 @@ class Adapter(nn.Module, ABC):
         """The parameters that travel to the server, on the CPU, by name in sorted order."""
         return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
 
+    def server_state(self) -> dict[str, Tensor]:
+        """What the server starts from and sends; the shared parameters unless the method's strategy keeps more."""
+        return self.shared()
+
     def personal(self) -> dict[str, Tensor]:
         """The parameters that stay at the site, on the CPU, by name in sorted order."""
         return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n in self.personal_names}
@@ -132,6 +184,7 @@ class Method:
         trains: whether there is anything to train; a method without parameters is evaluated once.
         takes_no_strategy: why no strategy of the user's can be combined with the method, as "it shares nothing";
             empty where any can.
+        caches: what is computed once of each image.
     """
 
     name: str
@@ -141,6 +194,7 @@ class Method:
     strategy: str = "fedgraft.strategies.weighted_average:WeightedAverage"
     trains: bool = True
     takes_no_strategy: str = ""
+    caches: str = "final image features"
 
     def parse_options(self, values: dict[str, Any]) -> MethodOptions:
         """Check the options given by a user.

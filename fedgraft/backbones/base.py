@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
+from fedgraft.errors import UserError
+
 Placement = Literal["before", "behind"]
 """Where a context stands: before the class name or behind it."""
 Precision = Literal["float32", "bfloat16"]
@@ -52,14 +55,26 @@ class TextTower(ABC):
         """Token ids of class names."""
 
     @abstractmethod
+    def tokenize_texts(self, texts: Sequence[str]) -> tuple[Tensor, ClassTokens]:
+        """Ordinary texts as prompts: what all begin with, as a context (n, width), and how each goes on.
+
+        `encode_prompts` of the two gives the features that `encode_texts` gives.
+        """
+
+    @abstractmethod
     def embed_words(self, text: str) -> Tensor:
         """Token embeddings (n, width) of a text without start and end token."""
 
     @abstractmethod
     def encode_prompts(
-        self, context: Tensor, classes: ClassTokens, deep: Tensor | None = None, placement: Placement = "before"
+        self,
+        context: Tensor,
+        classes: ClassTokens,
+        deep: Tensor | None = None,
+        placement: Placement = "before",
+        deltas: Deltas | None = None,
     ) -> Tensor:
-        """Features of prompted class names for every context and class, differentiable in the context.
+        """Features of prompted class names for every context and class, differentiable in all that is no class.
 
         Args:
             context: (N, n_ctx, width).
@@ -67,6 +82,7 @@ class TextTower(ABC):
                 1 to depth (Khattak et al. 2023); layer 0 reads the context itself.
             placement: [start; context; name; "."; end], or "behind" the name: [start; name; context; "."; end]
                 (Zhou et al. 2022).
+            deltas: changes of the tower's linear maps, one for each context or one for all.
 
         Returns:
             (N, C, dim).
@@ -111,3 +127,21 @@ class Backbone(ABC):
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Image features (B, dim) of unit norm in float32, without gradients."""
+
+    def image_shape(self, layer: int | None) -> tuple[int, ...]:
+        """Of what `represent_images` returns for an image."""
+        return (self.dim,)
+
+    def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
+        """What is kept of images: their features (B, dim), or what enters a layer of the tower, (B, tokens, width)."""
+        if layer is not None:
+            raise UserError(f"The image tower of {self.name!r} cannot be cut at a layer.")
+        return self.encode_images(pixels)
+
+    def finish_images(self, represented: Tensor, layer: int | None, deltas: Deltas | None = None) -> Tensor:
+        """Features (B, dim) of unit norm from what is kept of images, differentiable in the deltas."""
+        return represented
+
+    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
+        """The linear maps in a tower's layers that deltas can change, by name; none in a family without."""
+        return {}

@@ -1,12 +1,14 @@
 """The image-feature store: each image passes the image tower once, and every process maps the same file.
 
-A store belongs to one backbone and one preprocessing. It is two files that only grow: `keys.bin` with a SHA-256
-for each row and `vectors.f32` with the rows. A row counts when both hold it, so a fill that was killed continues
-where it stopped, and an image whose content changed has another key.
+A store belongs to one backbone, one preprocessing and one layer: it holds final features, or what enters a layer of
+the image tower where a method trains that layer and those above. It is two files that only grow: `keys.bin` with a
+SHA-256 for each row and `vectors.f32` with the rows. A row counts when both hold it, so a fill that was killed
+continues where it stopped, and an image whose content changed has another key.
 """
 
 import fcntl
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -29,14 +32,18 @@ class FeatureStore:
     """Image features of one backbone by content key.
 
     Args:
-        root: the cache folder; the store is a folder below it, named by fingerprint, preprocessing and precision.
+        root: the cache folder; the store is a folder below it, named by fingerprint, preprocessing, precision
+            and layer.
+        layer: whose input is kept, (tokens, width) an image; None keeps final features, (dim,).
     """
 
-    def __init__(self, root: Path, backbone: Backbone) -> None:
+    def __init__(self, root: Path, backbone: Backbone, layer: int | None = None) -> None:
         kind = "" if backbone.precision == "float32" else f"-{backbone.precision}"
+        kind += "" if layer is None else f"-layer{layer}"
         self.folder = root / "features" / f"{backbone.fingerprint[:24]}-{backbone.preprocessing[:12]}{kind}"
-        self.dim = backbone.dim
-        self._backbone = backbone
+        self.shape = backbone.image_shape(layer)
+        self._row_bytes = 4 * math.prod(self.shape)
+        self._backbone, self._layer = backbone, layer
 
     def rows(self, keys: NDArray[np.uint8]) -> IntArray:
         """The row of each key (n, 32), -1 where the store does not hold it."""
@@ -44,11 +51,20 @@ class FeatureStore:
         return np.asarray([known.get(key.tobytes(), -1) for key in keys], np.int64)
 
     def vectors(self) -> NDArray[np.float32]:
-        """All rows, (rows, dim), mapped from disk and read-only."""
+        """All rows, (rows, dim) or (rows, tokens, width), mapped from disk and read-only."""
         count = self._complete_rows()
         if count == 0:
-            return np.empty((0, self.dim), np.float32)
-        return np.memmap(self.folder / "vectors.f32", np.float32, "r", shape=(count, self.dim))
+            return np.empty((0, *self.shape), np.float32)
+        return np.memmap(self.folder / "vectors.f32", np.float32, "r", shape=(count, *self.shape))
+
+    def features(self, rows: IntArray) -> NDArray[np.float32]:
+        """Final features (n, dim) of some rows."""
+        vectors, done = self.vectors(), [np.empty((0, self._backbone.dim), np.float32)]
+        for begin in range(0, len(rows), _BATCH):
+            kept = torch.from_numpy(np.asarray(vectors[rows[begin : begin + _BATCH]])).to(self._backbone.device)
+            with torch.no_grad():
+                done.append(self._backbone.finish_images(kept, self._layer).cpu().numpy())
+        return np.concatenate(done)
 
     def fill(
         self, keys: NDArray[np.uint8], load: Callable[[int], Image.Image], progress: Progress | None = None
@@ -65,11 +81,15 @@ class FeatureStore:
             known = {key.tobytes() for key in self._keys()}
             positions = {key.tobytes(): position for position, key in enumerate(keys)}
             missing = sorted(position for key, position in positions.items() if key not in known)
-            with self._growing("vectors.f32", self.dim * 4) as vectors, self._growing("keys.bin", KEY_BYTES) as names:
+            with (
+                self._growing("vectors.f32", self._row_bytes) as vectors,
+                self._growing("keys.bin", KEY_BYTES) as names,
+            ):
                 for begin in range(0, len(missing), _BATCH):
                     batch = missing[begin : begin + _BATCH]
-                    features = self._backbone.encode_images(self._backbone.preprocess([load(p) for p in batch]))
-                    vectors.write(features.cpu().numpy().tobytes())
+                    pixels = self._backbone.preprocess([load(p) for p in batch])
+                    rows = self._backbone.represent_images(pixels, self._layer)
+                    vectors.write(rows.cpu().numpy().tobytes())
                     _flush(vectors)
                     names.write(keys[batch].tobytes())
                     _flush(names)
@@ -87,7 +107,7 @@ class FeatureStore:
     def _complete_rows(self) -> int:
         sizes = [
             (path.stat().st_size if (path := self.folder / name).exists() else 0) // width
-            for name, width in (("keys.bin", KEY_BYTES), ("vectors.f32", self.dim * 4))
+            for name, width in (("keys.bin", KEY_BYTES), ("vectors.f32", self._row_bytes))
         ]
         return min(sizes)
 

@@ -197,6 +197,24 @@ def report(
 
 
 @app.command()
+def adapter(
+    run: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    site: Annotated[str, typer.Option(help="The number of a site, or global.")] = "global",
+    fold: Annotated[str | None, typer.Option(help="The domain left out, where the run has several.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a low-rank adapter that a run has trained as PEFT saves one."""
+    from fedgraft.trained import save_adapter
+
+    if site != "global" and not site.isdecimal():
+        raise UserError(f"--site takes the number of a site, or global, not {site!r}.")
+    saved = save_adapter(run, out, None if site == "global" else int(site), fold)
+    number = len(saved["maps"])
+    typer.echo(json.dumps(saved) if as_json else f"Wrote {out}: rank {saved['rank']}, {number} linear maps")
+
+
+@app.command()
 def methods(as_json: Json = False) -> None:
     """What methods there are."""
     from fedgraft.methods import load_method, method_names
@@ -208,9 +226,10 @@ def methods(as_json: Json = False) -> None:
         for name, method in loaded.items()
     }
     if as_json:
-        typer.echo(json.dumps({name: {"summary": rows[name], "options": options[name]} for name in rows}))
+        caches = {name: method.caches for name, method in loaded.items()}
+        typer.echo(json.dumps({n: {"summary": rows[n], "options": options[n], "caches": caches[n]} for n in rows}))
         return
-    _print_lines({n: f"{text}{_option_text(options[n])}" for n, text in rows.items()})
+    _print_lines({n: f"{t}; caches {loaded[n].caches}{_option_text(options[n])}" for n, t in rows.items()})
 
 
 @app.command()

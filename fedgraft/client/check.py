@@ -61,11 +61,12 @@ def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method
     backbone = load_backbone(backbone_name, device=best_device())
     probes = [decode(path) for path in sound[:_PROBES]]
     began = time.perf_counter()
-    features = backbone.encode_images(backbone.preprocess(probes))
-    an_image = (time.perf_counter() - began) / len(probes)
     method = load_method(method_name)
+    options = method.parse_options({})
+    features = backbone.represent_images(backbone.preprocess(probes), method.adapter.image_layer(backbone, options))
+    an_image = (time.perf_counter() - began) / len(probes)
     vocabulary = Vocabulary(backbone, sorted(counts), DEFAULT_TEMPLATES)
-    adapter = method.adapter(vocabulary, method.parse_options({}), torch.Generator())
+    adapter = method.adapter(vocabulary, options, torch.Generator())
     classes = tuple(range(len(counts)))
     labels = torch.zeros(len(features), dtype=torch.long, device=backbone.device)
     a_step = 0.0

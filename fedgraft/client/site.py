@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgraft.adapters.base import Adapter
+from fedgraft.adapters.base import Adapter, Seat
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.state import PersonalState
 from fedgraft.client.training import TrainingData, train_together
 from fedgraft.client.workplace import Workplace
+from fedgraft.data.examples import IntArray
 from fedgraft.errors import UserError, reason_of
 from fedgraft.messages import Arrays, Job
 from fedgraft.randomness import derived_seed, generator, keyed_normal
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.parts import Noise
+
+_IMAGES_AT_ONCE = 256
 
 
 class Site:
@@ -34,18 +37,18 @@ class Site:
         identity = {"method": workplace.config.method, "fingerprint": workplace.backbone.fingerprint}
         self.state = PersonalState(workplace.state_folder(fold, site), identity)
 
-    def adapter(self, shared: Arrays, last_round: int) -> Adapter:
-        """The method's adapter with the server's parameters and the site's own of the last round before.
+    def adapter(self, shared: dict[str, torch.Tensor], last_round: int) -> Adapter:
+        """The method's adapter with the server's arrays and the site's own of the last round before.
 
         Raises:
             UserError: the personal state cannot be read, or parameters do not fit the method.
         """
         place = self.workplace
         seed = derived_seed(place.config.seed, "adapter", self.fold, self.site)
-        adapter = place.method.adapter(place.vocabulary, place.options, torch.Generator().manual_seed(seed))
-        received = {name: torch.from_numpy(array.copy()) for name, array in shared.items()}
-        _require_fit("The server's parameters", received, adapter.shared())
-        adapter.load(received)
+        seat = Seat(place.config.seed, self.fold, self.site, last_round)
+        adapter = place.method.adapter(place.vocabulary, place.options, torch.Generator().manual_seed(seed), seat)
+        _require_fit("The server's parameters", shared, adapter.server_state())
+        adapter.load(shared)
         if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
             _require_fit(f"The personal state in {self.state.folder}", personal, adapter.personal())
             adapter.load(personal)
@@ -70,17 +73,28 @@ class Site:
             key, count, "site noise", self.fold, self.site, server_round, content
         )
 
-    def tests(self) -> dict[str, TestSet]:
-        """The site's test images by scope."""
+    def tests(self, adapter: Adapter, known: dict[tuple[int, int], torch.Tensor]) -> dict[str, TestSet]:
+        """The site's test images by scope.
+
+        Args:
+            known: features by adapter and images, to be added to: sites that share both share the features.
+        """
         tests = {}
         for scope in self._fold.scopes:
             positions = self._share.tests[scope.name]
-            tests[scope.name] = TestSet(
-                self.workplace.features(positions)[:, 0],
-                self.workplace.labels(positions, scope.classes),
-                scope.classes,
-            )
+            place = (id(adapter), id(positions))
+            if place not in known:
+                known[place] = self._features(adapter, positions)
+            labels = self.workplace.labels(positions, scope.classes)
+            tests[scope.name] = TestSet(known[place], labels, scope.classes)
         return tests
+
+    @torch.no_grad()
+    def _features(self, adapter: Adapter, positions: IntArray) -> torch.Tensor:
+        """Image features (n, dim) of some examples, a part of them in memory at a time."""
+        count = max(1, -(-len(positions) // _IMAGES_AT_ONCE))
+        parts = np.array_split(positions, count)
+        return torch.cat([adapter.image_features(self.workplace.features(part)[:, 0]) for part in parts])
 
     def batches_generator(self, server_round: int) -> np.random.Generator:
         """What shuffles the site's images in a round."""
@@ -133,20 +147,27 @@ def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> 
     adapters, results = _adapters(sites, shared, server_round)
     able = [site for site in sites if site.site in adapters]
     if able:
-        same = not able[0].workplace.method.adapter.personal_names
+        same = adapters[able[0].site].same_at_all_sites
         chosen = [adapters[able[0].site if same else site.site] for site in able]
-        measured = evaluate_together(chosen, [site.tests() for site in able])
+        known: dict[tuple[int, int], torch.Tensor] = {}
+        tests = [site.tests(adapter, known) for site, adapter in zip(able, chosen, strict=True)]
+        measured = evaluate_together(chosen, tests)
         results.update({site.site: result for site, result in zip(able, measured, strict=True)})
     return results
 
 
 def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[dict[int, Adapter], dict[int, Any]]:
-    """The adapter of each site, or the reason why it has none."""
+    """The adapter of each site, or the reason why it has none.
+
+    Sites get the same tensors, so that what a method only reads is there once.
+    """
+    device = sites[0].workplace.backbone.device
+    tensors = {name: torch.from_numpy(array.copy()).to(device) for name, array in shared.items()}
     adapters: dict[int, Adapter] = {}
     failed: dict[int, Any] = {}
     for site in sites:
         try:
-            adapters[site.site] = site.adapter(shared, last_round)
+            adapters[site.site] = site.adapter(tensors, last_round)
         except UserError as error:
             failed[site.site] = reason_of(error)
     return adapters, failed

@@ -17,7 +17,7 @@ from fedgraft.config import RunConfig
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A site's training images: features (n, views, dim) of unit norm and labels (n,) as positions in `classes`."""
+    """A site's training images: what is cached of them, (n, views, ...), and labels (n,) as positions in `classes`."""
 
     features: torch.Tensor
     labels: torch.Tensor
@@ -43,7 +43,7 @@ def train_together(
         rngs: of each site.
     """
     classes = data[0].classes
-    steps = [list(_batches(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
+    steps = [list(_draws(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
     at_once = adapters[0].sites_together(classes)
     optimizer = _optimizer([parameter for adapter in adapters for parameter in adapter.parameters()], config)
     losses = [0.0] * len(adapters)
@@ -52,7 +52,7 @@ def train_together(
         going = [site for site in range(len(adapters)) if step < len(steps[site])]
         for begin in range(0, len(going), at_once):
             sites = going[begin : begin + at_once]
-            batches = [steps[site][step] for site in sites]
+            batches = [_batch(data[site], *steps[site][step]) for site in sites]
             values = type(adapters[0]).losses([adapters[site] for site in sites], batches, classes)
             torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
             for site, batch, value in zip(sites, batches, values, strict=True):
@@ -61,14 +61,20 @@ def train_together(
     return [total / (len(site.labels) * config.local_epochs) for total, site in zip(losses, data, strict=True)]
 
 
-def _batches(data: TrainingData, config: RunConfig, rng: np.random.Generator) -> Iterator[Batch]:
-    """All batches of all epochs."""
+def _draws(
+    data: TrainingData, config: RunConfig, rng: np.random.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The images and the view of each, for all batches of all epochs."""
     count = len(data.labels)
     for _ in range(config.local_epochs):
         order = torch.from_numpy(rng.permutation(count))
         views = torch.from_numpy(rng.integers(data.features.shape[1], size=count))
         for batch in torch.split(order, config.batch_size):
-            yield Batch(data.features[batch, views[batch]], data.labels[batch])
+            yield batch, views[batch]
+
+
+def _batch(data: TrainingData, images: torch.Tensor, views: torch.Tensor) -> Batch:
+    return Batch(data.features[images, views], data.labels[images])
 
 
 def _optimizer(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:

@@ -38,7 +38,7 @@ class Workplace(ABC):
         self.options = self.method.parse_options(config.method_options)
         self.site_part = compose(config).site
         self.vocabulary = Vocabulary(backbone, data.deal.class_names, data.deal.templates)
-        store = FeatureStore(cache, backbone)
+        store = FeatureStore(cache, backbone, self.method.adapter.image_layer(backbone, self.options))
         self._rows = feature_rows(store, config, data)
         if (self._rows[data.used, 0] < 0).any() or (self._rows[data.training_positions()] < 0).any():
             fill_store(store, config, self.examples(), data)
@@ -62,7 +62,7 @@ class Workplace(ABC):
         """What a site's noise is drawn from, 32 bytes."""
 
     def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
-        """Image features (n, views, dim) of some examples, copied from the mapped file to the backbone's device."""
+        """What is cached of some examples, (n, views, ...), copied from the mapped file to the backbone's device."""
         return torch.from_numpy(np.asarray(self._vectors[self._rows[positions, :views]])).to(self.backbone.device)
 
     def labels(self, positions: IntArray, classes: tuple[int, ...]) -> torch.Tensor:

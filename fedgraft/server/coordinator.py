@@ -16,7 +16,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedgraft import __version__
-from fedgraft.adapters.base import Adapter, Method, Vocabulary
+from fedgraft.adapters.base import Adapter, Method, Seat, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.config import RunConfig
 from fedgraft.data.protocols import Deal, Fold
@@ -279,8 +279,8 @@ class Coordinator:
         )
 
     def _initial(self) -> Arrays:
-        """The shared parameters of round 0."""
-        return {name: value.numpy().copy() for name, value in self._adapter.shared().items()}
+        """What the server holds in round 0."""
+        return {name: value.numpy().copy() for name, value in self._adapter.server_state().items()}
 
     def _releases(self) -> int:
         """How many rounds, over all folds, the site takes part in that is asked most often."""
@@ -334,7 +334,7 @@ def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Bac
     """
     vocabulary = Vocabulary(backbone, deal.class_names, deal.templates)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "adapter", "server"))
-    return method.adapter(vocabulary, method.parse_options(config.method_options), generator)
+    return method.adapter(vocabulary, method.parse_options(config.method_options), generator, Seat(config.seed))
 
 
 def _mean_size(messages: list[Message]) -> int:

@@ -63,6 +63,16 @@ class FederatedStrategy(Strategy):
     def aggregate(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
         """The next shared parameters from checked answers in the order of sites; a pure function."""
 
+    def check(
+        self, answers: Sequence[Answer], previous: Arrays, sizes: bool = True
+    ) -> tuple[list[Answer], list[LeftOut]]:
+        """`checked` against what was sent, unless the sites of a method answer with something else."""
+        return checked(answers, previous, sizes)
+
+    def measured(self, answers: Sequence[Answer], previous: Arrays, aggregated: Arrays) -> dict[str, float]:
+        """What a rule says of a round beside loss and examples, for the round's row of metrics.jsonl."""
+        return {}
+
     def participants(self, server_round: int) -> list[int]:
         """The sites that train in a round, sorted."""
         sites = list(self.site_nodes)
@@ -94,7 +104,7 @@ class FederatedStrategy(Strategy):
         """
         answers, silent = self._answers(replies)
         rule = self.composition.rule
-        kept, bad = checked(answers, self._reference, sizes=not (rule and rule.bounds_updates))
+        kept, bad = self.check(answers, self._reference, sizes=not (rule and rule.bounds_updates))
         self.left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
         self.counted = [answer.site for answer in kept]
         quorum, least = max(1, round(self.quorum * len(self._asked))), self.composition.least()
@@ -115,7 +125,12 @@ class FederatedStrategy(Strategy):
         """The method's own rule or the user's, and the steps behind it."""
         now = Round(server_round, self._reference, self.initial, len(self._asked), self._noise(server_round))
         outcome = self.composition.aggregate(answers, now, self.state)
-        return self.composition.after(outcome or Outcome(self.aggregate(answers, self._reference)), now, self.state)
+        return self.composition.after(outcome or self._own(answers), now, self.state)
+
+    def _own(self, answers: Sequence[Answer]) -> Outcome:
+        """The method's own rule, and what it says of the round."""
+        arrays = self.aggregate(answers, self._reference)
+        return Outcome(arrays, figures=self.measured(answers, self._reference, arrays))
 
     def _noise(self, server_round: int) -> Noise:
         return lambda count, content: keyed_normal(

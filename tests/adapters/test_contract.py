@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedgraft.adapters.base import Adapter, Batch, Vocabulary
+from fedgraft.adapters.base import Adapter, Batch, Seat, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.client.training import TrainingData, train, train_together
 from fedgraft.config import RunConfig
@@ -17,17 +17,18 @@ NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "se
 CLASSES = (0, 2, 4)
 
 
-def _adapter(method: str, backbone: Backbone, seed: int = 0, **options: object) -> Adapter:
+def _adapter(method: str, backbone: Backbone, seed: int = 0, run: int = 0, **options: object) -> Adapter:
     loaded = load_method(method)
     defaults = {"n_ctx": 4} if "n_ctx" in loaded.options.model_fields else {}
-    vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.",))
+    vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.", "the {}"))
     parsed = loaded.parse_options({**defaults, **options})
-    return loaded.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed))
+    return loaded.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), Seat(run, site=0))
 
 
-def _batch(backbone: Backbone, seed: int = 0) -> TrainingData:
+def _batch(backbone: Backbone, seed: int = 0, layer: int | None = None) -> TrainingData:
     generator = torch.Generator().manual_seed(seed)
-    features = torch.nn.functional.normalize(torch.randn(12, 1, backbone.dim, generator=generator), dim=-1)
+    images = torch.randn(12, 1, *backbone.image_shape(layer), generator=generator)
+    features = torch.nn.functional.normalize(images, dim=-1)
     return TrainingData(features, torch.arange(12) % len(CLASSES), CLASSES)
 
 
@@ -78,15 +79,15 @@ def test_training_lowers_the_loss_and_moves_every_parameter(method: str, mini: B
 
 
 def test_the_same_seed_builds_the_same_adapter(method: str, mini: Backbone) -> None:
-    one, same, other = (_adapter(method, mini, seed) for seed in (3, 3, 4))
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
-    assert not any(True for _ in one.parameters()) or not all(
-        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
-    )
+    one, same, other = (_adapter(method, mini, seed, seed) for seed in (3, 3, 4))
+    values, again, others = (list(adapter.state_dict().values()) for adapter in (one, same, other))
+    assert all(torch.equal(a, b) for a, b in zip(values, again, strict=True))
+    assert not values or not all(torch.equal(a, b) for a, b in zip(values, others, strict=True))
 
 
 def test_loading_what_was_taken_out_changes_nothing(method: str, mini: Backbone) -> None:
     source, target = _adapter(method, mini, 1), _adapter(method, mini, 2)
+    source.load({name: value + 0.01 for name, value in {**source.shared(), **source.personal()}.items()})
     target.load({**source.shared(), **source.personal()})
     with torch.no_grad():
         assert torch.equal(source.class_features(CLASSES), target.class_features(CLASSES))
@@ -164,12 +165,13 @@ def test_every_option_changes_something(method: str, mini: Backbone) -> None:
     loaded = load_method(method)
     other: dict[str, object] = {
         "n_ctx": 3, "ctx_init": "a photo of a", "prompts": 2, "rank": 2, "mu": 4.0, "tau": 0.1,
-        "anchor": "tokens", "init": "zero", "placement": "behind",
+        "anchor": "tokens", "init": "zero", "placement": "behind", "ranks": "3", "alpha": 2.0, "targets": "fc1",
+        "tower": "image", "layers": 1, "templates": 1,
     }  # fmt: skip
-    data = _batch(mini)
 
     def outcome(**options: object) -> list[torch.Tensor]:
         adapter = _adapter(method, mini, **options)
+        data = _batch(mini, layer=adapter.image_layer(mini, adapter.options))
         train(adapter, data, RunConfig(method=method, local_epochs=3), np.random.default_rng(0))
         return [parameter.detach() for parameter in adapter.parameters()]
 

@@ -31,5 +31,6 @@ def test_the_documented_example_is_found_by_its_entry_point_and_works(tmp_path: 
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=True)
     names, shared, personal = json.loads(done.stdout)
-    assert names == ["fedpgp", "local", "mine", "promptfl", "zeroshot"]
+    assert "mine" in names
+    assert names == sorted(names)
     assert (shared, personal) == (["context"], ["offset"])

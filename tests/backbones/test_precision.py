@@ -10,7 +10,7 @@ from fedgraft import RunConfig, UserError, simulate
 from fedgraft.adapters.base import Vocabulary
 from fedgraft.adapters.fedpgp import METHOD
 from fedgraft.backbones import Backbone, ClassTokens, load_backbone
-from fedgraft.backbones.clip import ClipTextTower
+from fedgraft.backbones.clip_text import ClipTextTower
 from fedgraft.backbones.features import FeatureStore
 from fedgraft.backbones.loading import mini_folder
 

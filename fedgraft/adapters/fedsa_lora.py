@@ -1,0 +1,16 @@
+"""FedSA-LoRA (Guo et al., ICLR 2025): A learns what is common and is averaged; B stays at the site.
+
+W + (alpha / rank) B_k A at site k, A <- sum_k p_k A_k.
+"""
+
+from fedgraft.adapters.base import Method
+from fedgraft.adapters.lora import CACHES, LoraAdapter, OneRankOptions
+
+
+class FedSALora(LoraAdapter):
+    """A shared, B personal."""
+
+    kept = frozenset({"lora_B"})
+
+
+METHOD = Method("fedsa-lora", "low-rank adapters, A averaged, B personal", FedSALora, OneRankOptions, caches=CACHES)

@@ -1,0 +1,59 @@
+"""Low-rank changes of frozen linear maps (Hu et al., LoRA, 2022), applied in passing: no module is ever changed.
+
+The backbone in a process serves all sites and runs of that process, so nothing may be injected into it. A pass through
+a tower takes the changes with it instead, and several sites go through in one pass, each with its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Tower = Literal["text", "image"]
+
+
+class LinearMap(NamedTuple):
+    """A linear map of a tower that can be adapted: the number of its layer, from 0, and its weight (out, in)."""
+
+    layer: int
+    weight: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """x W^T + bias becomes x W^T + bias + (x A^T) B^T.
+
+    Attributes:
+        A: (N, rank, in), for each of the N rows of a batch, or N = 1 for all.
+        B: (N, out, rank), any scaling included.
+        weight: (out, in), what W is in place of the frozen one; None leaves it.
+    """
+
+    A: Tensor
+    B: Tensor
+    weight: Tensor | None = None
+
+
+Deltas = Mapping[str, Delta]
+"""Changes by the name of the map, as `Backbone.linear_maps` and the modules of the Hugging Face model have it."""
+Changed = Mapping[nn.Module, Delta]
+"""The same by the map itself."""
+
+
+def linear(module: nn.Linear, states: Tensor, changed: Changed) -> Tensor:
+    """The map's output for states (N, ..., in), with its change where it has one."""
+    delta = changed.get(module)
+    if delta is None:
+        unchanged: Tensor = module(states)
+        return unchanged
+    dtype = module.weight.dtype
+    weight = module.weight if delta.weight is None else delta.weight.to(dtype)
+    return F.linear(states, weight, module.bias) + (states @ delta.A.to(dtype).mT) @ delta.B.to(dtype).mT
+
+
+def mlp(module: nn.Module, states: Tensor, changed: Changed) -> Tensor:
+    """A CLIP layer's two-layer perceptron."""
+    hidden: Tensor = module.activation_fn(linear(module.fc1, states, changed))  # type: ignore[operator, arg-type]
+    return linear(module.fc2, hidden, changed)  # type: ignore[arg-type]

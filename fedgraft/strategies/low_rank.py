@@ -1,0 +1,120 @@
+"""What rules for low-rank adapters share: products of factors, how far off an aggregate is, which answers count.
+
+A site of rank r sends A (r, in) and B (out, r) of each map, and its change of the frozen weight is alpha / r times B A.
+All products here are in units of alpha, B A / r, so that sites of different ranks can be summed. Weights p_k are shares
+of the examples; sums are in float64.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.messages import Arrays
+from fedgraft.strategies.answers import Answer, LeftOut, checked
+from fedgraft.strategies.base import FederatedStrategy
+from fedgraft.strategies.weighted_average import weighted_average
+
+A, B, MERGED = ".lora_A", ".lora_B", ".merged"
+"""How the names of arrays end, after the name of a map."""
+Products = dict[str, NDArray[np.float64]]
+
+
+def maps_of(arrays: Arrays) -> list[str]:
+    """The names of the maps that arrays are of, sorted."""
+    return sorted({name.rpartition(".")[0] for name in arrays})
+
+
+def product(arrays: Arrays, name: str) -> NDArray[np.float64]:
+    """B A / r of a map, (out, in)."""
+    right = arrays[name + A].astype(np.float64)
+    return arrays[name + B].astype(np.float64) @ right / len(right)
+
+
+def mean_products(answers: Sequence[Answer]) -> Products:
+    """sum_k p_k B_k A_k / r_k of each map."""
+    total = sum(answer.num_examples for answer in answers)
+    return {
+        name: np.sum([answer.num_examples / total * product(answer.arrays, name) for answer in answers], axis=0)
+        for name in maps_of(answers[0].arrays)
+    }
+
+
+def relative_error(products: Products, expected: Products) -> float:
+    """|products - expected| / |expected| over all maps, in the Frobenius norm; 0 where nothing is expected or found."""
+    difference = _norm({name: products[name] - expected[name] for name in expected})
+    return difference / _norm(expected) if difference else 0.0
+
+
+def averaging_error(answers: Sequence[Answer]) -> float | None:
+    """The error of taking the mean of A and the mean of B; None where ranks differ, and there is no mean."""
+    if len({len(array) for answer in answers for name, array in answer.arrays.items() if name.endswith(A)}) > 1:
+        return None
+    mean = weighted_average(answers)
+    return relative_error({name: product(mean, name) for name in maps_of(mean)}, mean_products(answers))
+
+
+class LowRankStrategy(FederatedStrategy):
+    """A rule for A and B of every map; each round it says how far its result is from the mean of the products."""
+
+    @abstractmethod
+    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+        """What the sites go on from, less what they went on from before: the mean of the products if all is exact."""
+
+    def measured(self, answers: Sequence[Answer], previous: Arrays, aggregated: Arrays) -> dict[str, float]:
+        """`product_error` of this rule and `averaging_error` of plain averaging, both relative."""
+        errors = {"product_error": relative_error(self.passed_on(aggregated, previous), mean_products(answers))}
+        plain = averaging_error(answers)
+        return errors if plain is None else {**errors, "averaging_error": plain}
+
+
+def checked_factors(
+    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]], sizes: bool = True
+) -> tuple[list[Answer], list[LeftOut]]:
+    """`checked` for sites of different ranks: with zeros added their factors are of one shape.
+
+    Args:
+        shapes: (out, in) of each map.
+        sizes: as for `checked`.
+    """
+    fitting = [answer for answer in answers if _rank(answer, shapes) is not None]
+    most = max((_rank(answer, shapes) or 1 for answer in fitting), default=1)
+    reference = {
+        name + end: np.zeros(shape, np.float32)
+        for name, (out, into) in shapes.items()
+        for end, shape in ((A, (most, into)), (B, (out, most)))
+    }
+    even = [replace(answer, arrays=_filled(answer.arrays, most)) if answer in fitting else answer for answer in answers]
+    kept, left_out = checked(even, reference, sizes)
+    own = {answer.site: answer for answer in answers}
+    return [own[answer.site] for answer in kept], left_out
+
+
+def _rank(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """The one rank that all factors of an answer have, or None where they fit no rank."""
+    first = answer.arrays.get(next(iter(shapes)) + A)
+    if first is None or first.ndim != 2:
+        return None
+    rank = len(first)
+    expected = {
+        name + end: shape
+        for name, (out, into) in shapes.items()
+        for end, shape in ((A, (rank, into)), (B, (out, rank)))
+    }
+    fits = {name: array.shape for name, array in answer.arrays.items()} == expected
+    return rank if fits and 1 <= rank <= min(map(min, shapes.values())) else None
+
+
+def _filled(arrays: Arrays, rank: int) -> Arrays:
+    return {
+        name: np.pad(
+            array, ((0, rank - len(array)), (0, 0)) if name.endswith(A) else ((0, 0), (0, rank - array.shape[1]))
+        )
+        for name, array in arrays.items()
+    }
+
+
+def _norm(products: Products) -> float:
+    return float(np.sqrt(sum(float(np.square(value).sum()) for value in products.values())))
