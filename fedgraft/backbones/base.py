@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from fedgraft.backbones.tower import VisionTower
+from fedgraft.errors import UserError
 
 Placement = Literal["before", "behind"]
 """Where a context stands: before the class name or behind it."""
@@ -111,3 +114,19 @@ class Backbone(ABC):
     @abstractmethod
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Image features (B, dim) of unit norm in float32, without gradients."""
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """The preprocessing with Hugging Face's keys, plain JSON.
+
+        Raises:
+            UserError: this family cannot say it.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower, in float32 on the CPU: what tickets are drawn from and exports are made of.
+
+        Raises:
+            UserError: the towers of this family cannot be pruned or exported.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family whose image tower cannot be pruned or exported.")

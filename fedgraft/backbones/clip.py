@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from fedgraft.backbones.base import Backbone, ClassTokens, Placement, Precision, TextTower
+from fedgraft.backbones.tower import VisionTower, tower_of_clip
 from fedgraft.errors import UserError
 
 _VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
@@ -58,6 +59,15 @@ class ClipBackbone(Backbone):
         weights = self._model.visual_projection.weight
         pooled = self._model.vision_model(pixel_values=pixels.to(weights)).pooler_output
         return F.normalize(self._model.visual_projection(pooled).float(), dim=-1)
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """The image processor's configuration, as in preprocessor_config.json."""
+        config: dict[str, Any] = json.loads(self._processor.to_json_string())
+        return config
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower; of weights that were loaded in another precision, what that left of them."""
+        return tower_of_clip(self._model)
 
 
 class ClipTextTower(TextTower):
