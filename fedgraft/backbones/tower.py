@@ -4,7 +4,9 @@ It computes what Hugging Face's tower computes, with a number of heads and of ML
 pruned tower is the same class as a dense one. No hooks, no dropout, attention written out: what exports best.
 """
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
 import torch
@@ -73,6 +75,15 @@ class VisionTower(nn.Module):
     def blocks(self) -> list["TowerLayer"]:
         """The layers, under their type."""
         return cast(list[TowerLayer], list(self.layers))
+
+    def digest(self) -> str:
+        """SHA-256 over the layers' sizes and the weights, in hexadecimal."""
+        digest = hashlib.sha256(json.dumps(asdict(self.shape), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            plain = tensor.float().cpu().contiguous()
+            digest.update(f"{name}{tuple(plain.shape)}".encode())
+            digest.update(memoryview(plain.flatten().numpy()).cast("B"))
+        return digest.hexdigest()
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The projected and normalized state of the class token."""
@@ -148,7 +159,7 @@ class _Embeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, side, side) to (B, T, width): the class token, then the patches."""
         patches = self.patch_embedding(pixels.to(self.class_embedding.dtype)).flatten(2).mT
-        first = self.class_embedding.expand(len(patches), 1, -1)
+        first = self.class_embedding.expand(patches.shape[0], 1, -1)  # len() would freeze an exported batch
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
 
 

@@ -43,10 +43,18 @@ class Pattern(ABC):
     def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
         """A factor for each parameter that the pattern cuts, in its shape, differentiable in `kept`."""
 
+    def ladder(self, sparsity: float, rounds: int) -> list[float]:
+        """Rising sparsities that end at the given one; each leaves the same share of what the one before left."""
+        return [1 - (1 - sparsity) ** (number / rounds) for number in range(1, rounds)] + [sparsity]
+
     @torch.no_grad()
     def cut(self, tower: VisionTower, kept: Groups) -> VisionTower:
         """A tower without the groups that go; here their weights are zero."""
         return masked(tower, self.masks(tower, kept))
+
+    def held(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+        """The masks that training behind the cut must respect."""
+        return self.masks(tower, kept)
 
 
 class Unstructured(Pattern):
@@ -82,6 +90,10 @@ class NOfM(Unstructured):
                 raise UserError(
                     f"The pattern n:m needs rows of a multiple of {self.m} weights; {name} has {matrix.shape[1]}."
                 )
+
+    def ladder(self, sparsity: float, rounds: int) -> list[float]:
+        """One weight of each M more at every step."""
+        return [number / self.m for number in range(1, round(sparsity * self.m) + 1)] or [sparsity]
 
     def kept(self, scores: Groups, sparsity: float) -> Groups:
         """The best N of each M."""
@@ -155,6 +167,10 @@ class Structured(Pattern):
             [kept[f"{number}.heads"].nonzero()[:, 0] for number in numbers],
             [kept[f"{number}.units"].nonzero()[:, 0] for number in numbers],
         )
+
+    def held(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+        """Nothing: what went is not there."""
+        return {}
 
 
 PATTERNS: dict[str, Pattern] = {
