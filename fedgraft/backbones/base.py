@@ -4,13 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
+from fedgraft.backbones.tower import VisionTower
 from fedgraft.errors import UserError
 
 Placement = Literal["before", "behind"]
@@ -145,3 +146,19 @@ class Backbone(ABC):
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """The linear maps in a tower's layers that deltas can change, by name; none in a family without."""
         return {}
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """The preprocessing with Hugging Face's keys, plain JSON.
+
+        Raises:
+            UserError: this family cannot say it.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower, in float32 on the CPU: what tickets are drawn from and exports are made of.
+
+        Raises:
+            UserError: the towers of this family cannot be pruned or exported.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family whose image tower cannot be pruned or exported.")

@@ -16,6 +16,7 @@ from fedgraft.backbones.base import Backbone, Precision
 from fedgraft.backbones.clip_image import ClipImageTower
 from fedgraft.backbones.clip_text import ClipTextTower
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
+from fedgraft.backbones.tower import VisionTower, tower_of_clip
 from fedgraft.errors import UserError
 
 _VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
@@ -58,6 +59,15 @@ class ClipBackbone(Backbone):
     def image_shape(self, layer: int | None) -> tuple[int, ...]:
         """(dim,), or (tokens, width) below a layer."""
         return (self.dim,) if layer is None else self._image.states_shape
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """The image processor's configuration, as in preprocessor_config.json."""
+        config: dict[str, Any] = json.loads(self._processor.to_json_string())
+        return config
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower; of weights that were loaded in another precision, what that left of them."""
+        return tower_of_clip(self._model)
 
     def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
         """Features, or what enters a layer, in float32."""

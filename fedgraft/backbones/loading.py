@@ -10,6 +10,7 @@ import torch
 
 from fedgraft.backbones.base import Backbone, Precision
 from fedgraft.backbones.clip import load_clip
+from fedgraft.backbones.pruned import PrunedBackbone, TicketFile, is_ticket
 from fedgraft.errors import UserError
 
 FAMILIES = {"clip": load_clip}
@@ -28,7 +29,7 @@ def best_device() -> torch.device:
 
 
 def load_backbone(name: str, precision: Precision = "float32", device: torch.device | None = None) -> Backbone:
-    """Load "mini", a local folder, or a Hugging Face id such as "openai/clip-vit-base-patch16".
+    """Load "mini", a folder of a model or of a ticket, or a Hugging Face id such as "openai/clip-vit-base-patch16".
 
     Args:
         name: which.
@@ -40,6 +41,9 @@ def load_backbone(name: str, precision: Precision = "float32", device: torch.dev
     """
     device = device or torch.device("cpu")
     folder = mini_folder() if name == "mini" else Path(name).expanduser()
+    if is_ticket(folder):
+        ticket = TicketFile.read(folder)
+        return PrunedBackbone(name, load_backbone(ticket.source, precision, device), ticket)
     if folder.is_dir():
         return _load_folder(folder, name, precision, device)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:

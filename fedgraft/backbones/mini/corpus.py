@@ -143,11 +143,7 @@ class Corpus:
     def _characters(self, rng: np.random.Generator, count: int) -> Batch:
         """Images in [0, 1]."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        digit = rng.random(count) < 0.55
-        labels = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(glyphs.CHARACTER_NAMES), count))
-        masks = self.atlas[rng.integers(len(self.atlas), size=count), labels, rng.integers(2, size=count)].float()
-        for row in np.flatnonzero(digit & (rng.random(count) < 0.5)):
-            masks[row] = torch.from_numpy(glyphs.pen_mask(glyphs.DIGIT_NAMES[labels[row]], rng).astype(np.float32))
+        labels, masks = self._masks(rng, count)
         size = shapes.IMAGE_SIZE
         ink = glyphs.distort(masks / 255, size, generator)
         tiles = rng.choice([7, 8, 8, 8, 9, 10, 12, 16, 0, 0, 0, 0], size=count)
@@ -175,6 +171,31 @@ class Corpus:
         said[:, 6] = np.where(placed, paper, -1)
         captions = [_character_caption(*facts, rng) for facts in zip(labels, said[:, 2], said[:, 6], strict=True)]
         return Batch(images.clamp(0, 1), captions, torch.from_numpy(shown), torch.from_numpy(said))
+
+    def _masks(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+        """Characters (count,) and their ink (count, 64, 64) in 0..255: fonts, and a pen for half of the digits."""
+        digit = rng.random(count) < 0.55
+        labels = np.where(digit, rng.integers(0, 10, count), rng.integers(10, len(glyphs.CHARACTER_NAMES), count))
+        masks = self.atlas[rng.integers(len(self.atlas), size=count), labels, rng.integers(2, size=count)].float()
+        for row in np.flatnonzero(digit & (rng.random(count) < 0.5)):
+            masks[row] = torch.from_numpy(glyphs.pen_mask(glyphs.DIGIT_NAMES[labels[row]], rng).astype(np.float32))
+        return labels, masks
+
+
+class PenCorpus(Corpus):
+    """The corpus without fonts: all its characters are digits drawn by a pen, and it holds no letters."""
+
+    def __init__(self, seed: int, batch_size: int = 256) -> None:
+        super().__init__(
+            np.empty((0, len(glyphs.CHARACTER_NAMES), 2, glyphs.MASK_SIZE, glyphs.MASK_SIZE), np.uint8),
+            seed,
+            batch_size,
+        )
+
+    def _masks(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], torch.Tensor]:
+        labels = rng.integers(0, len(glyphs.DIGIT_NAMES), count)
+        masks = np.stack([glyphs.pen_mask(glyphs.DIGIT_NAMES[label], rng) for label in labels])
+        return labels, torch.from_numpy(masks).float()
 
 
 def _shape_caption(scene: shapes.Scene, mention: NDArray[np.bool_], rng: np.random.Generator) -> str:

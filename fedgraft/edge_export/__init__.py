@@ -1,0 +1,1 @@
+"""From a run to a device: tickets, class banks, ONNX, bundles."""

@@ -1,0 +1,1 @@
+"""Tickets: subnetworks of the image tower, natural or robust."""
