@@ -21,7 +21,7 @@ from fedgraft import __version__
 from fedgraft.backbones import Backbone, best_device, load_backbone
 from fedgraft.backbones.base import Precision
 from fedgraft.client import tasks
-from fedgraft.client.busy import busy
+from fedgraft.client.busy import busy, start_pulse
 from fedgraft.client.folder import SiteFolder
 from fedgraft.client.relay import KINDS, OPTIONS, SERVICE, from_bytes, to_bytes
 from fedgraft.client.workplace import OwnPlace, Workplace
@@ -155,7 +155,9 @@ def main(make: Callable[[SiteFolder, Path], Worker] = Worker) -> None:
     """The process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", stream=sys.stderr)
     folder, address = sys.argv[1:]
-    serve(make(SiteFolder.open(Path(folder)), Path(address.removeprefix("unix:")).parent), address)
+    room = Path(address.removeprefix("unix:")).parent
+    start_pulse(room)
+    serve(make(SiteFolder.open(Path(folder)), room), address)
 
 
 if __name__ == "__main__":

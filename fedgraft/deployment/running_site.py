@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedgraft.client.busy import forget_task, running_task
+from fedgraft.client.busy import forget_worker, last_pulse, running_task
 from fedgraft.client.folder import SiteFolder
 from fedgraft.deployment.processes import Process, flower_environment, free_port
 from fedgraft.errors import RunFailed, UserError
@@ -16,6 +16,8 @@ _AGAIN_SECONDS = 5.0
 """Between two tries of a SuperNode to connect."""
 _RETURN_SECONDS = 150.0
 """A SuperLink takes a SuperNode that vanished for present for a minute, and refuses the same key meanwhile."""
+_SILENT_SECONDS = 45.0
+"""Without a sign of life from a worker that gives one every other second."""
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": "its ca.pem is not the server's",
     "[code: 2004]": "the server has not admitted the site's key, or takes the site for connected still",
@@ -112,7 +114,7 @@ class RunningSite:
         self._end_hung_worker()
         if (status := self.worker.ended) is not None:
             _log.warning("%s ended with status %d and is started again", self.worker.name, status)
-            forget_task(self._room)
+            forget_worker(self._room)
             self.worker.start()
         if (status := self.superexec.ended) is not None:
             _log.warning("%s ended with status %d and is started again", self.superexec.name, status)
@@ -135,8 +137,11 @@ class RunningSite:
         shutil.rmtree(self._room, ignore_errors=True)
 
     def _end_hung_worker(self) -> None:
-        task = running_task(self._room)
-        if task is not None and (taken := time.monotonic() - task.began) > self.folder.settings.task_seconds:
+        task, pulse, now = running_task(self._room), last_pulse(self._room), time.monotonic()
+        if pulse is not None and now - pulse > _SILENT_SECONDS:
+            _log.warning("%s gives no sign of life for %.0f s and is started again", self.worker.name, now - pulse)
+            self.worker.kill()
+        elif task is not None and (taken := now - task.began) > self.folder.settings.task_seconds:
             _log.warning(
                 "%s has been at one message (%s) for %.0f seconds, more than its site.toml allows (task_seconds), and "
                 "is started again",

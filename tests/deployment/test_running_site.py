@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.client.busy import busy, running_task
+from fedgraft.client.busy import busy, forget_worker, last_pulse, running_task, start_pulse
 from fedgraft.client.folder import SiteFolder
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.errors import RunFailed
@@ -64,6 +64,34 @@ def test_a_worker_that_hangs_over_a_message_is_ended_and_named(
         again = site.worker.pid
         site.tend()
         assert site.worker.pid == again
+
+
+def test_a_worker_that_is_stopped_between_two_messages_is_ended_and_named(
+    site: RunningSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    (site._room / "pulse").write_text(str(time.monotonic() - 20))
+    before = site.worker.pid
+    site.tend()
+    assert site.worker.pid == before
+    (site._room / "pulse").write_text(str(time.monotonic() - 50))
+    site.tend()
+    assert site.worker.pid != before
+    assert "The worker of 'north' gives no sign of life for 50 s" in caplog.text
+    again = site.worker.pid
+    site.tend()
+    assert site.worker.pid == again
+
+
+def test_a_worker_gives_signs_of_life(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert last_pulse(tmp_path) is None
+    start_pulse(tmp_path)
+    pulse = None
+    while pulse is None and time.monotonic() < began + 30:
+        pulse = last_pulse(tmp_path)
+    assert pulse is not None
+    assert began <= pulse <= time.monotonic()
+    forget_worker(tmp_path)
 
 
 def test_a_site_that_was_never_taken_ends_with_the_reason(site: RunningSite) -> None:
