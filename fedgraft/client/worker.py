@@ -85,7 +85,9 @@ class Worker:
                 f"the server's backbone has the fingerprint {job.fingerprint[:16]}..., this site's "
                 f"{place.backbone.fingerprint[:16]}...; both need the same backbone"
             )
-        answer = RecordDict({HELLO: ConfigRecord({"name": self._site.settings.name, "version": __version__})})
+        fingerprint = place.backbone.fingerprint
+        hello = {"name": self._site.settings.name, "version": __version__, "fingerprint": fingerprint}
+        answer = RecordDict({HELLO: ConfigRecord({**hello})})
         if self._site.settings.share_counts:
             names = place.data.deal.class_names
             counts = Counter(names[label] for label in place.data.deal.labels)
@@ -127,7 +129,7 @@ def _loaded(name: str, precision: Precision) -> Backbone:
 
 
 def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
-    """Answer at an address from now on."""
+    """Answer at a socket that only its owner may use, "unix:PATH", from now on."""
 
     def handler(kind: str) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(lambda data, context: worker.answer(kind, data, context))
@@ -136,6 +138,7 @@ def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
         (grpc.method_handlers_generic_handler(SERVICE, {kind: handler(kind) for kind in KINDS}),)
     )
     server.add_insecure_port(address)
+    Path(address.removeprefix("unix:")).chmod(0o600)
     server.start()
     return server
 

@@ -116,7 +116,8 @@ class Coordinator:
             self.observer.notice(f"The site {name!r} took part before and has not come.")
         entries = {name: {**known.get(name, {}), "number": n} for name, n in greeting.numbers.items()}
         for name, hello in greeting.hellos.items():
-            entries[name]["version"] = hello.config_records[HELLO]["version"]
+            said = hello.config_records[HELLO]
+            entries[name] |= {key: said[key] for key in ("version", "fingerprint")}
             if CLASS_COUNTS in hello.metric_records:
                 entries[name]["images"] = dict(hello.metric_records[CLASS_COUNTS])
             self.observer.notice(f"Site {greeting.numbers[name]} is {name!r}.")

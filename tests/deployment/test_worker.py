@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 import torch
 from flwr.app import RecordDict
 
-from fedgraft import RunConfig, UserError
+from fedgraft import RunConfig, UserError, __version__
 from fedgraft.adapters.base import Adapter
 from fedgraft.backbones import Backbone
 from fedgraft.client.folder import SiteFolder
@@ -103,6 +104,10 @@ def test_a_training_that_also_measures_says_what_an_evaluation_would_have_said(
     assert np.array_equal(*(answer.array_records[SHARED]["sigma"].numpy() for answer in (both, second)))
 
 
+def test_only_its_owner_may_use_the_socket(address: str) -> None:
+    assert stat.S_IMODE(Path(address.removeprefix("unix:")).stat().st_mode) == 0o600
+
+
 def test_a_message_that_comes_twice_gets_the_same_answer(
     address: str, job: Job, content: Callable[[Job], RecordDict]
 ) -> None:
@@ -114,7 +119,11 @@ def test_a_message_that_comes_twice_gets_the_same_answer(
 
 def test_a_hello_tells_counts_only_where_the_site_lets_it(address: str, job: Job, site: SiteFolder) -> None:
     hello = ask_worker(address, "hello", RecordDict({JOB: job.to_record()}))
-    assert hello.config_records[HELLO]["name"] == "north"
+    assert dict(hello.config_records[HELLO]) == {
+        "name": "north",
+        "version": __version__,
+        "fingerprint": job.fingerprint,
+    }
     assert dict(hello.metric_records[CLASS_COUNTS]) == dict.fromkeys(NAMES, 12)
     silent = replace(site, settings=site.settings.model_copy(update={"share_counts": False}))
     hello = Worker(silent, site.path)._hello(RecordDict({JOB: job.to_record()}))
