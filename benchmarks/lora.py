@@ -1,13 +1,15 @@
 """A training step of low-rank methods beside one of promptfl, in turn: `python -m benchmarks.lora --backbone PATH`.
 
 A step is loss, backward and Adam on cached images: features, or what enters the first adapted layer of the image tower.
-The memory is the largest resident set of the process, with the whole backbone loaded.
+Seconds are medians of wall time and of the process's own CPU time, which other programs disturb less. The memory is the
+largest resident set of the process, with the whole backbone loaded.
 """
 
 import argparse
 import json
 import resource
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,17 +50,21 @@ def measure(backbone: Backbone, names: list[str], options: dict[str, Any], args:
     steps |= {name: step_of(name, options, backbone, args) for name in names}
     for step in steps.values():
         step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for _ in range(args.repeat):
         for name, step in steps.items():
-            times[name].append(seconds(step))
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
+            began = time.process_time()
+            wall = seconds(step)
+            times[name].append((wall, time.process_time() - began))
+    wall, cpu = ({name: statistics.median(pair[which] for pair in times[name]) for name in steps} for which in (0, 1))
     return {
         "classes": args.classes,
         "templates": args.templates,
         "options": options,
-        "seconds": medians,
-        "over_promptfl": {name: medians[name] / medians["promptfl"] for name in names},
+        "threads": torch.get_num_threads(),
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "over_promptfl": {name: [wall[name] / wall["promptfl"], cpu[name] / cpu["promptfl"]] for name in names},
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
     }
 

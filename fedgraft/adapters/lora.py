@@ -159,10 +159,13 @@ class LoraAdapter(Adapter):
 
     @classmethod
     def image_layer(cls, backbone: Backbone, options: LoraOptions) -> int | None:
-        """The first adapted layer of the image tower."""
-        if "image" not in towers_of(options):
-            return None
-        return min(found.layer for found in adapted_maps(backbone, options, "image").values())
+        """The first adapted layer of the image tower.
+
+        Raises:
+            UserError: as `build`, for both towers: this is asked for before any image is computed.
+        """
+        adapted = {tower: adapted_maps(backbone, options, tower) for tower in towers_of(options)}
+        return min(found.layer for found in adapted["image"].values()) if "image" in adapted else None
 
     def image_features(self, images: Tensor) -> Tensor:
         """Through the adapted layers of the image tower."""

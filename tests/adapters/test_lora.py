@@ -169,6 +169,23 @@ def test_a_flora_site_draws_a_new_a_every_round_and_ffa_one_for_all(mini: Backbo
     assert not torch.equal(first("ffa-lora", Seat(0)), first("ffa-lora", Seat(1)))
 
 
+def test_bfloat16_weights_stay_close(mini: Backbone) -> None:
+    """As prompts do: within 0.02."""
+    full, half = (
+        _adapter("fedex-lora", backbone, tower="both") for backbone in (mini, load_backbone("mini", "bfloat16"))
+    )
+    pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    results = []
+    for adapter in (full, half):
+        images = adapter.image_features(adapter.vocabulary.backbone.represent_images(pixels, 0))
+        results.append(torch.cat([images, adapter.class_features(CLASSES)]))
+        results[-1].pow(3).sum().backward()
+        assert all(parameter.grad is not None for parameter in adapter.parameters())
+    assert results[1].dtype == torch.float32
+    assert torch.allclose(*results, atol=0.02)
+    assert not torch.equal(*results)
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 

@@ -143,6 +143,14 @@ def test_the_adapter_that_a_run_has_trained_is_written_for_peft(
         assert torch.allclose(trained_adapter(run.folder, site).class_features(classes), plain, atol=1e-5)
 
 
+def test_a_mistake_is_found_before_any_image_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path))
+    config = RunConfig(method="fedit", data="digits", method_options={"targets": "query"})
+    with pytest.raises(UserError, match="'query'"):
+        prepare(config, Observer())
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_written_for_peft_is_one_sentence(tmp_path: Path) -> None:
     run = Run("fedsa-lora", tmp_path / "run")
     out = tmp_path / "adapter"
