@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/lora.json"))
     args = parser.parse_args()
     torch.manual_seed(0)
-    options = {"rank": args.rank, "tower": args.tower, "layers": args.layers}
+    options = {"rank": args.rank, "tower": args.tower, "layers": args.layers, "templates": 0}
     result = measure(load_backbone(args.backbone), args.methods, options, args)
     print(json.dumps(result, indent=2))
     args.json.parent.mkdir(parents=True, exist_ok=True)

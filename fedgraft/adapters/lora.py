@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fedgraft.adapters.base import Adapter, Batch, MethodOptions
 from fedgraft.backbones import Backbone, ClassTokens
 from fedgraft.backbones.deltas import Delta, LinearMap, Tower
+from fedgraft.backbones.tower import VisionTower
 from fedgraft.errors import UserError
 
 CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
@@ -35,7 +36,7 @@ class LoraOptions(MethodOptions):
     alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank")
     targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear")
     tower: Literal["text", "image", "both"] = Field("text", description="the tower that is adapted")
-    templates: int = Field(0, ge=0, description="how many of the source's templates name a class; 0 takes all")
+    templates: int = Field(1, ge=0, description="how many of the source's templates name a class; 0 takes all")
     layers: int = Field(0, ge=0, description="how many of a tower's last layers are adapted; 0 adapts all")
 
     @field_validator("ranks")
@@ -151,6 +152,14 @@ class LoraAdapter(Adapter):
         """A tower's adapted weights with all changes merged into them, by their names in the Hugging Face model."""
         maps = self.adapted.get(tower, {})
         return {f"{name}.weight": (found.weight + self.change(name)).detach() for name, found in maps.items()}
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower with all changes merged into it, for exports and tickets."""
+        tower = self.vocabulary.backbone.vision_tower()
+        merged = self.merged_weights("image")
+        own = {name.removeprefix("vision_model.encoder."): weight.float().cpu() for name, weight in merged.items()}
+        tower.load_state_dict({**tower.state_dict(), **own})
+        return tower
 
     def as_peft(self) -> PeftFactors:
         """The factors as PEFT holds them."""

@@ -17,6 +17,7 @@ from fedgraft.adapters.peft_folder import save_as_peft
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.clip import clip_linear_maps
 from fedgraft.backbones.loading import mini_folder
+from fedgraft.backbones.pruned import PrunedBackbone, TicketFile
 from fedgraft.errors import UserError
 from fedgraft.methods import load_method
 
@@ -31,7 +32,8 @@ def _adapter(method: str, backbone: Backbone, seat: Seat | None = None, **option
     loaded = load_method(method)
     vocabulary = Vocabulary(backbone, NAMES, TEMPLATES)
     generator = torch.Generator().manual_seed(4)
-    adapter = cast(LoraAdapter, loaded.adapter(vocabulary, loaded.parse_options(options), generator, seat))
+    parsed = loaded.parse_options({"templates": 0, **options})
+    adapter = cast(LoraAdapter, loaded.adapter(vocabulary, parsed, generator, seat))
     learnt = {**adapter.server_state(), **adapter.shared(), **adapter.personal()}
     sizes = {"lora_B": 0.1, "merged": 0.005}
     for name, value in learnt.items():
@@ -125,7 +127,17 @@ def test_merged_weights_give_the_same_features_without_an_adapter(method: str, m
     with torch.no_grad():
         images = adapter.image_features(mini.represent_images(pixels, 0))
         assert torch.allclose(images, _plain_images(model, pixels), atol=1e-5)
+        assert torch.allclose(adapter.vision_tower()(pixels), images, atol=1e-5)
         assert torch.allclose(adapter.class_features(CLASSES), _plain_classes(model, mini_folder()), atol=1e-5)
+
+
+def test_a_tickets_backbone_takes_adapters_of_its_text_tower(mini: Backbone) -> None:
+    ticket = TicketFile("mini", {"source_fingerprint": mini.fingerprint}, mini.vision_tower())
+    pruned = PrunedBackbone("ticket", mini, ticket)
+    on_ticket, dense = _adapter("fedit", pruned), _adapter("fedit", mini)
+    assert torch.equal(on_ticket.class_features(CLASSES), dense.class_features(CLASSES))
+    with pytest.raises(UserError, match="image tower"):
+        _adapter("fedit", pruned, tower="image")
 
 
 @pytest.mark.parametrize("tower", ["text", "both"])
@@ -148,9 +160,9 @@ def test_nothing_reaches_the_backbone(mini: Backbone) -> None:
     """Two adapters are alive, one has learnt; the backbone and the other one are what they were."""
     before = mini.text.encode_texts(["a photo of a seven."])
     _adapter("fedex-lora", mini).class_features(CLASSES)
-    fresh = load_method("fedit").adapter(
-        Vocabulary(mini, NAMES, TEMPLATES), load_method("fedit").options(), torch.Generator()
-    )
+    loaded = load_method("fedit")
+    options = loaded.parse_options({"templates": 0})
+    fresh = loaded.adapter(Vocabulary(mini, NAMES, TEMPLATES), options, torch.Generator())
     assert torch.equal(mini.text.encode_texts(["a photo of a seven."]), before)
     assert torch.allclose(fresh.class_features(CLASSES), fresh.vocabulary.zero_shot[list(CLASSES)], atol=1e-5)
 

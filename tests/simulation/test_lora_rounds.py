@@ -40,8 +40,9 @@ class Run:
 
     def __init__(self, method: str, folder: Path) -> None:
         self.method = load_method(method)
+        options = {"templates": 0, **CASES[method]}
         self.config = RunConfig(
-            method=method, data="digits", sites=3, shots=4, local_epochs=1, lr=0.02, method_options=CASES[method]
+            method=method, data="digits", sites=3, shots=4, local_epochs=1, lr=0.02, method_options=options
         )
         data, self.backbone = prepare(self.config, Observer())
         write_dealt(folder, data)
