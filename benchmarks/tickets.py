@@ -9,9 +9,7 @@ was. `--table` prints the table of the rows and draws them.
 
 import argparse
 import json
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ import torch
 
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.data.sources import open_source
-from fedgraft.edge_export.report import write_accuracy_figure
+from fedgraft.edge_export.report import TICKETS, markdown, read_rows, ticket_table, write_edge_report
 from fedgraft.edge_export.tickets.attack import Attack
 from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, make_robust, open_pool
 from fedgraft.edge_export.tickets.evaluation import Exam, base_and_novel
@@ -29,7 +27,6 @@ from fedgraft.edge_export.tickets.training import Workplace
 
 CUTS = [("unstructured", s) for s in (0.5, 0.7, 0.8, 0.9)] + [("structured", s) for s in (0.25, 0.5, 0.75)]
 ATTACK, ATTACKED = Attack(4 / 255, 5), 240
-FIGURES = ("base", "novel", "faded", "mosaic", "noisy", "attacked")
 
 
 def plan(args: argparse.Namespace) -> Iterator[TicketConfig]:
@@ -91,7 +88,7 @@ class Bench:
 
 def run(args: argparse.Namespace) -> None:
     """Add the rows that are missing."""
-    path = args.out / "tickets.jsonl"
+    path = args.out / TICKETS
     args.out.mkdir(parents=True, exist_ok=True)
     done = {_key(row) for row in read_rows(path)}
     backbone, bench = load_backbone("mini"), None
@@ -107,32 +104,6 @@ def run(args: argparse.Namespace) -> None:
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows that were written."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Mean ± standard deviation over seeds, natural and robust side by side."""
-    groups: dict[tuple[str, float, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[row["pattern"], row["sparsity"], row["induction"]].append(row)
-    order = {"none": 0, "pgd": 1, "smoothing": 2}
-    lines = ["| pattern | removed | ticket | seeds | " + " | ".join(FIGURES) + " |", "|" + "---|" * (4 + len(FIGURES))]
-    for (pattern, sparsity, induction), members in sorted(
-        groups.items(),
-        key=lambda item: (item[0][0] != "dense", item[0][0] == "structured", item[0][1], order[item[0][2]]),
-    ):
-        name = "natural" if induction == "none" else f"robust ({induction})"
-        cells = [_cell([row[figure] for row in members]) for figure in FIGURES]
-        lines.append(f"| {pattern} | {100 * sparsity:.0f} % | {name} | {len(members)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -158,9 +129,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if not args.table:
         run(args)
-    rows = read_rows(args.out / "tickets.jsonl")
-    print(markdown(rows))
-    print(f"Drawn in {write_accuracy_figure(rows, args.out)}")
+    print(markdown(*ticket_table(read_rows(args.out / TICKETS))))
+    print(f"Drawn in {write_edge_report(args.out)}")
 
 
 if __name__ == "__main__":

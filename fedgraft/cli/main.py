@@ -9,6 +9,7 @@ import click
 import typer
 
 from fedgraft.cli.deploy import run, server_app, site_app, up
+from fedgraft.cli.ticket import edge_report, ticket_app
 from fedgraft.errors import RunFailed, UserError
 
 _INTERRUPTED = 130
@@ -29,7 +30,7 @@ Protocol = Annotated[
     typer.Option(help="base-to-novel, leave-one-domain-out, dirichlet.", show_default="base-to-novel"),
 ]
 Backbone = Annotated[
-    str | None, typer.Option(help="mini, a Hugging Face folder, or a Hugging Face id.", show_default="mini")
+    str | None, typer.Option(help="mini, a Hugging Face folder or id, or a ticket's folder.", show_default="mini")
 ]
 Sites = Annotated[int | None, typer.Option(help="Number of sites.", show_default="10")]
 Rounds = Annotated[int | None, typer.Option(help="Number of rounds.", show_default="25")]
@@ -60,6 +61,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that wa
 
 app.add_typer(site_app, name="site")
 app.add_typer(server_app, name="server")
+app.add_typer(ticket_app, name="ticket")
+app.command("edge-report")(edge_report)
 app.command()(run)
 app.command()(up)
 
@@ -262,6 +265,7 @@ def backbones(as_json: Json = False) -> None:
         {
             "mini": "the embedded CLIP: 48 pixels, 1.6 million parameters, trained on procedural images",
             "PATH": "a local Hugging Face folder of the CLIP family",
+            "TICKET": "a folder of `fedgraft ticket draw`: a smaller image tower beside its backbone's text tower",
             "HF-ID": "a Hugging Face id of the CLIP family, such as openai/clip-vit-base-patch16",
         },
         as_json,

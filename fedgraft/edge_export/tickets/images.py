@@ -95,7 +95,7 @@ class ImagePool:
 
     Args:
         backbone: the dense one.
-        images: which.
+        images: which of them.
         progress: told of the images that pass the dense tower.
     """
 
@@ -107,10 +107,7 @@ class ImagePool:
         self._targets = torch.from_numpy(store.vectors()[require_rows(store, images.keys)])
         self.class_bank = backbone.text.encode_classes(images.class_names, images.templates).cpu()
         self.logit_scale = backbone.logit_scale
-        self._pixels: Tensor | None = None
-        whole = backbone.preprocess([images.load(0)])
-        if len(self) * whole.numel() * whole.element_size() <= _HELD_BYTES:
-            self._pixels = self._read(np.arange(len(self)))
+        self._pixels = Pixels(backbone, images.load, len(self))
         self.pixel_range = PixelRange.of(backbone)
 
     def __len__(self) -> int:
@@ -127,9 +124,23 @@ class ImagePool:
     def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Random pixels (B, 3, side, side), and the dense backbone's features of them (B, dim)."""
         positions = rng.choice(len(self), min(size, len(self)), replace=False)
-        pixels = self._read(positions) if self._pixels is None else self._pixels[positions]
-        return pixels, self._targets[positions]
+        return self._pixels[positions], self._targets[positions]
+
+
+class Pixels:
+    """Preprocessed images, held in memory where they fit into a gigabyte, and read again each time otherwise."""
+
+    def __init__(self, backbone: Backbone, load: Callable[[int], Image.Image], count: int) -> None:
+        self._backbone, self._load = backbone, load
+        self._held: Tensor | None = None
+        whole = backbone.preprocess([load(0)])
+        if count * whole.numel() * whole.element_size() <= _HELD_BYTES:
+            self._held = self._read(np.arange(count))
+
+    def __getitem__(self, positions: NDArray[np.int64]) -> Tensor:
+        """(n, 3, side, side)."""
+        return self._read(positions) if self._held is None else self._held[torch.from_numpy(positions)]
 
     def _read(self, positions: NDArray[np.int64]) -> Tensor:
         parts = np.array_split(positions, -(-len(positions) // 256))
-        return torch.cat([self._backbone.preprocess([self._images.load(int(p)) for p in part]) for part in parts])
+        return torch.cat([self._backbone.preprocess([self._load(int(p)) for p in part]) for part in parts])
