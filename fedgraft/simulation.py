@@ -16,6 +16,7 @@ from fedgraft.data.sources import open_source
 from fedgraft.engine import Engine
 from fedgraft.files import cache_root
 from fedgraft.methods import load_method
+from fedgraft.pool import Pool
 from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
@@ -53,13 +54,20 @@ def simulate(
         RunFailed: the run could not go on.
     """
     engine = Engine(workers, cpus_per_worker, gpus_per_worker, ray_address)
-    coordinator = begin(config, Path(out), resume, observer or Observer())
+    return simulate_on(engine, config, Path(out), resume, observer or Observer())
+
+
+def simulate_on(
+    engine: Engine | Pool, config: RunConfig, out: Path, resume: bool, observer: Observer
+) -> dict[str, Any]:
+    """`simulate` where the sites' processes are chosen already."""
+    coordinator = begin(config, out, resume, observer)
     if coordinator is not None:
         try:
             engine.run(coordinator)
         finally:
             coordinator.directory.unlock()
-    return RunDirectory(Path(out)).summary()
+    return RunDirectory(out).summary()
 
 
 def begin(
