@@ -23,6 +23,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedgraft.engine import interrupt_calls, node_count
+from fedgraft.errors import UserError
 from fedgraft.server.coordinator import Coordinator
 
 _RUN = 1
@@ -34,9 +35,14 @@ class Pool:
 
     Args:
         workers: processes; as many as there are CPUs unless given. Their number does not change any result.
+
+    Raises:
+        UserError: there is to be none.
     """
 
     def __init__(self, workers: int | None = None) -> None:
+        if workers is not None and workers < 1:
+            raise UserError(f"There is at least 1 worker, not {workers}.")
         self._workers = workers or os.cpu_count() or 1
         self._processes: ProcessPoolExecutor | None = None
 

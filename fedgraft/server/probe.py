@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedgraft.adapters.base import Adapter, Method, Vocabulary
+from fedgraft.adapters.base import Adapter, Method, Seat, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.probes import probe_names
 from fedgraft.config import RunConfig
@@ -37,8 +37,8 @@ class Probe:
         self._class_names = class_names
 
     def drift(self, arrays: Arrays) -> float:
-        """How much farther from the hand-written features than at the start, as a mean cosine distance."""
-        return self._distance(self._features(arrays)) - self._start
+        """The mean cosine distance of the probes' features from the hand-written ones."""
+        return float(np.mean(1 - (self._features(arrays) * self._written).sum(1)))
 
     def require_answer(self) -> None:
         """Make sure before training that the shared parameters can be seen in the features.
@@ -64,19 +64,12 @@ class Probe:
         vocabulary = Vocabulary(self._backbone, names, DEFAULT_TEMPLATES)
         seed = derived_seed(self._config.seed, "adapter", "server")
         options = self._method.parse_options(self._config.method_options)
-        return self._method.adapter(vocabulary, options, torch.Generator().manual_seed(seed))
+        return self._method.adapter(vocabulary, options, torch.Generator().manual_seed(seed), Seat(self._config.seed))
 
     @cached_property
     def _written(self) -> NDArray[np.float64]:
         written: NDArray[Any] = self._adapter.vocabulary.zero_shot.cpu().numpy()
         return written.astype(np.float64)
-
-    @cached_property
-    def _start(self) -> float:
-        return self._distance(self._features(self._initial))
-
-    def _distance(self, features: NDArray[np.float64]) -> float:
-        return float(np.mean(1 - (features * self._written).sum(1)))
 
     @torch.no_grad()
     def _features(self, arrays: Arrays) -> NDArray[np.float64]:
