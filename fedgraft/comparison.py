@@ -1,18 +1,61 @@
-"""Compare methods under one configuration and several seeds: equal data, rounds, epochs and shots."""
+"""Compare methods and strategies under one configuration and several seeds: equal data, rounds, epochs and shots."""
 
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedgraft.config import RunConfig
+from fedgraft.data.sources import open_source
+from fedgraft.engine import Engine
 from fedgraft.errors import UserError, unknown
 from fedgraft.methods import load_method
+from fedgraft.pool import Pool
 from fedgraft.server.observer import Observer
 from fedgraft.server.report import write_report
 from fedgraft.server.report.comparison_plots import comparison_figure
 from fedgraft.server.run_directory import RunDirectory
-from fedgraft.simulation import check_method_and_strategy, simulate
+from fedgraft.simulation import check_method_and_strategy, simulate_on
+from fedgraft.terms import parse_terms, split
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is compared: `METHOD`, `METHOD(option=value, ...)`, and with `+` the parts of a strategy behind it.
+
+    Attributes:
+        label: as the user wrote it.
+        options: of the method, which win over those of the whole comparison.
+        strategy: empty for that of the whole comparison.
+    """
+
+    label: str
+    method: str
+    options: dict[str, Any]
+    strategy: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        """From what the user wrote.
+
+        Raises:
+            UserError: it is not METHOD+STRATEGY.
+        """
+        first, *rest = split(text, "+")
+        terms = parse_terms(first)
+        if len(terms) != 1:
+            raise UserError(f"{text!r} names no method; an entry is METHOD or METHOD+STRATEGY.")
+        return cls(text.strip(), terms[0].name, terms[0].options, "+".join(word.strip() for word in rest))
+
+    def run_name(self, seed: int) -> str:
+        """The name of a run's directory."""
+        return f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', self.label).rstrip('_')}-seed{seed}"
 
 
 def compare(
@@ -29,9 +72,11 @@ def compare(
 ) -> dict[str, Any]:
     """Run every method with every seed and return what comparison.json holds.
 
+    On a machine without a GPU the runs share their worker processes; with one, or on a Ray cluster, each has its own.
+
     Args:
         settings: keys of `RunConfig` but method and seed. A method option goes to the methods that have it.
-        methods: names of registered methods.
+        methods: registered methods, each as `Entry` reads it, such as "promptfl" or "promptfl+anchored(drift=0.05)".
         out: directory of the comparison; each run is a run directory below it, comparison.png the plot.
         resume: skip finished runs and go on with the one that was stopped.
         workers, gpus_per_worker, ray_address: as `simulate` takes them.
@@ -41,15 +86,16 @@ def compare(
     """
     observer = observer or Observer()
     out = Path(out)
-    if not methods or not seeds:
+    entries = [Entry.parse(text) for text in methods]
+    if not entries or not seeds:
         raise UserError("A comparison needs at least one method and one seed.")
-    if len(set(methods)) < len(methods) or len(set(seeds)) < len(seeds):
-        raise UserError("A comparison names each method and each seed once.")
     configs = {
-        f"{method}-seed{seed}": RunConfig.build({**settings, **_own(settings, method, methods), "seed": seed})
-        for method in methods
+        entry.run_name(seed): RunConfig.build({**settings, **_own(settings, entry, entries), "seed": seed})
         for seed in seeds
+        for entry in entries
     }
+    if len(configs) < len(entries) * len(seeds):
+        raise UserError("A comparison names each method and each seed once.")
     for config in configs.values():
         check_method_and_strategy(config)
     if out.exists() and not out.is_dir():
@@ -57,53 +103,57 @@ def compare(
     if not resume and out.exists() and any(out.iterdir()):
         raise UserError(f"The directory {out} is not empty; add --resume to go on with it or give another --out.")
     summaries: dict[str, dict[str, Any]] = {}
-    for name, config in configs.items():
-        observer.notice(f"{config.method}, seed {config.seed}")
-        begun = resume and (out / name / "config.toml").exists()
-        summaries[name] = simulate(
-            config,
-            out / name,
-            resume=begun,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            ray_address=ray_address,
-            observer=observer,
-        )
-        write_report(out / name)
-    comparison = _comparison(configs, summaries, methods, seeds)
+    open_examples = lru_cache(maxsize=1)(open_source)  # the runs of one seed have the same
+    with _processes(workers, gpus_per_worker, ray_address) as engine:
+        for name, config in configs.items():
+            observer.notice(name)
+            begun = resume and (out / name / "config.toml").exists()
+            summaries[name] = simulate_on(engine, config, out / name, begun, observer, open_examples)
+            write_report(out / name)
+    comparison = _comparison(configs, summaries, entries, seeds)
     directory = RunDirectory(out)
     directory.write_json("comparison.json", comparison)
     comparison_figure(comparison).savefig(out / "comparison.png", dpi=150)
     return comparison
 
 
-def _own(settings: dict[str, Any], method: str, methods: list[str]) -> dict[str, Any]:
-    """The method with those of the given options that it has.
+def _processes(
+    workers: int | None, gpus_per_worker: float | None, ray_address: str | None
+) -> AbstractContextManager[Engine | Pool]:
+    if ray_address is None and gpus_per_worker is None and not torch.cuda.is_available():
+        return Pool(workers)
+    return nullcontext(Engine(workers, 1, gpus_per_worker, ray_address))
+
+
+def _own(settings: dict[str, Any], entry: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
+    """The entry's method and strategy, with those of the given options that the method has.
 
     Raises:
         UserError: no method of the comparison has an option.
     """
     given = settings.get("method_options", {})
-    fields = {name: load_method(name).options.model_fields for name in methods}
+    fields = {other.method: load_method(other.method).options.model_fields for other in entries}
     known = sorted({key for options in fields.values() for key in options})
     for key in given:
         if key not in known:
             raise unknown("configuration key or option of these methods", key, known)
-    return {"method": method, "method_options": {key: given[key] for key in given if key in fields[method]}}
+    options = {key: given[key] for key in given if key in fields[entry.method]}
+    strategy = entry.strategy or settings.get("strategy", "")
+    return {"method": entry.method, "method_options": {**options, **entry.options}, "strategy": strategy}
 
 
 def _comparison(
-    configs: dict[str, RunConfig], summaries: dict[str, dict[str, Any]], methods: list[str], seeds: list[int]
+    configs: dict[str, RunConfig], summaries: dict[str, dict[str, Any]], compared: Sequence[Entry], seeds: list[int]
 ) -> dict[str, Any]:
     first = next(iter(configs.values()))
     entries = []
-    for method in methods:
-        runs = [summaries[f"{method}-seed{seed}"] for seed in seeds]
+    for entry in compared:
+        runs = [summaries[entry.run_name(seed)] for seed in seeds]
         flat = [_flat(run["metrics"]) for run in runs]
         values = {key: [metrics[key] for metrics in flat] for key in flat[0]}
         entries.append(
             {
-                "method": method,
+                "method": entry.label,
                 "metrics": {
                     key: {"mean": float(np.mean(v)), "std": float(np.std(v)), "values": v} for key, v in values.items()
                 },

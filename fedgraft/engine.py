@@ -73,12 +73,11 @@ class Engine:
             logging.getLogger("flwr").setLevel(logging.CRITICAL)
         if self._address is not None:
             self._join(self._address)
-        sites = coordinator.config.sites
-        with _interrupt_calls(coordinator.stop):
+        with interrupt_calls(coordinator.stop):
             run_simulation(
                 server_app=server_app,
                 client_app=client_app,
-                num_supernodes=max(min(sites, _NODES), -(-sites // _SITES_A_NODE)),
+                num_supernodes=node_count(coordinator.config.sites),
                 backend_config={
                     "client_resources": {"num_cpus": self._cpus, "num_gpus": float(self._gpus)},
                     "init_args": {
@@ -103,6 +102,11 @@ class Engine:
             raise UserError(f"The Ray cluster at {address} has no node with {self._cpus} CPUs for a worker.")
 
 
+def node_count(sites: int) -> int:
+    """How many nodes hold the sites of a simulation."""
+    return max(min(sites, _NODES), -(-sites // _SITES_A_NODE))
+
+
 def _require_answer(address: str) -> None:
     """Ask before anything is computed; Ray itself tries for ever."""
     if address == "auto":
@@ -122,7 +126,7 @@ def _require_answer(address: str) -> None:
 
 
 @contextmanager
-def _interrupt_calls(stop: Callable[[], None]) -> Iterator[None]:
+def interrupt_calls(stop: Callable[[], None]) -> Iterator[None]:
     """Ctrl-C stops the server, and with it the engine; raised inside Flower's engine, it would wait for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,5 +1,6 @@
 """Simulate a federation on this machine: `simulate(RunConfig(...), out)` is all that the command does."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,21 @@ from fedgraft.backbones.features import FeatureStore, require_rows
 from fedgraft.backbones.filling import fill_store
 from fedgraft.config import RunConfig
 from fedgraft.data.dealt import DealtData, write_dealt
+from fedgraft.data.examples import Examples
 from fedgraft.data.protocols import deal as deal_data
 from fedgraft.data.protocols import named_deal
 from fedgraft.data.sources import open_source
 from fedgraft.engine import Engine
 from fedgraft.files import cache_root
 from fedgraft.methods import load_method
+from fedgraft.pool import Pool
 from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
 from fedgraft.strategies.base import asked_sites
 from fedgraft.strategies.composition import check_strategy
+
+OpenExamples = Callable[[str, int, bool], Examples]
 
 
 def simulate(
@@ -53,22 +58,40 @@ def simulate(
         RunFailed: the run could not go on.
     """
     engine = Engine(workers, cpus_per_worker, gpus_per_worker, ray_address)
-    coordinator = begin(config, Path(out), resume, observer or Observer())
+    return simulate_on(engine, config, Path(out), resume, observer or Observer())
+
+
+def simulate_on(
+    engine: Engine | Pool,
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    observer: Observer,
+    open_examples: OpenExamples = open_source,
+) -> dict[str, Any]:
+    """`simulate` where the sites' processes are chosen already, and the examples may be open."""
+    coordinator = begin(config, out, resume, observer, open_examples=open_examples)
     if coordinator is not None:
         try:
             engine.run(coordinator)
         finally:
             coordinator.directory.unlock()
-    return RunDirectory(Path(out)).summary()
+    return RunDirectory(out).summary()
 
 
 def begin(
-    config: RunConfig, out: Path, resume: bool, observer: Observer, lock_seconds: float = 0.0
+    config: RunConfig,
+    out: Path,
+    resume: bool,
+    observer: Observer,
+    lock_seconds: float = 0.0,
+    open_examples: OpenExamples = open_source,
 ) -> Coordinator | None:
     """Everything before the first message: check, deal, compute features, write the configuration.
 
     Args:
         lock_seconds: how long another process may take to leave the directory.
+        open_examples: from data source, seed and whether a folder holds domains.
 
     Returns:
         What runs on a Flower grid, or None where the run to resume is finished.
@@ -85,7 +108,7 @@ def begin(
         data, zero_shot = None, {}
         deal, backbone = named_deal(config.class_names), load_backbone(config.backbone, config.precision, best_device())
     else:
-        data, backbone = prepare(config, observer)
+        data, backbone = prepare(config, observer, open_examples)
         deal = data.deal
         zero_shot = zero_shot_accuracy(data, backbone, observer, image_layer(config, backbone))
     coordinator = Coordinator(config, directory, deal, backbone, observer, zero_shot)
@@ -110,9 +133,11 @@ def check_method_and_strategy(config: RunConfig) -> None:
     check_strategy(config, method.name, method.takes_no_strategy, asked)
 
 
-def prepare(config: RunConfig, observer: Observer) -> tuple[DealtData, Backbone]:
+def prepare(
+    config: RunConfig, observer: Observer, open_examples: OpenExamples = open_source
+) -> tuple[DealtData, Backbone]:
     """Deal the data and compute the image features that the store lacks."""
-    examples = open_source(config.data, config.seed, config.domains)
+    examples = open_examples(config.data, config.seed, config.domains)
     data = DealtData(deal_data(examples, config), examples.keys)
     backbone = load_backbone(config.backbone, config.precision, best_device())
     store = FeatureStore(cache_root(), backbone, image_layer(config, backbone))

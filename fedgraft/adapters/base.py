@@ -135,6 +135,9 @@ class Adapter(nn.Module, ABC):
         """Whether the server's arrays alone decide the class features."""
         return not self.personal_names
 
+    def training_begins(self) -> None:
+        """Called before the first step of every round: a method whose loss refers to what it began with keeps it."""
+
     def sites_together(self, classes: tuple[int, ...]) -> int:
         """How many sites' steps are worth one forward pass; 1 for a method that has no such pass."""
         return 1

@@ -134,7 +134,10 @@ def simulate(
 @app.command()
 def compare(
     out: Annotated[Path, typer.Option(help="The directory of the comparison and of its runs.")],
-    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "zeroshot,local,promptfl,fedpgp",
+    methods: Annotated[
+        str,
+        typer.Option(help='Separated by commas; "promptfl(n_ctx=4)+anchored(drift=0.05)" adds options, a strategy.'),
+    ] = "zeroshot,local,promptfl,fedpgp",
     data: Data = None,
     protocol: Protocol = None,
     sites: Sites = None,
@@ -168,11 +171,12 @@ def compare(
     settings = settings_from(config, options, set_)
     from fedgraft.comparison import compare as run
     from fedgraft.server.report import write_report
+    from fedgraft.terms import split
 
     with progress(quiet=as_json) as observer:
         comparison = run(
             settings,
-            _names(methods),
+            [text.strip() for text in split(methods, ",") if text.strip()],
             _seeds(seeds) or [settings.pop("seed", 0) if seed is None else seed],
             out,
             resume=resume,

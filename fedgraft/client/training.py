@@ -42,6 +42,8 @@ def train_together(
         data: of each site, all with the same classes.
         rngs: of each site.
     """
+    for adapter in adapters:
+        adapter.training_begins()
     classes = data[0].classes
     steps = [list(_draws(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
     at_once = adapters[0].sites_together(classes)

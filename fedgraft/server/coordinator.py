@@ -36,14 +36,15 @@ from fedgraft.messages import (
     wire_size,
 )
 from fedgraft.methods import load_method
-from fedgraft.randomness import derived_seed
+from fedgraft.randomness import derived_seed, public_key
 from fedgraft.server import metrics
 from fedgraft.server.delivery import Delivery
 from fedgraft.server.exchange import Exchange
 from fedgraft.server.observer import Observer
+from fedgraft.server.probe import Probe
 from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
 from fedgraft.strategies.base import FederatedStrategy
-from fedgraft.strategies.composition import compose
+from fedgraft.strategies.composition import Addition, compose
 
 
 class Coordinator:
@@ -69,6 +70,9 @@ class Coordinator:
         self.method = load_method(config.method)
         self._adapter = initial_adapter(self.method, config, deal, backbone)
         self._composition = compose(config)
+        self._probe = Probe(self.method, config, backbone, deal.class_names, self._initial())
+        if self._composition.needs_drift():
+            self._probe.require_answer()
         self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
 
     def run(self, grid: Grid) -> None:
@@ -267,17 +271,21 @@ class Coordinator:
         make: Callable[..., FederatedStrategy] = getattr(import_module(module), name)
         config = self.config
         site_nodes = {site: site for site in range(config.sites)}
-        secret = config.protocol == "own-data" and self._composition.privacy() is not None
         return make(
             site_nodes,
             config.seed,
             fold.name or "",
             config.participation,
             config.quorum,
-            composition=self._composition,
-            initial=self._initial(),
-            noise_key=self.directory.noise_key() if secret else None,
+            addition=self._addition(),
         )
+
+    def _addition(self) -> Addition:
+        """What the user's strategy adds; noise that is to protect somebody has a key that nobody can derive."""
+        config, composition = self.config, self._composition
+        secret = config.protocol == "own-data" and composition.privacy() is not None
+        noise_key = self.directory.noise_key() if secret else public_key(config.seed)
+        return Addition(composition, self._initial(), config.rounds, noise_key, self._probe.drift)
 
     def _initial(self) -> Arrays:
         """What the server holds in round 0."""

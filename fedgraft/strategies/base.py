@@ -9,10 +9,10 @@ from flwr.serverapp.strategy import Strategy
 
 from fedgraft.errors import RunFailed
 from fedgraft.messages import JOB, METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record, to_array_record
-from fedgraft.randomness import generator, keyed_normal, public_key
+from fedgraft.randomness import generator, keyed_normal
 from fedgraft.strategies.answers import Answer, LeftOut, checked
-from fedgraft.strategies.composition import Composition
-from fedgraft.strategies.parts import Noise, Outcome, Round, State
+from fedgraft.strategies.composition import Addition, Composition
+from fedgraft.strategies.parts import Outcome, Round, State
 
 
 def asked_sites(sites: int, participation: float) -> int:
@@ -29,12 +29,10 @@ class FederatedStrategy(Strategy):
         fold: name of the fold, which takes part in the draws.
         participation: fraction of the sites that train in a round, from the first round on.
         quorum: fraction of the asked sites whose answers a round needs.
-        composition: what the user adds to the method's own rule.
-        initial: the shared parameters of round 0, where the composition asks for them.
-        noise_key: of the server's noise, secret where the noise is to protect anything; from the seed unless given.
+        addition: what a user's strategy adds to the method's own rule.
 
     Attributes:
-        state: what the composition remembers from round to round; belongs into the checkpoint.
+        state: what the user's strategy remembers from round to round; belongs into the checkpoint.
     """
 
     def __init__(
@@ -44,16 +42,14 @@ class FederatedStrategy(Strategy):
         fold: str,
         participation: float = 1.0,
         quorum: float = 0.5,
-        composition: Composition = Composition(),  # noqa: B008  (frozen)
-        initial: Arrays | None = None,
-        noise_key: bytes | None = None,
+        addition: Addition | None = None,
     ) -> None:
         self.site_nodes = dict(sorted(site_nodes.items()))
         self.seed, self.fold = seed, fold
         self.participation, self.quorum = participation, quorum
-        self.composition, self.initial = composition, initial or {}
+        self.addition = addition
+        self.composition = addition.composition if addition else Composition()
         self.state: State = {}
-        self._noise_key = noise_key or public_key(seed)
         self.left_out: list[LeftOut] = []
         self.counted: list[int] = []
         self._reference: Arrays = {}
@@ -123,7 +119,9 @@ class FederatedStrategy(Strategy):
 
     def _next(self, server_round: int, answers: Sequence[Answer]) -> Outcome:
         """The method's own rule or the user's, and the steps behind it."""
-        now = Round(server_round, self._reference, self.initial, len(self._asked), self._noise(server_round))
+        if self.addition is None:
+            return self._own(answers)
+        now = self._round(server_round, self.addition)
         outcome = self.composition.aggregate(answers, now, self.state)
         return self.composition.after(outcome or self._own(answers), now, self.state)
 
@@ -132,9 +130,16 @@ class FederatedStrategy(Strategy):
         arrays = self.aggregate(answers, self._reference)
         return Outcome(arrays, figures=self.measured(answers, self._reference, arrays))
 
-    def _noise(self, server_round: int) -> Noise:
-        return lambda count, content: keyed_normal(
-            self._noise_key, count, "server noise", self.fold, server_round, content
+    def _round(self, server_round: int, addition: Addition) -> Round:
+        place = (self.fold, server_round)
+        return Round(
+            number=server_round,
+            previous=self._reference,
+            initial=addition.initial,
+            asked=len(self._asked),
+            noise=lambda count, content: keyed_normal(addition.noise_key, count, "server noise", *place, content),
+            rounds=addition.rounds,
+            drift=addition.drift,
         )
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

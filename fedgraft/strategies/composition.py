@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from fedgraft.config import RunConfig
 from fedgraft.errors import UserError
+from fedgraft.messages import Arrays
 from fedgraft.registry import STRATEGIES
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Outcome, Round, Rule, SitePart, State, Step, StrategyPart
+from fedgraft.strategies.parts import Drift, Outcome, Round, Rule, SitePart, State, Step, StrategyPart
 from fedgraft.strategies.privacy import Privacy
 from fedgraft.terms import parse_terms
 
@@ -37,10 +38,33 @@ class Composition:
         """How many answers a round needs."""
         return self.rule.least() if self.rule else 1
 
+    def needs_drift(self) -> bool:
+        """Whether a step measures drift."""
+        return any(step.needs_drift for step in self.steps)
+
     def privacy(self) -> Privacy | None:
         """What is promised of each round, or None where nothing is."""
         promises = [part.privacy() for part in (self.site, self.rule) if part is not None]
         return next(filter(None, promises), None)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What the server adds to the method's own rule.
+
+    Attributes:
+        composition: the user's strategy.
+        initial: the shared parameters of round 0.
+        rounds: of the run.
+        noise_key: of the server's noise, secret where the noise is to protect anything.
+        drift: of shared parameters.
+    """
+
+    composition: Composition
+    initial: Arrays
+    rounds: int
+    noise_key: bytes
+    drift: Drift
 
 
 def own_state(number: int, state: State) -> State:

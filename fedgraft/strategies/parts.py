@@ -26,6 +26,9 @@ Wide = dict[str, NDArray[np.float64]]
 Noise = Callable[[int, bytes], NDArray[np.float64]]
 """Standard normal noise of a length, the same only for the same round and the same bytes."""
 
+Drift = Callable[[Arrays], float]
+"""How far shared parameters have carried the text features of classes that no site holds."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -37,6 +40,8 @@ class Round:
         initial: those of round 0.
         asked: how many sites were asked to train.
         noise: keyed by the run and the round.
+        rounds: of the whole run.
+        drift: how far shared parameters carry foreign classes, in cosine distance.
     """
 
     number: int
@@ -44,6 +49,8 @@ class Round:
     initial: Arrays
     asked: int
     noise: Noise
+    rounds: int
+    drift: Drift
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,9 @@ class Rule(Part, ABC):
 
 class Step(Part, ABC):
     """Goes from the aggregate to the next shared parameters."""
+
+    needs_drift = False
+    """Whether it measures drift, for which the server prepares."""
 
     @abstractmethod
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:

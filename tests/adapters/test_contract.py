@@ -166,7 +166,7 @@ def test_every_option_changes_something(method: str, mini: Backbone) -> None:
     other: dict[str, object] = {
         "n_ctx": 3, "ctx_init": "a photo of a", "prompts": 2, "rank": 2, "mu": 4.0, "tau": 0.1,
         "anchor": "tokens", "init": "zero", "placement": "behind", "ranks": "3", "alpha": 2.0, "targets": "fc1",
-        "tower": "image", "layers": 1, "templates": 0,
+        "tower": "image", "layers": 1, "templates": 0, "weight": 1.0,
     }  # fmt: skip
 
     def outcome(**options: object) -> list[torch.Tensor]:

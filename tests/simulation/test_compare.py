@@ -16,7 +16,7 @@ SETTINGS = {"data": "digits", "sites": 2, "rounds": 1, "shots": 2, "local_epochs
 def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_path: Path) -> None:
     out = tmp_path / "comparison"
     comparison = compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out)
-    assert comparison["runs"] == ["zeroshot-seed0", "zeroshot-seed1", "promptfl-seed0", "promptfl-seed1"]
+    assert comparison["runs"] == ["zeroshot-seed0", "promptfl-seed0", "zeroshot-seed1", "promptfl-seed1"]
     for entry in comparison["methods"]:
         summaries = [
             json.loads((out / f"{entry['method']}-seed{seed}" / "summary.json").read_text()) for seed in (0, 1)

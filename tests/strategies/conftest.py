@@ -7,7 +7,7 @@ import pytest
 
 from fedgraft.randomness import keyed_normal
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Round
+from fedgraft.strategies.parts import Drift, Round
 
 
 def answers_of(values: np.ndarray, examples: list[int] | None = None) -> list[Answer]:
@@ -15,10 +15,24 @@ def answers_of(values: np.ndarray, examples: list[int] | None = None) -> list[An
     return [Answer(site, {"context": row}, examples[site] if examples else 10, 0.0) for site, row in enumerate(values)]
 
 
-def round_of(previous: np.ndarray, asked: int, number: int = 1, key: bytes = b"k" * 32) -> Round:
-    """A round that began with a parameter."""
-    arrays = {"context": previous}
-    return Round(number, arrays, arrays, asked, lambda count, place: keyed_normal(key, count, "test", number, place))
+def round_of(
+    previous: np.ndarray,
+    asked: int = 3,
+    number: int = 1,
+    key: bytes = b"k" * 32,
+    initial: np.ndarray | None = None,
+    drift: Drift = lambda arrays: float(np.abs(arrays["context"]).mean()),
+) -> Round:
+    """A round of ten that began with a parameter."""
+    return Round(
+        number=number,
+        previous={"context": previous},
+        initial={"context": previous if initial is None else initial},
+        asked=asked,
+        noise=lambda count, place: keyed_normal(key, count, "test", number, place),
+        rounds=10,
+        drift=drift,
+    )
 
 
 @pytest.fixture

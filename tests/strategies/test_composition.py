@@ -9,7 +9,7 @@ import pytest
 from fedgraft import RunConfig, UserError, simulate
 from fedgraft.registry import STRATEGIES
 from fedgraft.strategies.composition import compose
-from fedgraft.strategies.parts import Rule, SitePart
+from fedgraft.strategies.parts import Rule, SitePart, Step
 from fedgraft.terms import Term, parse_terms, split
 from tests.strategies.conftest import answers_of, round_of
 
@@ -59,7 +59,8 @@ def test_a_strategy_that_cannot_work_is_refused_before_anything_is_written(
 
 OTHER: dict[str, Any] = {
     "fraction": 0.4, "malicious": 2, "noise_multiplier": 0.5, "clipping_norm": 0.05, "delta": 1e-6, "quantile": 0.9,
-    "clipping_rate": 0.5, "count_noise": 3.0,
+    "clipping_rate": 0.5, "count_noise": 3.0, "coefficient": 0.2, "when": "every", "lr": 0.5, "momentum": 0.1,
+    "beta1": 0.1, "beta2": 0.1, "tau": 0.5, "drift": 0.5,
 }  # fmt: skip
 
 
@@ -69,12 +70,18 @@ def test_every_option_of_every_part_changes_something(name: str, start: np.ndarr
     values = (start + np.random.default_rng(28).normal(0, 1, (11, 2, 3))).astype(np.float32)
 
     def outcome(options: dict[str, Any]) -> list[object]:
-        part, now = registered.make(options), round_of(start, 11)
+        drift = lambda arrays: float(np.abs(arrays["context"] - start).mean())  # noqa: E731
+        part = registered.make(options)
+        now, last = (round_of(start, 11, number, drift=drift) for number in (1, 10))
         privacy = part.privacy()
         said: list[object] = [privacy.spent(3)["epsilon"] if privacy else None]
         if isinstance(part, SitePart):
             released = part.release({"context": values[0]}, now.previous, now.noise)
             return [*said, released["context"].tobytes()]
+        if isinstance(part, Step):
+            stepped = part.next({"context": values[0]}, now, {})
+            again = part.next({"context": values[1]}, last, stepped.state)
+            return [*said, stepped.arrays["context"].tobytes(), again.arrays["context"].tobytes()]
         assert isinstance(part, Rule)
         first = part.aggregate(answers_of(values), now, {})
         return [*said, first.arrays["context"].tobytes(), *(value.tobytes() for value in first.state.values())]

@@ -12,7 +12,7 @@ from fedgraft.config import RunConfig
 from fedgraft.errors import RunFailed
 from fedgraft.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
 from fedgraft.strategies.answers import Answer, checked, problem
-from fedgraft.strategies.composition import compose
+from fedgraft.strategies.composition import Addition, compose
 from fedgraft.strategies.weighted_average import WeightedAverage, weighted_average
 
 FLOATS = st.floats(-100, 100, width=32)
@@ -122,9 +122,10 @@ def _as_a_server_task() -> None:
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
 
-def _composed(strategy: str, sites: int = 8) -> WeightedAverage:
-    nodes = dict(list(NODES.items())[:sites])
-    return WeightedAverage(nodes, seed=0, fold="", composition=compose(RunConfig(strategy=strategy)))
+def _composed(strategy: str) -> WeightedAverage:
+    composition = compose(RunConfig(strategy=strategy))
+    addition = Addition(composition, REFERENCE, rounds=1, noise_key=b"k" * 32, drift=lambda arrays: 0.0)
+    return WeightedAverage(NODES, seed=0, fold="", addition=addition)
 
 
 def _ask(strategy: WeightedAverage, server_round: int) -> list[Message]:

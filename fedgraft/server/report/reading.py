@@ -39,6 +39,7 @@ class Run:
     config: str
     accuracy: dict[str, list[Accuracy]]
     loss: dict[str, list[tuple[int, float]]]
+    drift: dict[str, list[tuple[int, float]]]
     left_out: list[LeftOut]
     confusion: dict[str, dict[str, Any]]
 
@@ -53,6 +54,7 @@ def read_run(directory: Path) -> Run:
     path = directory / "metrics.jsonl"
     accuracy: dict[str, dict[int, Accuracy]] = {}
     loss: dict[str, dict[int, float]] = {}
+    drift: dict[str, dict[int, float]] = {}
     left_out: list[LeftOut] = []
     for number, row in _rows(path):
         try:
@@ -62,6 +64,8 @@ def read_run(directory: Path) -> Run:
             elif row["scope"] == "train":
                 if (value := row.get("loss")) is not None:
                     loss.setdefault(key, {})[row["round"]] = float(value)
+                if (value := row.get("drift")) is not None:
+                    drift.setdefault(key, {})[row["round"]] = float(value)
             elif row["accuracy"] is not None:
                 sites = {str(site): float(value) for site, value in row.get("sites", {}).items() if value is not None}
                 evaluation = Accuracy(row["round"], float(row["accuracy"]), sites)
@@ -73,6 +77,7 @@ def read_run(directory: Path) -> Run:
         config=_read_text(directory / "config.toml"),
         accuracy={key: [rows[at] for at in sorted(rows)] for key, rows in accuracy.items()},
         loss={key: sorted(rows.items()) for key, rows in loss.items()},
+        drift={key: sorted(rows.items()) for key, rows in drift.items()},
         left_out=left_out,
         confusion=_read_confusion(directory / "confusion.json"),
     )

@@ -48,6 +48,12 @@ def _rounds(run: Run) -> str:
     if run.loss:
         caption = "Mean training loss of each round."
         parts.append(page.figure(plots.rounds_figure(run.loss, "training loss", 3), "loss", caption))
+    if run.drift:
+        caption = (
+            "Drift: how far the shared parameters hold the text features of classes that no site has from the "
+            "hand-written ones, as a mean cosine distance."
+        )
+        parts.append(page.figure(plots.rounds_figure(run.drift, "drift", 3), "drift", caption))
     return page.section("Round by round", *parts)
 
 

@@ -1,0 +1,10 @@
+"""Class names by which a server can see what a backbone forgets: broad lists of what no site needs to hold."""
+
+from importlib.resources import files
+
+
+def probe_names(backbone: str) -> tuple[str, ...]:
+    """Names of common things, or for `mini` of what it was pretrained on: it knows no others."""
+    folder = files("fedgraft.backbones")
+    path = folder / "mini" / "probes.txt" if backbone == "mini" else folder / "probes.txt"
+    return tuple(path.read_text(encoding="utf-8").split("\n")[:-1])

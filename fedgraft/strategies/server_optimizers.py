@@ -1,0 +1,124 @@
+"""Optimizers at the server (Reddi et al., ICLR 2021; Hsu et al. 2019): the aggregate's change is their gradient.
+
+The formulas are those of Flower's FedAvgM, FedAdam and FedYogi, and the tests compare them; Flower's keep their state
+in an object that no checkpoint sees. Delta is aggregate - previous, and sites count as in the rule before.
+"""
+
+import math
+from abc import abstractmethod
+
+import numpy as np
+from pydantic import Field
+
+from fedgraft.messages import Arrays
+from fedgraft.options import Options
+from fedgraft.strategies.parts import Outcome, Round, State, Step, StrategyPart, Wide, difference, moved
+
+
+class MomentumOptions(Options):
+    """Of FedAvgM."""
+
+    lr: float = Field(1.0, gt=0, description="of the server")
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+class AdaptiveOptions(Options):
+    """Of FedAdam and FedYogi."""
+
+    lr: float = Field(0.01, gt=0, description="of the server")
+    beta1: float = Field(0.9, ge=0, lt=1, description="of the first moment")
+    beta2: float = Field(0.99, ge=0, lt=1, description="of the second moment")
+    tau: float = Field(1e-3, gt=0, description="what the root of the second moment is raised by")
+
+
+def momentum(delta: Wide, velocity: Wide, decay: float) -> Wide:
+    """v <- decay v + Delta."""
+    return {name: decay * velocity[name] + change for name, change in delta.items()}
+
+
+def first_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
+    """m <- beta m + (1 - beta) Delta."""
+    return {name: beta * moment[name] + (1 - beta) * change for name, change in delta.items()}
+
+
+def adam_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
+    """v <- beta v + (1 - beta) Delta^2."""
+    return {name: beta * moment[name] + (1 - beta) * change**2 for name, change in delta.items()}
+
+
+def yogi_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
+    """v <- v - (1 - beta) Delta^2 sign(v - Delta^2)."""
+    return {
+        name: moment[name] - (1 - beta) * change**2 * np.sign(moment[name] - change**2)
+        for name, change in delta.items()
+    }
+
+
+class FedAvgM(Step):
+    """Momentum."""
+
+    options: MomentumOptions
+
+    def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
+        """previous + lr v."""
+        delta = difference(aggregate, now.previous)
+        velocity = momentum(delta, _remembered("v", delta, state), self.options.momentum)
+        step = {name: self.options.lr * value for name, value in velocity.items()}
+        return Outcome(moved(now.previous, step), _memory("v", velocity))
+
+
+class _Adaptive(Step):
+    """previous + lr m / (sqrt(v) + tau)."""
+
+    options: AdaptiveOptions
+
+    @abstractmethod
+    def second_moment(self, delta: Wide, moment: Wide) -> Wide:
+        """v after a round."""
+
+    def rate(self, server_round: int) -> float:
+        """The learning rate of a round."""
+        return self.options.lr
+
+    def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
+        """The optimizer's step."""
+        delta = difference(aggregate, now.previous)
+        first = first_moment(delta, _remembered("m", delta, state), self.options.beta1)
+        second = self.second_moment(delta, _remembered("v", delta, state))
+        rate, tau = self.rate(now.number), self.options.tau
+        step = {name: rate * first[name] / (np.sqrt(second[name]) + tau) for name in delta}
+        return Outcome(moved(now.previous, step), {**_memory("m", first), **_memory("v", second)})
+
+
+class FedAdam(_Adaptive):
+    """With the bias correction of Adam, as Flower has it."""
+
+    def second_moment(self, delta: Wide, moment: Wide) -> Wide:
+        """`adam_moment`."""
+        return adam_moment(delta, moment, self.options.beta2)
+
+    def rate(self, server_round: int) -> float:
+        """lr sqrt(1 - beta2^(t+1)) / (1 - beta1^(t+1))."""
+        options, power = self.options, server_round + 1
+        return options.lr * math.sqrt(1 - options.beta2**power) / (1 - options.beta1**power)
+
+
+class FedYogi(_Adaptive):
+    """Without bias correction."""
+
+    def second_moment(self, delta: Wide, moment: Wide) -> Wide:
+        """`yogi_moment`."""
+        return yogi_moment(delta, moment, self.options.beta2)
+
+
+def _remembered(kind: str, delta: Wide, state: State) -> Wide:
+    return {name: state.get(f"{kind}/{name}", np.zeros_like(change)) for name, change in delta.items()}
+
+
+def _memory(kind: str, values: Wide) -> State:
+    return {f"{kind}/{name}": value for name, value in values.items()}
+
+
+FEDAVGM = StrategyPart("fedavgm", "momentum at the server", FedAvgM, MomentumOptions)
+FEDADAM = StrategyPart("fedadam", "Adam at the server", FedAdam, AdaptiveOptions)
+FEDYOGI = StrategyPart("fedyogi", "Yogi at the server", FedYogi, AdaptiveOptions)

@@ -1,0 +1,56 @@
+"""What the server sees of drift: nothing of the run's own classes, nothing at the written words, more with distance."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedgraft import RunConfig, UserError
+from fedgraft.adapters.base import Vocabulary
+from fedgraft.backbones import Backbone
+from fedgraft.backbones.probes import probe_names
+from fedgraft.data.worlds import shapes
+from fedgraft.methods import load_method
+from fedgraft.server.probe import Probe
+
+WORDS = {"ctx_init": "a photo of a"}
+
+
+def _probe(backbone: Backbone, method: str, options: dict[str, object], classes: tuple[str, ...] = ("x", "Star")):
+    loaded = load_method(method)
+    vocabulary = Vocabulary(backbone, classes, ("a photo of a {}.",))
+    adapter = loaded.adapter(vocabulary, loaded.parse_options(options), torch.Generator().manual_seed(0))
+    initial = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
+    config = RunConfig.build({"method": method, "strategy": "drift", "method_options": options})
+    return Probe(loaded, config, backbone, classes, initial), initial
+
+
+@pytest.mark.parametrize(("method", "options"), [("promptfl", WORDS), ("fedit", {})])
+def test_nothing_has_drifted_at_the_written_words_and_more_does_with_every_step(
+    method: str, options: dict[str, object], mini: Backbone
+) -> None:
+    probe, initial = _probe(mini, method, options)
+    assert probe.drift(initial) == pytest.approx(0, abs=1e-5)
+    rng = np.random.default_rng(0)
+    direction = {name: rng.normal(0, 0.1, array.shape).astype(np.float32) for name, array in initial.items()}
+    drifts = [probe.drift({n: a + s * direction[n] for n, a in initial.items()}) for s in (0.3, 1.0, 3.0)]
+    assert 1e-6 < drifts[0] < drifts[1] < drifts[2] <= 2
+
+
+@pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "ffa-lora"])
+def test_a_method_whose_shared_parameters_show_can_be_anchored(method: str, mini: Backbone) -> None:
+    _probe(mini, method, {})[0].require_answer()
+
+
+def test_what_does_not_show_is_refused(mini: Backbone) -> None:
+    """With B personal and zero at the server, A alone changes nothing there."""
+    with pytest.raises(UserError, match=r"'fedsa-lora' shares does not change them"):
+        _probe(mini, "fedsa-lora", {})[0].require_answer()
+
+
+def test_the_lists_are_broad_and_hold_no_class_of_the_run(mini: Backbone) -> None:
+    known, common = probe_names("mini"), probe_names("some/clip")
+    assert len(set(known)) == len(known) > 150
+    assert len(set(common)) == len(common) > 400
+    assert not {combination.name for combination in shapes.HELD_OUT} & set(known)
+    assert "star" in known
+    assert "star" not in _probe(mini, "promptfl", WORDS)[0]._adapter.vocabulary.class_names
