@@ -20,9 +20,8 @@ from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.data.sources import open_source
 from fedgraft.edge_export.report import TICKETS, markdown, read_rows, ticket_table, write_edge_report
 from fedgraft.edge_export.tickets.attack import Attack
-from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, make_robust, open_pool
+from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, images_of, make_robust, pool_of
 from fedgraft.edge_export.tickets.evaluation import Exam, base_and_novel
-from fedgraft.edge_export.tickets.images import ImagePool
 from fedgraft.edge_export.tickets.training import Workplace
 
 CUTS = [("unstructured", s) for s in (0.5, 0.7, 0.8, 0.9)] + [("structured", s) for s in (0.25, 0.5, 0.75)]
@@ -50,7 +49,7 @@ class Bench:
         self.exam = Exam(backbone, examples, base_and_novel(examples, seed))
         self.place = Workplace(out / "work", _log)
         config = TicketConfig(seed=seed, images=images)
-        self.pool: ImagePool = open_pool(backbone, config, self.place)
+        self.pool = pool_of(backbone, images_of(config), self.place)
 
     def dense(self, config: TicketConfig) -> dict[str, Any]:
         """The row of a tower that nothing was cut from."""

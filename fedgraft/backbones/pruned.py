@@ -19,6 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedgraft.backbones.base import Backbone
+from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.tower import TowerShape, VisionTower
 from fedgraft.errors import UserError
 from fedgraft.files import write_bytes, write_text
@@ -115,6 +116,10 @@ class PrunedBackbone(Backbone):
         """Features of the ticket's tower."""
         features: Tensor = self._tower(pixels.to(self.device))
         return features
+
+    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
+        """The source's of the text tower; a ticket's own matrices take no deltas, which would fill its zeros again."""
+        return self._source.linear_maps(tower) if tower == "text" else {}
 
     def vision_tower(self) -> VisionTower:
         """A copy of the ticket's tower in float32 on the CPU."""
