@@ -84,4 +84,4 @@ def test_what_is_no_ticket_is_not_evaluated(
     assert _run(monkeypatch, "ticket", "evaluate", str(tmp_path)) == 2
     assert "is no ticket" in capfd.readouterr().err
     assert _run(monkeypatch, "edge-report", str(tmp_path)) == 2
-    assert "neither tickets.jsonl nor latency.jsonl" in capfd.readouterr().err
+    assert "holds no run (config.toml) and no rows (tickets.jsonl)" in capfd.readouterr().err
