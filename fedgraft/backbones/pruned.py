@@ -118,7 +118,7 @@ class PrunedBackbone(Backbone):
         return features
 
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
-        """The source's text tower; a ticket's own tower takes no deltas."""
+        """The source's of the text tower; a ticket's own matrices take no deltas, which would fill its zeros again."""
         return self._source.linear_maps(tower) if tower == "text" else {}
 
     def vision_tower(self) -> VisionTower:

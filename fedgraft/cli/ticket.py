@@ -111,12 +111,23 @@ def evaluate(
 
 
 def edge_report(
-    run: Annotated[Path, typer.Argument(help="A folder with rows of tickets, of latencies, or of both.")],
+    run: Annotated[Path, typer.Argument(help="A run, or a folder with rows of tickets, of latencies, or of both.")],
+    data: Annotated[
+        str, typer.Option(help="Unlabelled images: procedural, or a source of `fedgraft data`.")
+    ] = "procedural",
+    images: Annotated[int, typer.Option(help="How many of them at most.")] = 4096,
+    induction_steps: Annotated[int, typer.Option(help="Optimizer steps that make a tower robust.")] = 400,
+    distillation_steps: Annotated[int, typer.Option(help="Optimizer steps behind each cut.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Accuracy against sparsity and latency against size, as a plot and a table."""
-    from fedgraft.edge_export.report import write_edge_report
+    """Accuracy against sparsity and latency against size, as a plot and a table; tickets of a run are drawn first."""
+    from fedgraft.edge_export.report import LATENCY, TICKETS, write_edge_report
+    from fedgraft.edge_export.sweep import measure, sweep_of_run
 
+    if (run / "config.toml").is_file() or not ((run / TICKETS).is_file() or (run / LATENCY).is_file()):
+        steps = {"induction_steps": induction_steps, "distillation_steps": distillation_steps}
+        with _stages(quiet=as_json) as progress:
+            measure(sweep_of_run(run, {"data": data, "images": images, **steps}), run, progress)
     path = write_edge_report(run)
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
 

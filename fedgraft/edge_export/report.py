@@ -54,8 +54,8 @@ def write_edge_report(folder: Path) -> Path:
     tickets, latency = read_rows(folder / TICKETS), read_rows(folder / LATENCY)
     if not tickets and not latency:
         raise UserError(
-            f"The folder {folder} has neither {TICKETS} nor {LATENCY}; `python -m benchmarks.tickets --out {folder}` "
-            "and `python -m benchmarks.edge` write them."
+            f"The folder {folder} has neither {TICKETS} nor {LATENCY}; `fedgraft edge-report RUN` "
+            "measures the tickets of a run."
         )
     parts = []
     if tickets:

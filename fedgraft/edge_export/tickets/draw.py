@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedgraft.backbones.base import Backbone
 from fedgraft.backbones.tower import VisionTower
 from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
-from fedgraft.edge_export.tickets.images import PROCEDURAL, ImagePool, open_images
+from fedgraft.edge_export.tickets.images import PROCEDURAL, ImagePool, ServerImages, open_images
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern
 from fedgraft.edge_export.tickets.schemes import SCHEMES, STEPLESS, Choice
@@ -102,7 +102,7 @@ def draw_ticket(
     tower = vision or backbone.vision_tower()
     pattern = checked_pattern(config.pattern, tower, config.sparsity)
     if pool is None and config.needs_images:
-        pool = open_pool(backbone, config, place)
+        pool = pool_of(backbone, images_of(config), place)
     if pool is not None and config.kind == "robust":
         tower = make_robust(tower, config, pool, place)
     choice = Choice(pattern, config.sparsity, config.scheme_steps, config.seed, pool, config.disturbance, place)
@@ -114,9 +114,17 @@ def draw_ticket(
     return Ticket(_spec(backbone, config, pool), cut, backbone.name)
 
 
-def open_pool(backbone: Backbone, config: TicketConfig, place: Workplace) -> ImagePool:
-    """The unlabelled images of a configuration, with the backbone's features of them."""
-    images = open_images(config.data, config.seed, config.images)
+def images_of(config: TicketConfig) -> ServerImages:
+    """The unlabelled images of a configuration.
+
+    Raises:
+        UserError: there are none.
+    """
+    return open_images(config.data, config.seed, config.images)
+
+
+def pool_of(backbone: Backbone, images: ServerImages, place: Workplace) -> ImagePool:
+    """Unlabelled images with the backbone's features of them."""
     return ImagePool(backbone, images, lambda done, total: place.progress("images", done, total))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedgraft.backbones import load_backbone
 from fedgraft.backbones.pruned import is_ticket
-from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
+from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, images_of, pool_of
 from fedgraft.edge_export.tickets.patterns import checked_pattern
 from fedgraft.edge_export.tickets.ticket import Ticket
 from fedgraft.edge_export.tickets.training import StageProgress, Workplace
@@ -45,8 +45,10 @@ def draw_into(
     if is_ticket(out):
         return Ticket.load(out, dense)
     checked_pattern(config.pattern, dense.vision_tower(), config.sparsity)
+    images = images_of(config) if config.needs_images else None
     write_text(out / _DRAWN, json.dumps(words, indent=2) + "\n")
-    ticket = draw_ticket(dense, config, place=Workplace(work or out / "work", progress))
+    place = Workplace(work or out / "work", progress)
+    ticket = draw_ticket(dense, config, pool=images and pool_of(dense, images, place), place=place)
     ticket.save(out)
     if work is None:
         shutil.rmtree(out / "work", ignore_errors=True)
