@@ -41,10 +41,11 @@ def test_a_method_whose_shared_parameters_show_can_be_anchored(method: str, mini
     _probe(mini, method, {})[0].require_answer()
 
 
-def test_what_does_not_show_is_refused(mini: Backbone) -> None:
-    """With B personal and zero at the server, A alone changes nothing there."""
-    with pytest.raises(UserError, match=r"'fedsa-lora' shares does not change them"):
-        _probe(mini, "fedsa-lora", {})[0].require_answer()
+@pytest.mark.parametrize(("method", "options"), [("fedsa-lora", {}), ("fedit", {"tower": "image"})])
+def test_what_does_not_show_is_refused(method: str, options: dict[str, object], mini: Backbone) -> None:
+    """With B personal and zero at the server, A alone changes nothing there; nor does the image tower."""
+    with pytest.raises(UserError, match="shares does not change them"):
+        _probe(mini, method, options)[0].require_answer()
 
 
 def test_the_lists_are_broad_and_hold_no_class_of_the_run(mini: Backbone) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedgraft import UserError, compare
+from fedgraft import RunConfig, UserError, compare, simulate
 
 SETTINGS = {"data": "digits", "sites": 2, "rounds": 1, "shots": 2, "local_epochs": 1, "method_options": {"n_ctx": 2}}
 
@@ -31,6 +31,22 @@ def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_p
     assert (out / "promptfl-seed1" / "summary.json").stat().st_mtime_ns == before
 
 
+def test_entries_have_options_and_strategies_of_their_own(tmp_path: Path) -> None:
+    words = "promptfl(ctx_init=a photo of a)"
+    compared = ["promptfl", f"{words}+drift+anchored(drift=0.001)"]
+    comparison = compare({**SETTINGS, "eval_every": 1}, compared, [0], tmp_path / "out")
+    assert [entry["method"] for entry in comparison["methods"]] == compared
+    plain, anchored = (tmp_path / "out" / name for name in comparison["runs"])
+    assert anchored.name == "promptfl_ctx_init_a_photo_of_a_+drift+anchored_drift_0.001-seed0"
+    rows = [json.loads(line) for line in (anchored / "metrics.jsonl").read_text().splitlines()]
+    trained = next(row for row in rows if row["scope"] == "train")
+    assert 0 <= trained["drift"] <= 0.001 < trained["aggregate_drift"]
+    assert 'strategy = "drift+anchored(drift=0.001)"' in (anchored / "config.toml").read_text()
+    assert "Drift" in (anchored / "report.html").read_text()
+    on_ray = simulate(RunConfig.build({**SETTINGS, "method": "promptfl"}), tmp_path / "ray", workers=2)
+    assert json.loads((plain / "summary.json").read_text())["metrics"] == on_ray["metrics"]
+
+
 @pytest.mark.parametrize(
     ("methods", "seeds", "options", "word"),
     [
@@ -38,6 +54,10 @@ def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_p
         (["local", "local"], [0], {}, "once"),
         (["zeroshot", "local"], [0], {"mu": 1.0}, "mu"),
         (["zeroshot", "nonsense"], [0], {}, "nonsense"),
+        (["zeroshot+median"], [0], {}, "takes no strategy"),
+        (["promptfl+anchored(drift=0)"], [0], {}, "'drift' of 'anchored' has the value 0"),
+        (["promptfl+nonsense"], [0], {}, "nonsense"),
+        (["+median"], [0], {}, "names no method"),
     ],
 )
 def test_a_mistaken_comparison_is_refused_before_anything_runs(
