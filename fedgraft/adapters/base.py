@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone, ClassTokens
+from fedgraft.backbones.tower import VisionTower
 from fedgraft.options import Options, parse_options
 
 
@@ -157,6 +158,10 @@ class Adapter(nn.Module, ABC):
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logit_scale x cosine."""
         return F.cross_entropy(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower that the class features are for, for exports: the backbone's unless adapted."""
+        return self.vocabulary.backbone.vision_tower()
 
     def shared(self) -> dict[str, Tensor]:
         """The parameters that travel to the server, on the CPU, by name in sorted order."""

@@ -9,6 +9,7 @@ import click
 import typer
 
 from fedgraft.cli.deploy import run, server_app, site_app, up
+from fedgraft.cli.edge import device_app, export
 from fedgraft.cli.ticket import edge_report, ticket_app
 from fedgraft.errors import RunFailed, UserError
 
@@ -65,6 +66,8 @@ app.add_typer(ticket_app, name="ticket")
 app.command("edge-report")(edge_report)
 app.command()(run)
 app.command()(up)
+app.add_typer(device_app, name="device")
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,10 +1,13 @@
 """Results as tables on a terminal."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from fedgraft.edge_export.export import Exported
 
 _TITLES = {
     "local": "local",
@@ -62,6 +65,35 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"Report: {report}", soft_wrap=True)
+
+
+def print_export(written: "Exported") -> None:
+    """What a bundle holds and how it was measured."""
+    manifest = written.manifest
+    parity, kept, fitted = manifest.parity, manifest.generalization, manifest.calibration
+    size = sum(entry.bytes for entry in manifest.files.values())
+    lines = [
+        f"Wrote {written.out}: {size / 1e6:.2f} MB, {manifest.classes} classes, {manifest.model.quantization} weights, "
+        f"sparsity {manifest.ticket.spec['sparsity']}.",
+        f"Same class as the torch ticket on {parity.top1_agreement:.2f} % of {parity.images} images, centred cosine "
+        f"{parity.centred_cosine:.4f}.",
+    ]
+    if kept is not None:
+        lines.append(
+            f"Accuracy on {kept.images} test images of the scope {kept.scope!r}: {kept.bundle:.2f} %, dense "
+            f"{kept.dense:.2f} %."
+        )
+    if fitted.ece is not None:
+        where = "held-out" if fitted.held_out else "training"
+        lines.append(
+            f"Calibration error on {fitted.images} {where} images: {fitted.ece_before:.1f} % before, "
+            f"{fitted.ece:.1f} % at temperature {fitted.temperature:.2f}; below {fitted.unknown_below:.3f} an answer "
+            "is unknown."
+        )
+    lines += [f"Forced: {sentence}" for sentence in manifest.forced]
+    lines.append(f"Signed by {written.signer.hex()}.")
+    for line in lines:
+        print(line)
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:

@@ -1,0 +1,208 @@
+"""Latency and size of a backbone's image tower as devices run it, and of swapping a class bank.
+
+`python ../shared/tools/make_clip.py runs/clip-b16` or any Hugging Face CLIP folder, then
+`python -m benchmarks.edge --backbone runs/clip-b16 --out runs/edge`. Models are made first, each in a process of its
+own; they are then timed in turn, a process each, batch 1, several times over, so that a drift of the machine meets all.
+`latency.jsonl` in the folder is what `fedgraft edge-report` draws.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One form of the image tower."""
+
+    name: str
+    sparsity: float
+    pattern: str
+    quantization: str
+
+
+VARIANTS = (
+    Variant("dense", 0.0, "dense", "none"),
+    Variant("dense fp16", 0.0, "dense", "fp16"),
+    Variant("dense int8", 0.0, "dense", "int8"),
+    Variant("structured 50 %", 0.5, "structured", "none"),
+    Variant("structured 50 % int8", 0.5, "structured", "int8"),
+    Variant("unstructured 50 %", 0.5, "unstructured", "none"),
+)
+
+
+def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
+    """Write every number format of one tower that is not there yet."""
+    wanted = [v for v in VARIANTS if (v.sparsity, v.pattern) == (sparsity, pattern) and not _model(out, v).exists()]
+    if not wanted:
+        return
+    from fedgraft.backbones import load_backbone
+    from fedgraft.edge_export.onnx_model import checked_quantization, export_onnx, reduced
+    from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
+    from fedgraft.edge_export.tickets.ticket import dense_ticket
+    from fedgraft.files import write_bytes
+
+    backbone = load_backbone(backbone_name)
+    if sparsity:
+        settings = {"sparsity": sparsity, "pattern": pattern, "distillation_steps": 0}
+        ticket = draw_ticket(backbone, TicketConfig.build(settings))
+    else:
+        ticket = dense_ticket(backbone)
+    side = ticket.vision.shape.image_size
+    model = export_onnx(ticket.vision, side, {"side": str(side)})
+    for variant in wanted:
+        write_bytes(_model(out, variant), reduced(model, checked_quantization(variant.quantization)))
+
+
+def clock(path: Path, threads: int, repeat: int) -> list[float]:
+    """Milliseconds of single images."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    side = session.get_inputs()[0].shape[-1]
+    pixels = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
+    taken = []
+    for _ in range(repeat + 3):
+        began = time.perf_counter()
+        session.run(None, {"pixels": pixels})
+        taken.append(1000 * (time.perf_counter() - began))
+    return taken[3:]
+
+
+def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
+    """Bytes of a class bank of 100 classes, and milliseconds to swap it: read, check its signature, use it."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from fedgraft.device import Predictor
+    from fedgraft.device.manifest import canonical
+    from fedgraft.edge_export import bundle as writing
+    from fedgraft.edge_export.signing import signature_file
+    from fedgraft.files import write_bytes
+
+    key = Ed25519PrivateKey.generate()
+    model = _model(out, VARIANTS[2]).read_bytes()
+    config = json.loads((backbone / "preprocessor_config.json").read_text())
+    features = np.random.default_rng(0).normal(size=(100, 512)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    classes = writing.class_files([f"class {number}" for number in range(100)], features, 100.0)
+    golden = writing.golden_file(writing.golden_image(), features[0])
+    encoder = writing.file_records({"model.onnx": model})["model.onnx"].sha256
+    for kind, contents in (
+        ("classes", classes),
+        ("bundle", {**classes, **golden, **writing.preprocessor_file(config), "model.onnx": model}),
+    ):
+        manifest = canonical(
+            {
+                "format_version": 1, "kind": kind, "version": 1, "encoder": encoder, "dim": 512,
+                "calibration": {"temperature": 1.0, "unknown_below": 0.0}, "golden": {"min_cosine": 0.0},
+                "files": {name: entry.model_dump() for name, entry in writing.file_records(contents).items()},
+            }
+        )  # fmt: skip
+        for name, content in contents.items():
+            write_bytes(out / kind / name, content)
+        write_bytes(out / kind / "manifest.json", manifest)
+        write_bytes(out / kind / "manifest.sig", signature_file(key, manifest))
+    predictor, update = Predictor(out / "bundle"), out / "classes"
+    taken = []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        predictor.swap_classes(update)
+        taken.append(1000 * (time.perf_counter() - began))
+    return sum(map(len, classes.values())), taken
+
+
+def measure(out: Path, threads: int, rounds: int, repeat: int) -> list[dict[str, Any]]:
+    """All variants in turn, `rounds` times."""
+    taken: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    for _ in range(rounds):
+        for variant in VARIANTS:
+            words = ["--clock", str(_model(out, variant)), "--threads", str(threads), "--repeat", str(repeat)]
+            taken[variant.name] += json.loads(_fresh(*words))
+    rows: list[dict[str, Any]] = []
+    for variant in VARIANTS:
+        content = _model(out, variant).read_bytes()
+        rows.append(
+            {
+                "name": variant.name,
+                "megabytes": len(content) / 1e6,
+                "deflated_megabytes": len(zlib.compress(content, 6)) / 1e6,
+                "ms": statistics.median(taken[variant.name]),
+                "fastest_ms": min(taken[variant.name]),
+                "pattern": variant.pattern,
+                "sparsity": variant.sparsity,
+                "quantization": variant.quantization,
+            }
+        )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table with ratios to the dense tower."""
+    dense = rows[0]
+    lines = [
+        "| image tower | ms (fastest) | times faster | MB | times smaller | MB as zip |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['name']} | {row['ms']:.1f} ({row['fastest_ms']:.1f}) | {dense['ms'] / row['ms']:.2f} | "
+        f"{row['megabytes']:.1f} | {dense['megabytes'] / row['megabytes']:.2f} | {row['deflated_megabytes']:.1f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _model(out: Path, variant: Variant) -> Path:
+    return out / f"{variant.pattern}-{variant.sparsity:g}-{variant.quantization}.onnx"
+
+
+def _fresh(*words: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.edge", *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", help="a Hugging Face CLIP folder")
+    parser.add_argument("--out", type=Path, default=Path("runs/edge"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=8, help="images a round")
+    parser.add_argument("--prepare-only", action="store_true", help="make the models and time nothing")
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--clock", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--swap", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.clock:
+        print(json.dumps(clock(args.clock, args.threads, args.repeat)))
+    elif args.make:
+        make(args.backbone, args.out, float(args.make[0]), args.make[1])
+    elif args.swap:
+        size, taken = swapping(args.out, Path(args.backbone), repeat=50)
+        slowest = f"slowest of {len(taken)} {max(taken):.2f} ms"
+        print(f"100 classes: {size:,} bytes, swapped in {statistics.median(taken):.2f} ms (median), {slowest}")
+    else:
+        for sparsity, pattern in dict.fromkeys((variant.sparsity, variant.pattern) for variant in VARIANTS):
+            _fresh("--backbone", args.backbone, "--out", str(args.out), "--make", str(sparsity), pattern)
+        if args.prepare_only:
+            return
+        rows = measure(args.out, args.threads, args.rounds, args.repeat)
+        print(markdown(rows))
+        print(_fresh("--backbone", args.backbone, "--out", str(args.out), "--swap"), end="")
+        (args.out / "latency.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""A bundle as a device opens it: a directory or a zip whose every file the signed manifest lists.
+
+Names and sizes are checked before anything is read, the signature before the manifest is believed, and each file's
+SHA-256 before its content is used; what is used is the bytes that were hashed, never the file again.
+"""
+
+import hashlib
+import json
+import stat
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from fedgraft.device.ed25519 import is_signed_by
+from fedgraft.device.manifest import FORMAT_VERSION, MANIFEST, OTHER_LIMIT, SIGNATURE, SIZE_LIMITS, Manifest, canonical
+from fedgraft.errors import UserError
+
+_MANIFEST_LIMIT, _SIGNATURE_LIMIT = 2**20, 2**12
+_FILES_LIMIT = 256
+
+
+class BundleError(UserError):
+    """A bundle that is not whole, not what was signed, or not for this runtime; the message says which and why."""
+
+
+class Bundle:
+    """An opened bundle.
+
+    Attributes:
+        signer: the public key that its signature was made with.
+        pinned: whether that is the key that the caller asked for.
+    """
+
+    def __init__(self, files: "_Files", manifest: Manifest, signer: bytes, pinned: bool) -> None:
+        self.path, self.manifest, self.signer, self.pinned = files.path, manifest, signer, pinned
+        self._files = files
+
+    def read(self, name: str) -> bytes:
+        """The content of a file that the manifest lists.
+
+        Raises:
+            BundleError: it is not what was signed.
+        """
+        entry = self.manifest.files[name]
+        content = self._files.read(name, entry.bytes)
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise BundleError(f"{name} in the bundle {self.path} is not what was signed: a byte of it has changed.")
+        return content
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file's value.
+
+        Raises:
+            BundleError: it is not what was signed, or no JSON.
+        """
+        try:
+            return json.loads(self.read(name))
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{name} in the bundle {self.path} is no JSON: {error}.") from error
+
+
+def open_bundle(path: Path | str, key: bytes | None = None) -> Bundle:
+    """Open a directory or a zip.
+
+    Args:
+        key: the public key that must have signed; the one that comes with the bundle unless given, which finds every
+            changed byte but not another signer.
+
+    Raises:
+        BundleError: it is not whole, not signed, signed by another, or of a newer format.
+    """
+    files = _opened(Path(path))
+    sizes = files.sizes()
+    for name in (MANIFEST, SIGNATURE):
+        if name not in sizes:
+            raise BundleError(f"{path} is no bundle: it has no {name}.")
+    content = _small(files, MANIFEST, sizes[MANIFEST], _MANIFEST_LIMIT)
+    declared = _parsed(files, content)
+    signer = _signer(files, content, sizes[SIGNATURE])
+    if key is not None and signer != key:
+        raise BundleError(
+            f"The bundle {path} is signed by {signer.hex()}, and not by {key.hex()}, which was asked for."
+        )
+    try:
+        manifest = Manifest.parse(declared)
+    except ValueError as error:
+        raise BundleError(f"The manifest of the bundle {path} is not as it should be: {error}.") from error
+    listed = {name: entry.bytes for name, entry in manifest.files.items()}
+    there = {name: size for name, size in sizes.items() if name not in (MANIFEST, SIGNATURE)}
+    if missing := sorted(listed.keys() - there.keys()):
+        raise BundleError(f"The bundle {path} lacks {missing[0]}, which its manifest lists.")
+    if unlisted := sorted(there.keys() - listed.keys()):
+        raise BundleError(f"The bundle {path} holds {unlisted[0]}, which its manifest does not list.")
+    for name, size in sorted(there.items()):
+        if size != listed[name]:
+            raise BundleError(f"{name} in the bundle {path} has {size:,} bytes, and {listed[name]:,} were signed.")
+    return Bundle(files, manifest, signer, key is not None)
+
+
+def _parsed(files: "_Files", content: bytes) -> dict[str, Any]:
+    try:
+        declared = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"manifest.json of the bundle {files.path} is no JSON: {error}.") from error
+    version = declared.get("format_version") if isinstance(declared, dict) else None
+    if type(version) is not int:
+        raise BundleError(f"manifest.json of the bundle {files.path} names no format version.")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"The bundle {files.path} has the format version {version}, and this runtime reads {FORMAT_VERSION}: "
+            "install a newer fedgraft-device."
+        )
+    if version < FORMAT_VERSION or canonical(declared) != content:
+        raise BundleError(f"manifest.json of the bundle {files.path} is not as fedgraft writes it.")
+    return dict(declared)
+
+
+def _signer(files: "_Files", manifest: bytes, size: int) -> bytes:
+    try:
+        stated = json.loads(_small(files, SIGNATURE, size, _SIGNATURE_LIMIT))
+        signer, signature = bytes.fromhex(stated["public_key"]), bytes.fromhex(stated["signature"])
+        algorithm = stated["algorithm"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(f"manifest.sig of the bundle {files.path} is no signature.") from error
+    if algorithm != "ed25519" or not is_signed_by(signer, manifest, signature):
+        raise BundleError(f"The signature of the bundle {files.path} does not match its manifest.json.")
+    return signer
+
+
+def _small(files: "_Files", name: str, size: int, limit: int) -> bytes:
+    if size > limit:
+        raise BundleError(f"{name} of the bundle {files.path} has {size:,} bytes, and the limit is {limit:,}.")
+    return files.read(name, size)
+
+
+# --- directory and zip ----------------------------------------------------------------------------
+
+
+class _Files(ABC):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file by its name, below the limits, without reading any."""
+
+    @abstractmethod
+    def read(self, name: str, size: int) -> bytes:
+        """A file's content; not more than one byte over its size is read."""
+
+    def checked(self, sizes: dict[str, int]) -> dict[str, int]:
+        """The sizes, if there are not too many and none is too large."""
+        if len(sizes) > _FILES_LIMIT:
+            raise BundleError(f"{self.path} is no bundle: it holds more than {_FILES_LIMIT} files.")
+        for name, size in sizes.items():
+            if size > SIZE_LIMITS.get(name, OTHER_LIMIT):
+                raise BundleError(f"{name} in the bundle {self.path} has {size:,} bytes, more than any bundle's.")
+        return sizes
+
+
+class _Directory(_Files):
+    def sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        folders = [self.path]
+        while folders and len(sizes) <= _FILES_LIMIT:
+            for entry in sorted(folders.pop().iterdir()):
+                found = entry.lstat()
+                if stat.S_ISDIR(found.st_mode):
+                    folders.append(entry)
+                elif stat.S_ISREG(found.st_mode):
+                    sizes[entry.relative_to(self.path).as_posix()] = found.st_size
+                else:
+                    raise BundleError(f"{entry} is neither file nor folder; a bundle holds no links.")
+        return self.checked(sizes)
+
+    def read(self, name: str, size: int) -> bytes:
+        try:
+            with (self.path / name).open("rb") as file:
+                return file.read(size + 1)
+        except OSError as error:
+            raise BundleError(f"{self.path / name} cannot be read: {error.strerror}.") from error
+
+
+class _Zip(_Files):
+    def sizes(self) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        with self._archive() as archive:
+            for entry in archive.infolist()[: 2 * _FILES_LIMIT]:
+                name = entry.orig_filename
+                parts = name.split("/")
+                if "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
+                    raise BundleError(f"The bundle {self.path} holds {name!r}, which would be written outside of it.")
+                if stat.S_ISLNK(entry.external_attr >> 16):
+                    raise BundleError(f"{name} in the bundle {self.path} is a link; a bundle holds none.")
+                if name in sizes:
+                    raise BundleError(f"The bundle {self.path} holds {name} twice.")
+                if not entry.is_dir():
+                    sizes[name] = entry.file_size
+        return self.checked(sizes)
+
+    def read(self, name: str, size: int) -> bytes:
+        try:
+            with self._archive() as archive, archive.open(name) as file:
+                return file.read(size + 1)
+        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, KeyError) as error:
+            raise BundleError(f"{name} in the bundle {self.path} cannot be read: {error}.") from error
+
+    def _archive(self) -> zipfile.ZipFile:
+        try:
+            return zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{self.path} is no bundle: neither a directory nor a zip ({error}).") from error
+
+
+def _opened(path: Path) -> _Files:
+    if path.is_dir():
+        return _Directory(path)
+    if not path.exists():
+        raise BundleError(f"There is no bundle {path}.")
+    return _Zip(path)

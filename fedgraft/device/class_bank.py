@@ -1,0 +1,81 @@
+"""The class bank: one row of text features a class, and what turns cosines into calibrated probabilities."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.device.bundle import Bundle, BundleError
+from fedgraft.device.manifest import CLASSES, LABELS
+from fedgraft.device.tensors import read_tensors
+
+LABELS_LIMIT = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class ClassBank:
+    """What a device knows of the classes; one object, so that a reader sees the old bank or the new one.
+
+    Attributes:
+        labels: the C names.
+        features: (C, dim) of unit norm.
+        scale: the factor on cosines, logit scale over temperature.
+        unknown_below: probability below which an answer is "unknown".
+        version: of the bundle that it came with.
+    """
+
+    labels: tuple[str, ...]
+    features: NDArray[np.float32]
+    scale: float
+    unknown_below: float
+    version: int
+
+    @classmethod
+    def read(cls, bundle: Bundle) -> Self:
+        """The class bank of a bundle.
+
+        Raises:
+            BundleError: labels and features are not as they should be.
+        """
+        labels = bundle.read_json(LABELS)
+        try:
+            names = check_labels(labels["labels"] if isinstance(labels, dict) else None)
+            tensors = read_tensors(bundle.read(CLASSES))
+            features, logit_scale = tensors["class_features"], float(tensors["logit_scale"].reshape(()))
+            _check_features(features, (len(names), bundle.manifest.dim), logit_scale)
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"The class bank of the bundle {bundle.path} cannot be used: {error}.") from error
+        manifest = bundle.manifest
+        return cls(names, features, logit_scale / manifest.temperature, manifest.unknown_below, manifest.version)
+
+    def probabilities(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Calibrated probabilities (B, C) of embeddings (B, dim)."""
+        logits = self.scale * (embeddings @ self.features.T).astype(np.float64)
+        grown = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(grown / grown.sum(axis=1, keepdims=True))
+
+
+def check_labels(labels: Any) -> tuple[str, ...]:
+    """The labels, if they are at least two different names.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not isinstance(labels, list | tuple) or not 2 <= len(labels) <= LABELS_LIMIT:
+        raise ValueError(f"the labels are not a list of two to {LABELS_LIMIT:,} names")
+    for label in labels:
+        if not isinstance(label, str) or not label.strip() or not label.isprintable():
+            raise ValueError(f"{label!r} is no label: a label is a text of visible characters")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"the label {next(label for label in labels if labels.count(label) > 1)!r} is there twice")
+    return tuple(labels)
+
+
+def _check_features(features: NDArray[Any], shape: tuple[int, int], logit_scale: float) -> None:
+    if features.dtype != np.float32 or features.shape != shape:
+        raise ValueError(f"its features are {features.dtype} of the shape {features.shape}, not float32 of {shape}")
+    if not np.isfinite(features).all() or not np.isfinite(logit_scale):
+        raise ValueError("its features are not finite")
+    if np.abs(np.linalg.norm(features, axis=1) - 1).max() > 1e-3:
+        raise ValueError("its features are not of unit norm")

@@ -1,0 +1,140 @@
+"""`fedgraft-device predict | bench | verify`, the same as `fedgraft device ...`."""
+
+import argparse
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedgraft.errors import UserError
+
+
+def predict(
+    bundle: Path, images: list[Path], key: str | None = None, threads: int | None = None, as_json: bool = False
+) -> None:
+    """Classify image files and print a line each, or with JSON one object.
+
+    Raises:
+        UserError: the bundle or an image cannot be used.
+    """
+    from PIL import Image
+
+    from fedgraft.device.predictor import Predictor
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such an image gets a sentence of its own
+    predictor = Predictor(bundle, key=_key(key), threads=threads)
+    answers = {}
+    for image in images:
+        answer = predictor.predict(image)
+        answers[str(image)] = asdict(answer)
+        if not as_json:
+            text = f"{answer.label} {100 * answer.probability:.1f} %"
+            print(f"{image}: unknown (nearest: {text})" if answer.is_unknown else f"{image}: {text}")
+    if as_json:
+        print(json.dumps(answers))
+
+
+def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_json: bool = False) -> None:
+    """Measure a bundle on this machine and print the figures.
+
+    Raises:
+        UserError: the bundle cannot be used.
+    """
+    from fedgraft.device.bench import bench as measure
+
+    figures = asdict(measure(bundle, images, threads, spinning))
+    if as_json:
+        print(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        print(f"{name:<17} {value:>10.2f}" if isinstance(value, float) else f"{name:<17} {value:>7}")
+
+
+def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
+    """Check every byte of a bundle and that this machine computes what the exporter did, and print what was found.
+
+    Raises:
+        UserError: something is not as it should be.
+    """
+    from fedgraft.device.bundle import open_bundle
+    from fedgraft.device.class_bank import ClassBank
+    from fedgraft.device.predictor import Predictor
+
+    opened = open_bundle(bundle, _key(key))
+    for name in opened.manifest.files:
+        opened.read(name)
+    found: dict[str, Any] = {
+        "bundle": str(bundle),
+        "kind": opened.manifest.kind,
+        "version": opened.manifest.version,
+        "files": len(opened.manifest.files),
+        "bytes": sum(entry.bytes for entry in opened.manifest.files.values()),
+        "classes": len(ClassBank.read(opened).labels),
+        "signer": opened.signer.hex(),
+        "pinned": opened.pinned,
+        "golden_cosine": Predictor(opened).self_test() if opened.manifest.kind == "bundle" else None,
+    }
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(
+        f"{bundle}: {found['files']} files, {found['bytes']:,} bytes, {found['classes']} classes, as they were signed."
+    )
+    if found["golden_cosine"] is not None:
+        print(f"This machine reproduces the golden sample: cosine {found['golden_cosine']:.6f}.")
+    if opened.pinned:
+        print(f"Signed by the key that was asked for, {found['signer']}.")
+    else:
+        print(f"Signed by {found['signer']}, which came with the bundle; pin the signer with --key.")
+
+
+def main() -> None:
+    """The command `fedgraft-device`; a mistake in the input is one sentence and exit code 2."""
+    arguments = vars(_parser().parse_args())
+    command = arguments.pop("command")
+    try:
+        command(**arguments)
+    except UserError as error:
+        print(f"fedgraft-device: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fedgraft-device", description="Classify images with a fedgraft bundle.")
+    commands = parser.add_subparsers(required=True, metavar="predict | bench | verify")
+    predicting = commands.add_parser("predict", help="classify image files")
+    predicting.set_defaults(command=predict)
+    benching = commands.add_parser("bench", help="measure a bundle on this machine")
+    benching.set_defaults(command=bench)
+    verifying = commands.add_parser("verify", help="check every byte of a bundle and its signature")
+    verifying.set_defaults(command=verify)
+    for each in (predicting, benching, verifying):
+        each.add_argument("bundle", type=Path, help="a directory or a zip")
+        each.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
+    predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    for each in (predicting, verifying):
+        each.add_argument("--key", help="the public key that must have signed: a PEM file or 64 hexadecimal digits")
+    for each in (predicting, benching):
+        each.add_argument("--threads", type=_threads, help="of onnxruntime; as many as cores unless given")
+    benching.add_argument("--images", type=int, default=50, help="how many passes")
+    benching.add_argument(
+        "--no-spinning", dest="spinning", action="store_false", help="threads sleep while they wait, for shared cores"
+    )
+    return parser
+
+
+def _threads(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _key(text: str | None) -> bytes | None:
+    from fedgraft.device.ed25519 import read_public_key
+
+    return None if text is None else read_public_key(text)

@@ -1,0 +1,130 @@
+"""From an image to pixel values, as Hugging Face's preprocessor_config.json says; the same as the site trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fedgraft.device.images import PIXEL_LIMIT, ImageError, load_image
+
+KEYS = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std",
+)  # fmt: skip
+"""What a preprocessor_config.json decides; all else in it is ignored."""
+_SIDE_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, centre crop, rescale and normalize; a step that the configuration leaves out is None.
+
+    Attributes:
+        shortest_edge: of the resized image, or None where `size` is (height, width).
+        size: (height, width) of the resized image.
+        crop: (height, width).
+        mean, std: (3,).
+    """
+
+    shortest_edge: int | None
+    size: tuple[int, int] | None
+    resample: Image.Resampling
+    crop: tuple[int, int] | None
+    factor: float | None
+    mean: NDArray[np.float32] | None
+    std: NDArray[np.float32] | None
+
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """Read what preprocessor_config.json holds.
+
+        Raises:
+            ValueError: what is wrong with it.
+        """
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
+        size = config.get("size") if config.get("do_resize", True) else None
+        shortest = size.get("shortest_edge") if isinstance(size, dict) else size
+        normalize = config.get("do_normalize", True)
+        return cls(
+            shortest_edge=None if shortest is None else _side(shortest),
+            size=None if size is None or shortest is not None else _sides(size),
+            resample=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)),
+            crop=_sides(config.get("crop_size")) if config.get("do_center_crop", True) else None,
+            factor=_number(config.get("rescale_factor")) if config.get("do_rescale", True) else None,
+            mean=_three(config.get("image_mean")) if normalize else None,
+            std=_three(config.get("image_std")) if normalize else None,
+        )
+
+    def pixels(self, image: Image.Image) -> NDArray[np.float32]:
+        """Pixel values (3, height, width) of an image of any mode.
+
+        Raises:
+            ImageError: it is too large, or so narrow that its resized long side would be.
+        """
+        resized = self._resized(load_image(image))
+        values = np.moveaxis(np.asarray(resized), -1, 0)
+        values = values if self.crop is None else _centre(values, *self.crop)
+        scaled = values.astype(np.float32)
+        if self.factor is not None:
+            scaled = (values.astype(np.float64) * self.factor).astype(np.float32)
+        if self.mean is not None and self.std is not None:
+            scaled = (scaled - self.mean[:, None, None]) / self.std[:, None, None]
+        return np.ascontiguousarray(scaled)
+
+    def batch(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
+        """Pixel values (B, 3, height, width)."""
+        return np.stack([self.pixels(image) for image in images])
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        if self.shortest_edge is not None:
+            short, long = sorted(image.size)
+            longer = int(self.shortest_edge * long / short)
+            if self.shortest_edge * longer > PIXEL_LIMIT:
+                raise ImageError(
+                    f"The image has {image.width} x {image.height} pixels and is too narrow to be resized."
+                )
+            upright = image.width <= image.height
+            wanted = (self.shortest_edge, longer) if upright else (longer, self.shortest_edge)
+        elif self.size is not None:
+            wanted = (self.size[1], self.size[0])
+        else:
+            return image
+        return image.resize(wanted, self.resample)
+
+
+def _centre(values: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The centre of (3, h, w), with black around it where it is smaller."""
+    top, left = (values.shape[1] - height) // 2, (values.shape[2] - width) // 2
+    if top >= 0 and left >= 0:
+        return values[:, top : top + height, left : left + width]
+    above, before = max(0, -top), max(0, -left)
+    padded = np.pad(values, ((0, 0), (above, height), (before, width)))
+    return padded[:, top + above :, left + before :][:, :height, :width]
+
+
+def _side(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= _SIDE_LIMIT:
+        raise ValueError(f"a side of {value!r} pixels is not between 1 and {_SIDE_LIMIT}")
+    return value
+
+
+def _sides(value: Any) -> tuple[int, int]:
+    if isinstance(value, dict):
+        return _side(value.get("height")), _side(value.get("width"))
+    return _side(value), _side(value)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not np.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+def _three(value: Any) -> NDArray[np.float32]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError(f"{value!r} is not one number for each of three colours")
+    return np.asarray([_number(part) for part in value], np.float32)

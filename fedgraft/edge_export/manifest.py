@@ -1,0 +1,142 @@
+"""manifest.json as exports write it; its JSON schema is published beside the device's code and tested against this."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = Path(__file__).parent / "schemas" / "manifest.schema.json"
+Sha256 = Field(pattern="^[0-9a-f]{64}$")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class FileRecord(_Part):
+    """A file of the bundle."""
+
+    sha256: str = Sha256
+    bytes: int = Field(ge=0)
+
+
+class PortRecord(_Part):
+    """An input or output of the model; a text is a dimension of any size."""
+
+    name: str
+    dtype: Literal["float32"]
+    shape: list[int | str]
+
+
+class ModelRecord(_Part):
+    """The encoder."""
+
+    quantization: Literal["none", "int8", "fp16"]
+    opset: int
+    ir_version: int
+    domains: list[str] = Field(description="operator sets beyond ONNX's own")
+    input: PortRecord
+    output: PortRecord
+    minimum_onnxruntime: str
+
+
+class BackboneRecord(_Part):
+    """The dense backbone."""
+
+    name: str
+    fingerprint: str = Sha256
+
+
+class TicketRecord(_Part):
+    """What the encoder was pruned to, and how; `spec` is the ticket's own description."""
+
+    fingerprint: str = Sha256
+    parameters: int
+    nonzero: int
+    spec: dict[str, str | int | float]
+    heads: list[int] = Field(description="kept in each layer")
+    units: list[int] = Field(description="MLP units kept in each layer")
+
+
+class RunRecord(_Part):
+    """Whose prompt the class bank was folded from."""
+
+    name: str
+    method: str
+    data: str
+    protocol: str
+    seed: int
+    fold: str | None
+    round: int
+    site: str = Field(description='"global" or the number of a site')
+    retuned_epochs: int = Field(ge=0, description="of the prompt on the ticket, after the run")
+    templates: list[str]
+
+
+class ParityRecord(_Part):
+    """The bundle's model against its own torch ticket, on real images."""
+
+    images: int = Field(ge=1)
+    top1_agreement: float = Field(description="percent")
+    required_agreement: float = Field(description="percent")
+    centred_cosine: float = Field(description="mean cosine after the mean embedding is taken away")
+    max_difference: float = Field(description="of any component of an embedding")
+
+
+class GeneralizationRecord(_Part):
+    """What the bundle keeps of the run's generalization: accuracy in percent, with the same prompt on both sides."""
+
+    scope: str = Field(description="novel classes, a domain left out, or the site's own test images")
+    images: int
+    dense: float
+    bundle: float
+    allowed_drop: float
+
+
+class CalibrationRecord(_Part):
+    """What makes probabilities of cosines, and where an answer becomes "unknown"."""
+
+    temperature: float
+    unknown_below: float
+    images: int = Field(description="that they were fitted on, none of them a test image")
+    held_out: bool = Field(description="whether those were neither trained on; training images make it too sure")
+    ece_before: float | None = Field(description="expected calibration error in percent, without temperature")
+    ece: float | None = Field(description="with it, on the same images")
+    known_rejected: float | None = Field(description="percent of those images that are called unknown")
+
+
+class GoldenRecord(_Part):
+    """The golden sample: a synthetic image, for no image of a site may leave it, and its embedding."""
+
+    min_cosine: float
+
+
+class BundleManifest(_Part):
+    """A bundle, or a class bank alone for an encoder that is at the device already."""
+
+    format_version: Literal[1] = 1
+    kind: Literal["bundle", "classes"]
+    version: int = Field(ge=0, description="a device never goes back to a lower one")
+    encoder: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of model.onnx")
+    dim: int = Field(ge=1)
+    classes: int = Field(ge=2)
+    run: RunRecord
+    backbone: BackboneRecord
+    ticket: TicketRecord
+    model: ModelRecord
+    parity: ParityRecord
+    generalization: GeneralizationRecord | None
+    calibration: CalibrationRecord
+    golden: GoldenRecord | None
+    licence: str | None = Field(description="of the weights, as the exporter stated it")
+    forced: list[str] = Field(description="what --force let pass")
+    made_with: dict[str, str] = Field(description="versions of packages")
+    files: dict[str, FileRecord]
+
+
+def manifest_schema() -> str:
+    """The JSON schema (2020-12) of manifest.json."""
+    schema: dict[str, Any] = BundleManifest.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
