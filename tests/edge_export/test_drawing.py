@@ -66,7 +66,7 @@ def test_distillation_and_learnt_masks_bring_a_ticket_nearer_to_the_backbone(
 
 @pytest.mark.parametrize("induction", ["pgd", "smoothing"])
 def test_induction_brings_disturbed_images_nearer(induction: str, random_clip: Backbone, pool: ImagePool) -> None:
-    config = _config(kind="robust", induction=induction, induction_steps=20)
+    config = _config(kind="robust", induction=induction, induction_steps=60)
     plain = random_clip.vision_tower()
     robust = make_robust(plain, config, pool, Workplace())
     matching = Matching(pool, config.disturbance, batch_size=24)
