@@ -51,7 +51,8 @@ class Process:
         self._begins = self._seen = 0
 
     def start(self) -> None:
-        """Start it, again where it has ended."""
+        """Start it, again where it has ended; what it had started itself ends before."""
+        self.kill()
         with self.log.open("ab") as log:
             self._begins = self._seen = log.tell()
             self._process = subprocess.Popen(

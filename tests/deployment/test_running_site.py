@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from fedgraft.client.busy import busy, forget_worker, last_pulse, running_task, start_pulse
 from fedgraft.client.folder import SiteFolder
+from fedgraft.deployment.processes import _group_lives
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.errors import RunFailed
 from fedgraft.server.folder import ServerFolder
@@ -46,6 +48,24 @@ def test_a_worker_and_a_starter_that_end_are_started_again(site: RunningSite, ca
     assert [site.worker.ended, site.superexec.ended] == [None, None]
     assert not {site.worker.pid, site.superexec.pid} & set(before)
     assert "The worker of 'north' ended with status -9 and is started again" in caplog.text
+
+
+def test_what_an_ended_process_had_started_ends_before_it_is_started_again(site: RunningSite) -> None:
+    starts_another = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    site.superexec.command = [sys.executable, "-c", starts_another]
+    site.superexec.kill()
+    site.superexec.start()
+    assert site.superexec._process is not None
+    site.superexec._process.wait(30)
+    group = site.superexec.pid
+    os.killpg(group, 0)  # the grandchild is there
+    site.superexec.command = SLEEPS
+    site.tend()
+    assert site.superexec.ended is None
+    deadline = time.monotonic() + 30
+    while _group_lives(group) and time.monotonic() < deadline:
+        pass
+    assert not _group_lives(group)
 
 
 def test_a_worker_that_hangs_over_a_message_is_ended_and_named(
