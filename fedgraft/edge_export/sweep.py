@@ -19,7 +19,13 @@ from fedgraft.edge_export.tickets.training import StageProgress, Workplace
 from fedgraft.errors import UserError
 
 ATTACK = Attack(4 / 255, 5)
-_ORDER = ("none", "pgd", "smoothing")
+CUTS = (
+    *(("unstructured", sparsity) for sparsity in (0.5, 0.7, 0.9)),
+    ("n:m", 0.5),
+    ("rows", 0.5),
+    *(("structured", sparsity) for sparsity in (0.25, 0.5, 0.75)),
+)
+"""The cuts of a run's report."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,7 @@ def sweep_of_run(run: Path, settings: dict[str, Any]) -> Sweep:
     config = RunConfig.build(read_toml(run / "config.toml"))
     if config.protocol == "own-data":
         raise UserError(f"The images of the run {run} are at its sites; there is nothing here to measure tickets on.")
-    cuts = (("unstructured", 0.5), ("unstructured", 0.7), ("unstructured", 0.9), ("n:m", 0.5), ("rows", 0.5))
-    cuts += (("structured", 0.25), ("structured", 0.5), ("structured", 0.75))
-    return Sweep(config.backbone, config.data, (config.seed,), cuts, ("none", "pgd"), settings)
+    return Sweep(config.backbone, config.data, (config.seed,), CUTS, ("none", "pgd"), settings)
 
 
 class _Desk:

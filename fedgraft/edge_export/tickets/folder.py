@@ -48,7 +48,8 @@ def draw_into(
     images = images_of(config) if config.needs_images else None
     write_text(out / _DRAWN, json.dumps(words, indent=2) + "\n")
     place = Workplace(work or out / "work", progress)
-    ticket = draw_ticket(dense, config, pool=images and pool_of(dense, images, place), place=place)
+    pool = None if images is None else pool_of(dense, images, place)
+    ticket = draw_ticket(dense, config, pool=pool, place=place)
     ticket.save(out)
     if work is None:
         shutil.rmtree(out / "work", ignore_errors=True)
