@@ -19,7 +19,13 @@ from fedgraft.edge_export.tickets.training import StageProgress, Workplace
 from fedgraft.errors import UserError
 
 ATTACK = Attack(4 / 255, 5)
-_ORDER = ("none", "pgd", "smoothing")
+CUTS = (
+    *(("unstructured", sparsity) for sparsity in (0.5, 0.7, 0.9)),
+    ("n:m", 0.5),
+    ("rows", 0.5),
+    *(("structured", sparsity) for sparsity in (0.25, 0.5, 0.75)),
+)
+"""The cuts of a run's report."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,6 @@ def measure(sweep: Sweep, out: Path, progress: StageProgress) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-_CUTS = (
-    *(("unstructured", sparsity) for sparsity in (0.5, 0.7, 0.9)),
-    ("n:m", 0.5),
-    ("rows", 0.5),
-    *(("structured", sparsity) for sparsity in (0.25, 0.5, 0.75)),
-)
-
-
 def sweep_of_run(run: Path, settings: dict[str, Any]) -> Sweep:
     """The sweep over the backbone, the data and the seed of a federated run.
 
@@ -98,7 +96,7 @@ def sweep_of_run(run: Path, settings: dict[str, Any]) -> Sweep:
     config = RunConfig.build(read_toml(run / "config.toml"))
     if config.protocol == "own-data":
         raise UserError(f"The images of the run {run} are at its sites; there is nothing here to measure tickets on.")
-    return Sweep(config.backbone, config.data, (config.seed,), _CUTS, ("none", "pgd"), settings)
+    return Sweep(config.backbone, config.data, (config.seed,), CUTS, ("none", "pgd"), settings)
 
 
 class _Desk:
