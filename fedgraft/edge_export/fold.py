@@ -184,7 +184,7 @@ def _last_round(run: Path, fold: int, backbone: Backbone, config: RunConfig) -> 
         return 0
     checkpoint = RunDirectory(run).newest_checkpoint(fold, backbone.fingerprint)
     if checkpoint is None:
-        raise UserError(f"The run in {run} has no checkpoint yet; export it after its first round.")
+        raise UserError(f"The run in {run} has trained nothing yet: it has no checkpoint before its first round ends.")
     return checkpoint.round
 
 

@@ -161,9 +161,9 @@ def test_what_cannot_be_written_for_peft_is_one_sentence(tmp_path: Path) -> None
     run.save(run.round(run.start, 1, (0,)), 1)
     with pytest.raises(UserError, match="server has no adapter"):
         save_adapter(run.folder, out)
-    with pytest.raises(UserError, match="site 1 has none"):
+    with pytest.raises(UserError, match="Site 1 has no personal parameters"):
         save_adapter(run.folder, out, site=1)
-    with pytest.raises(UserError, match="sites 0 to 2"):
+    with pytest.raises(UserError, match="its sites are 0 to 2"):
         save_adapter(run.folder, out, site=3)
     with pytest.raises(UserError, match="not empty"):
         save_adapter(run.folder, tmp_path / "run", site=0)
