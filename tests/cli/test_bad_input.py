@@ -250,7 +250,7 @@ def test_compare_checks_every_methods_options_before_the_first_runs(
     def simulate(*_: Any, **__: Any) -> None:
         raise AssertionError("a run began")
 
-    monkeypatch.setattr(fedgraft.comparison, "simulate", simulate)
+    monkeypatch.setattr(fedgraft.comparison, "simulate_on", simulate)
     assert "'rank'" in refused("--methods", "promptfl,fedpgp", "--set", "rank=four", command="compare")
 
 

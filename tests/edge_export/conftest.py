@@ -71,7 +71,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory, mini: Backbone) -> MakeRu
                 if personal := adapter.personal():
                     folder = run / "sites" / f"{fold:03d}" / f"{site:06d}"
                     PersonalState(folder, {"method": method, "fingerprint": mini.fingerprint}).save(ROUND, personal)
-            arrays = {name: value.numpy() for name, value in adapter.server_state().items()}
+            arrays = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
             directory.save_checkpoint(Checkpoint(fold, ROUND, arrays, []), mini.fingerprint)
         return run
 

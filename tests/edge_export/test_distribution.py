@@ -23,18 +23,21 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [*pip, "--python", str(python), "install", str(SOURCE)], capture_output=True, text=True, check=False
-    )
+    words = [*pip, "--python", str(python), "install", str(SOURCE)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=_bare())
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"the registry cannot be reached, and this is not CI: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr
     return python.parent
 
 
+def _bare() -> dict[str, str]:
+    """The environment without what would let other packages be found, such as the PYTHONPATH that Flower sets for Ray."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
 def _run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, cwd="/", env=environment)
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, cwd="/", env=_bare())
     assert done.returncode == code, done.stderr
     return done
 
