@@ -32,7 +32,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _bare() -> dict[str, str]:
-    """The environment without what would let other packages be found, such as the PYTHONPATH that Flower sets for Ray."""
+    """The environment without what lets other packages be found, such as the PYTHONPATH that Flower sets for Ray."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
 
 
