@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.proxy import Proxy
 from fedgraft.client.folder import SiteFolder
 from fedgraft.config import RunConfig
+from fedgraft.deployment.local import started
 from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
@@ -89,17 +90,12 @@ def deployment(
         folder = SiteFolder.create(root / "sites" / name, name, root / "images" / name)
         folders.append(replace(folder, settings=folder.settings.model_copy(update={"task_seconds": task_seconds})))
     server_folder = ServerFolder.create(root / "server", ["127.0.0.1"], free_port())
-    for folder in folders:
-        server_folder.admit(folder.public_key)
+    proxies: list[Proxy] = []
     with ExitStack() as stack:
-        server = RunningServer(server_folder)
-        stack.callback(server.stop)
-        server.start()
-        proxies = [stack.enter_context(Proxy(server_folder.port)) for _ in folders]
-        sites = []
-        for folder, proxy in zip(folders, proxies, strict=True):
-            site = RunningSite(folder, f"127.0.0.1:{proxy.port}", server_folder.authority, worker_module)
-            stack.callback(site.stop)
-            site.start()
-            sites.append(site)
+
+        def site(folder: SiteFolder) -> RunningSite:
+            proxies.append(stack.enter_context(Proxy(server_folder.port)))
+            return RunningSite(folder, f"127.0.0.1:{proxies[-1].port}", server_folder.authority, worker_module)
+
+        server, sites = stack.enter_context(started(server_folder, folders, site))
         yield Deployment(root, server, sites, proxies)

@@ -82,16 +82,16 @@ class PoolGrid(Grid):
 
     @property
     def run(self) -> Any:
-        """There is no run of Flower's."""
-        raise NotImplementedError
+        """A grid must have it, and nothing here asks for it."""
+        raise NotImplementedError("a pool's runs are not Flower's")
 
     def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Messages are made by their constructor."""
-        raise NotImplementedError
+        """A grid must have it; messages are made by their constructor."""
+        raise NotImplementedError("make messages by their constructor")
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """`fedgraft.server.exchange` pushes and pulls itself."""
-        raise NotImplementedError
+        """A grid must have it; `fedgraft.server.delivery` pushes and pulls itself."""
+        raise NotImplementedError("push and pull messages apart")
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes."""

@@ -53,7 +53,7 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
         f"{comparison['data']}, {comparison['protocol']}, {comparison['sites']} sites, {comparison['rounds']} rounds"
     )
     table = Table(title=f"{title}, seeds {', '.join(map(str, seeds))}")
-    table.add_column("method")
+    table.add_column("method", overflow="fold")  # entries may differ at their ends alone
     for name in comparison["methods"][0]["metrics"]:
         table.add_column(_title(name), justify="right")
     table.add_column("bytes up", justify="right")

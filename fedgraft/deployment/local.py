@@ -7,8 +7,8 @@ OUT/run/           the run directory
 """
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,20 +75,31 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
     RunDirectory(out / "run").check_free(config, resume=(out / "run" / "config.toml").exists())
     folders = [_site(out, name, part) for name, part in parts.items()]
     server_folder = _server(out / "server")
+
+    def site(folder: SiteFolder) -> RunningSite:
+        return RunningSite(folder, f"127.0.0.1:{server_folder.port}", server_folder.authority)
+
+    with started(server_folder, folders, site) as (server, running):
+        _run(server, running, config, out / "run", watch)
+    return RunDirectory(out / "run").summary()
+
+
+@contextmanager
+def started(
+    server_folder: ServerFolder, folders: Sequence[SiteFolder], make_site: Callable[[SiteFolder], RunningSite]
+) -> Iterator[tuple[RunningServer, list[RunningSite]]]:
+    """A server and sites that it admits, at work up to the end of the block."""
     for folder in folders:
         server_folder.admit(folder.public_key)
     with ExitStack() as stack:
         server = RunningServer(server_folder)
         stack.callback(server.stop)
         server.start()
-        running = []
-        for folder in folders:
-            site = RunningSite(folder, f"127.0.0.1:{server_folder.port}", server_folder.authority)
+        sites = [make_site(folder) for folder in folders]
+        for site in sites:
             stack.callback(site.stop)
             site.start()
-            running.append(site)
-        _run(server, running, config, out / "run", watch)
-    return RunDirectory(out / "run").summary()
+        yield server, sites
 
 
 def split_images(files: list[ImageFile], sites: int, seed: int) -> dict[str, list[ImageFile]]:

@@ -24,6 +24,8 @@ _log = logging.getLogger("fedgraft.deployment")
 class SubmittedRun:
     """Hands a run to a running server, and again when server or ServerApp were killed: it goes on where it was.
 
+    Where a ServerApp that was handed in before is still at work on the run, its end is waited for.
+
     Args:
         out: the run directory.
     """
@@ -40,7 +42,8 @@ class SubmittedRun:
         self._begins = 0
         self._at_work = False
         self._last_seen = self._server_seen = time.monotonic()
-        self._submit()
+        if not self._directory.is_locked():
+            self._submit()
 
     def tend(self) -> bool:
         """Whether the run still goes on.
@@ -58,8 +61,10 @@ class SubmittedRun:
         if self._process is not None:
             self._count_failure()
         self._process = None
+        if self._directory.is_locked():
+            return True
         if is_running(self._server):
-            _log.warning("The run was cut off after round %d and is handed in again", self._round)
+            _log.warning("The run is handed in again and goes on after round %d", self._directory.newest_round())
             self._submit()
         elif time.monotonic() - self._server_seen > _SERVER_SECONDS:
             raise RunFailed(f"The server does not come back; the run in {self._directory.path} goes on once it runs.")

@@ -203,7 +203,7 @@ class _Zip(_Files):
         try:
             with self._archive() as archive, archive.open(name) as file:
                 return file.read(size + 1)
-        except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, KeyError) as error:
+        except (OSError, zipfile.BadZipFile, RuntimeError, EOFError, KeyError) as error:
             raise BundleError(f"{name} in the bundle {self.path} cannot be read: {error}.") from error
 
     def _archive(self) -> zipfile.ZipFile:

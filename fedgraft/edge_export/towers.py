@@ -22,7 +22,7 @@ class TicketChoice:
 
     Attributes:
         name: "natural" or "robust" to draw one, or the folder of a ticket.
-        sparsity: of one that is drawn; 0 exports the dense tower.
+        sparsity: of one that is drawn; 0 exports the dense tower, robust where that is asked for.
         pattern: of one that is drawn.
         seed: of one that is drawn.
         distillation_steps: of one that is drawn; as `fedgraft ticket draw` does it unless given.
@@ -46,7 +46,7 @@ def chosen_ticket(source: Source, adapter: Adapter, choice: TicketChoice, observ
         if choice.sparsity:
             raise UserError(f"The ticket {choice.name} has a sparsity of its own; leave --sparsity out.")
         return Ticket.load(Path(choice.name), backbone)
-    if choice.sparsity == 0:
+    if choice.sparsity == 0 and choice.name == "natural":
         own = Path(source.config.backbone)
         if is_ticket(own):  # the run's backbone is a ticket already
             file = TicketFile.read(own)

@@ -64,6 +64,10 @@ def noisy_share(short: Sequence[bool], deviation: float, asked: int, noise: Nois
     return 0.5 + (count + deviation * float(noise(1, f"count {count}".encode())[0])) / asked
 
 
+def _promise(mechanism: str, options: CentralOptions) -> Privacy:
+    return Privacy(mechanism, _RELATION, options.noise_multiplier, 1.0, options.clipping_norm, options.delta)
+
+
 class CentralDP(Rule):
     """A fixed clipping norm."""
 
@@ -72,8 +76,7 @@ class CentralDP(Rule):
 
     def privacy(self) -> Privacy:
         """Of every round: one site changes the sum by the clipping norm at most."""
-        options = self.options
-        return Privacy("central-dp", _RELATION, options.noise_multiplier, 1.0, options.clipping_norm, options.delta)
+        return _promise("central-dp", self.options)
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The noised mean."""
@@ -90,8 +93,7 @@ class AdaptiveDP(Rule):
 
     def privacy(self) -> Privacy:
         """Of every round: the sum and the count together."""
-        options = self.options
-        return Privacy("adaptive-dp", _RELATION, options.noise_multiplier, 1.0, options.clipping_norm, options.delta)
+        return _promise("adaptive-dp", self.options)
 
     def check(self, asked: int) -> None:
         """The count's noise too must be enough.

@@ -27,10 +27,12 @@ from fedgraft.edge_export.images import run_images
 from fedgraft.edge_export.onnx_model import reduced
 from fedgraft.edge_export.parity import accuracy, compare, onnx_embeddings, torch_embeddings
 from fedgraft.edge_export.retune import retune
-from fedgraft.edge_export.tickets.ticket import dense_ticket
-from fedgraft.edge_export.towers import TicketChoice
+from fedgraft.edge_export.tickets.draw import TicketConfig
+from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
+from fedgraft.edge_export.towers import TicketChoice, chosen_ticket
 from fedgraft.errors import UserError
 from fedgraft.methods import load_method, method_names
+from fedgraft.server.observer import Observer
 from fedgraft.server.run_directory import RunDirectory
 from tests.edge_export.conftest import PAGE, ROUND, MakeRun, Traced
 
@@ -283,6 +285,23 @@ def test_a_ticket_from_disk_and_a_zip(
     assert written.manifest.ticket.fingerprint == ticket.fingerprint
     assert written.manifest.ticket.heads == list(ticket.vision.shape.heads)
     assert Predictor(tmp_path / "b.zip").self_test() > 0.9999
+
+
+@pytest.mark.parametrize(("name", "drawn"), [("natural", []), ("robust", [("robust", 0.0)])])
+def test_a_robust_tower_is_made_so_even_where_nothing_is_removed(
+    name: str, drawn: list[tuple[str, float]], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_run(run, "1")
+    adapter = adapter_of(source, source.deal.class_names)
+    asked: list[tuple[str, float]] = []
+
+    def draw(backbone: Backbone, config: TicketConfig, *_: object, **__: object) -> Ticket:
+        asked.append((config.kind, config.sparsity))
+        return dense_ticket(backbone)
+
+    monkeypatch.setattr("fedgraft.edge_export.towers.draw_ticket", draw)
+    chosen_ticket(source, adapter, TicketChoice(name), Observer())
+    assert asked == drawn
 
 
 # --- bad input ------------------------------------------------------------------------------------
