@@ -15,17 +15,23 @@ from fedgraft.server.report import write_report
 from fedgraft.terms import split
 
 WORDS = "ctx_init=a photo of a"
+BUDGET = "anchored(drift=0.08)"
+"""The budget, the coefficient below and the momentum were chosen with seeds 7 and 8, which no table has."""
 METHODS = (
     "zeroshot", "local", "promptfl", "fedpgp", "kgcoop", "proxprompt",
-    "promptfl+interpolate", "promptfl+fedadam", "promptfl+fedyogi", "promptfl+fedavgm",
-    f"promptfl({WORDS})", f"promptfl({WORDS})+anchored", f"fedpgp({WORDS})", f"fedpgp({WORDS})+anchored",
+    "promptfl+fedavgm(momentum=0.5)", "promptfl+fedadam", "promptfl+fedyogi",
+    f"promptfl({WORDS})", f"promptfl({WORDS})+interpolate(coefficient=0.9)", f"promptfl({WORDS})+{BUDGET}",
+    f"fedpgp({WORDS})", f"fedpgp({WORDS})+{BUDGET}",
+    "ffa-lora", "fedsa-lora", "fedex-lora", "flora", "flexlora", "fedit",
+    "fedit+fedavgm(momentum=0.5)", "fedit+fedadam", "fedit+fedyogi", "fedit+interpolate(coefficient=0.9)",
+    "fedit+anchored(drift=0.02)", f"fedit+{BUDGET}",
 )  # fmt: skip
 CASES = (
-    {"data": "shapes", "protocol": "base-to-novel", "sites": 10, "rounds": 15, "shots": 16},
-    {"data": "characters", "protocol": "base-to-novel", "sites": 6, "rounds": 15, "shots": 16},
-    {"data": "digits", "protocol": "base-to-novel", "sites": 5, "rounds": 10, "shots": 64},
-    {"data": "shapes", "protocol": "leave-one-domain-out", "sites": 5, "rounds": 5, "shots": 2},
-    {"data": "characters", "protocol": "leave-one-domain-out", "sites": 4, "rounds": 5, "shots": 4},
+    {"data": "shapes", "protocol": "base-to-novel", "sites": 10, "rounds": 25, "shots": 16},
+    {"data": "characters", "protocol": "base-to-novel", "sites": 6, "rounds": 25, "shots": 16},
+    {"data": "digits", "protocol": "base-to-novel", "sites": 5, "rounds": 25, "shots": 64},
+    {"data": "characters", "protocol": "leave-one-domain-out", "sites": 4, "rounds": 3, "shots": 4},
+    {"data": "shapes", "protocol": "leave-one-domain-out", "sites": 5, "rounds": 3, "shots": 2},
 )
 
 

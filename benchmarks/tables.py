@@ -12,14 +12,15 @@ TITLES = {"hm": "HM", "hm2": "HM(base, novel)", "cm": "CM", "worst_site": "worst
 
 
 def markdown(comparison: dict[str, Any]) -> str:
-    """Mean ± standard deviation of every metric, and the cost."""
+    """Mean ± standard deviation of every metric, and the cost: parameters of a site, bytes, seconds of a run."""
     metrics = list(comparison["methods"][0]["metrics"])
     head = ["method", *(TITLES.get(name, name.removeprefix("domain:")) for name in metrics)]
-    head += ["shared parameters", "bytes up a site and round", "seconds"]
+    head += ["trainable", "shared", "bytes up a site and round", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for entry in comparison["methods"]:
         figures = [_figure(entry["metrics"][name], len(comparison["seeds"])) for name in metrics]
         cost = [
+            f"{entry['trainable_parameters']:,}",
             f"{entry['shared_parameters']:,}",
             f"{entry['uplink_bytes_per_site_round']:,}",
             f"{entry['wall_seconds']:.0f}",
