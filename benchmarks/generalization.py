@@ -6,7 +6,11 @@ Digits have one domain, so leave-one-domain-out is on shapes and characters alon
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.tables import markdown
 from fedgraft import compare
@@ -24,7 +28,7 @@ METHODS = (
     f"fedpgp({WORDS})", f"fedpgp({WORDS})+{BUDGET}",
     "ffa-lora", "fedsa-lora", "fedex-lora", "flora", "flexlora", "fedit",
     "fedit+fedavgm(momentum=0.5)", "fedit+fedadam", "fedit+fedyogi", "fedit+interpolate(coefficient=0.9)",
-    "fedit+anchored(drift=0.02)", f"fedit+{BUDGET}",
+    "fedit+anchored(drift=0.02)", f"fedit+{BUDGET}", f"fedex-lora+{BUDGET}", f"flora+{BUDGET}",
 )  # fmt: skip
 CASES = (
     {"data": "shapes", "protocol": "base-to-novel", "sites": 10, "rounds": 25, "shots": 16},
@@ -33,6 +37,22 @@ CASES = (
     {"data": "characters", "protocol": "leave-one-domain-out", "sites": 4, "rounds": 3, "shots": 4},
     {"data": "shapes", "protocol": "leave-one-domain-out", "sites": 5, "rounds": 3, "shots": 2},
 )
+
+
+def summary(comparisons: Mapping[str, dict[str, Any]]) -> str:
+    """The harmonic mean of local, base and novel of every entry on each source, and over all, best first.
+
+    The last column is the mean over sources, with the standard deviation over seeds of that mean.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for source, comparison in comparisons.items():
+        for entry in comparison["methods"]:
+            found.setdefault(entry["method"], {})[source] = entry["metrics"]["hm"]["values"]
+    rows = {label: [*map(np.array, hm.values()), np.mean(list(hm.values()), axis=0)] for label, hm in found.items()}
+    lines = [f"| method | {' | '.join(comparisons)} | mean |", "|" + "---|" * (len(comparisons) + 2)]
+    for label, row in sorted(rows.items(), key=lambda pair: -pair[1][-1].mean()):
+        lines.append(f"| `{label}` | " + " | ".join(f"{hm.mean():.1f} ± {hm.std():.1f}" for hm in row) + " |")
+    return "\n".join(lines)
 
 
 class _Lines(Observer):
@@ -53,7 +73,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    sections = []
+    sections, base_to_novel = [], {}
     for case in CASES:
         rounds = args.rounds or case["rounds"]
         folder = args.out / f"{case['data']}-{case['protocol']}"
@@ -69,8 +89,11 @@ def main() -> None:
         )
         write_report(folder)
         sections.append(f"## {case['data']}, {case['protocol']}: {json.dumps(case)}\n\n{markdown(comparison)}\n")
-        (args.out / "tables.md").write_text("\n".join(sections))
-    print((args.out / "tables.md").read_text())
+        if case["protocol"] == "base-to-novel":
+            base_to_novel[case["data"]] = comparison
+        tables = f"## Harmonic means\n\n{summary(base_to_novel)}\n\n" + "\n".join(sections)
+        (args.out / "tables.md").write_text(tables)
+    print(tables)
 
 
 if __name__ == "__main__":

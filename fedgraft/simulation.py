@@ -130,7 +130,7 @@ def check_method_and_strategy(config: RunConfig) -> None:
     method = load_method(config.method)
     method.parse_options(config.method_options)
     asked = asked_sites(config.sites, config.participation)
-    check_strategy(config, method.name, method.takes_no_strategy, asked)
+    check_strategy(config, method.takes_no_strategy, method.keeps_its_rule, asked)
 
 
 def prepare(

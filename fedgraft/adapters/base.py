@@ -192,6 +192,8 @@ class Method:
         trains: whether there is anything to train; a method without parameters is evaluated once.
         takes_no_strategy: why no strategy of the user's can be combined with the method, as "it shares nothing";
             empty where any can.
+        keeps_its_rule: why neither a site's answer nor the rule that aggregates can be another than the method's own;
+            steps behind the rule still go with it.
         caches: what is computed once of each image.
     """
 
@@ -202,6 +204,7 @@ class Method:
     strategy: str = "fedgraft.strategies.weighted_average:WeightedAverage"
     trains: bool = True
     takes_no_strategy: str = ""
+    keeps_its_rule: str = ""
     caches: str = "final image features"
 
     def parse_options(self, values: dict[str, Any]) -> MethodOptions:

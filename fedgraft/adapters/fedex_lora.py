@@ -20,6 +20,6 @@ METHOD = Method(
     FedExLora,
     OneRankOptions,
     strategy="fedgraft.strategies.fedex_lora:FedExLora",
-    takes_no_strategy="its server also merges what the mean of its factors leaves out",
+    keeps_its_rule="its server also merges what the mean of its factors leaves out",
     caches=CACHES,
 )

@@ -46,6 +46,6 @@ METHOD = Method(
     FlexLora,
     LoraOptions,
     strategy="fedgraft.strategies.flexlora:FlexLora",
-    takes_no_strategy="its sites may answer with factors of different ranks",
+    takes_no_strategy="its factors of one round and of the next have no directions in common",
     caches=CACHES,
 )

@@ -33,6 +33,6 @@ METHOD = Method(
     Flora,
     LoraOptions,
     strategy="fedgraft.strategies.flora:Flora",
-    takes_no_strategy="its sites answer with other parameters than they get",
+    keeps_its_rule="its sites answer with other parameters than they get",
     caches=CACHES,
 )

@@ -28,12 +28,10 @@ class AnchoredOptions(Options):
 
 
 def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) -> tuple[float, Arrays]:
-    """The part s of the way from an origin within the bound to the aggregate that stays within it, and its end.
+    """The part s of the way from an origin within the bound to an aggregate beyond it that stays within, and its end.
 
     Where drift does not grow all along the way, s is one of the places where it crosses the bound.
     """
-    if drift(aggregate) <= bound:
-        return 1.0, aggregate
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -42,18 +40,20 @@ def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) ->
 
 
 class Anchored(Step):
-    """`drawn_back` as a step."""
+    """`drawn_back` as a step, where the aggregate is beyond the bound."""
 
     options: AnchoredOptions
     needs_drift = True
 
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
         """The aggregate, or what the bound leaves of it."""
+        reached = now.drift(aggregate)
         bound = max(self.options.drift, now.drift(now.previous))
+        if reached <= bound:
+            return Outcome(aggregate, figures={"aggregate_drift": reached, "drift": reached, "scale": 1.0})
         origin = now.initial if now.drift(now.initial) <= bound else now.previous
         scale, arrays = drawn_back(aggregate, origin, now.drift, bound)
-        figures = {"aggregate_drift": now.drift(aggregate), "drift": now.drift(arrays), "scale": scale}
-        return Outcome(arrays, figures=figures)
+        return Outcome(arrays, figures={"aggregate_drift": reached, "drift": now.drift(arrays), "scale": scale})
 
 
 class Measured(Step):

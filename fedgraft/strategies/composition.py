@@ -106,12 +106,12 @@ def compose(config: RunConfig) -> Composition:
     return Composition(site, rule, steps)
 
 
-def check_strategy(config: RunConfig, method: str, takes_no_strategy: str, asked: int) -> None:
+def check_strategy(config: RunConfig, takes_no_strategy: str, keeps_its_rule: str, asked: int) -> None:
     """Refuse a strategy that cannot work.
 
     Args:
-        method: its name.
-        takes_no_strategy: why it can be combined with none, if so.
+        takes_no_strategy: why the method can be combined with none, if so.
+        keeps_its_rule: why it can be combined with steps alone, if so.
         asked: how many sites are asked to train in a round.
 
     Raises:
@@ -122,7 +122,13 @@ def check_strategy(config: RunConfig, method: str, takes_no_strategy: str, asked
         return
     if takes_no_strategy:
         raise UserError(
-            f"The method {method!r} takes no strategy, because {takes_no_strategy}; leave out {config.strategy!r}."
+            f"The method {config.method!r} takes no strategy, because {takes_no_strategy}; leave out "
+            f"{config.strategy!r}."
+        )
+    if keeps_its_rule and (composition.site or composition.rule):
+        raise UserError(
+            f"The method {config.method!r} keeps its own rule, because {keeps_its_rule}; leave out of "
+            f"{config.strategy!r} what is no step. Steps such as 'anchored' may follow the rule."
         )
     if asked < composition.least():
         raise UserError(

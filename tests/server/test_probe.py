@@ -24,19 +24,22 @@ def _probe(backbone: Backbone, method: str, options: dict[str, object], classes:
     return Probe(loaded, config, backbone, classes, initial), initial
 
 
-@pytest.mark.parametrize(("method", "options"), [("promptfl", WORDS), ("fedit", {})])
+@pytest.mark.parametrize(
+    ("method", "options", "size"),
+    [("promptfl", WORDS, 0.1), ("fedit", {}, 0.1), ("fedex-lora", {}, 1e-3), ("flora", {}, 1e-3)],
+)
 def test_nothing_has_drifted_at_the_written_words_and_more_does_with_every_step(
-    method: str, options: dict[str, object], mini: Backbone
+    method: str, options: dict[str, object], size: float, mini: Backbone
 ) -> None:
     probe, initial = _probe(mini, method, options)
     assert probe.drift(initial) == pytest.approx(0, abs=1e-5)
     rng = np.random.default_rng(0)
-    direction = {name: rng.normal(0, 0.1, array.shape).astype(np.float32) for name, array in initial.items()}
+    direction = {name: rng.normal(0, size, array.shape).astype(np.float32) for name, array in initial.items()}
     drifts = [probe.drift({n: a + s * direction[n] for n, a in initial.items()}) for s in (0.3, 1.0, 3.0)]
     assert 1e-6 < drifts[0] < drifts[1] < drifts[2] <= 2
 
 
-@pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "ffa-lora"])
+@pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "ffa-lora", "fedex-lora", "flora"])
 def test_a_method_whose_shared_parameters_show_can_be_anchored(method: str, mini: Backbone) -> None:
     _probe(mini, method, {})[0].require_answer()
 

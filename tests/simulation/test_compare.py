@@ -48,6 +48,19 @@ def test_entries_have_options_and_strategies_of_their_own(tmp_path: Path) -> Non
     assert json.loads((plain / "summary.json").read_text())["metrics"] == on_ray["metrics"]
 
 
+def test_steps_follow_the_rules_that_merge(tmp_path: Path) -> None:
+    steps = ("drift", "anchored(drift=0.0001)", "interpolate(coefficient=0)")
+    settings = {**SETTINGS, "rounds": 2, "lr": 0.05, "method_options": {"rank": 2}}
+    comparison = compare(settings, [f"{m}+{s}" for m in ("fedex-lora", "flora") for s in steps], [0], tmp_path / "out")
+    runs = [(tmp_path / "out" / name / "metrics.jsonl").read_text().splitlines() for name in comparison["runs"]]
+    rows = [[json.loads(line) for line in lines] for lines in runs]
+    for free, held, undone in (rows[:3], rows[3:]):
+        last_free, last_held = ([row for row in run if row["scope"] == "train"][-1] for run in (free, held))
+        assert 0 < last_held["drift"] <= 1e-4 < last_held["aggregate_drift"] < last_free["drift"]
+        accuracies = [[row["accuracy"] for row in undone if row["round"] == r and "accuracy" in row] for r in (0, 1, 2)]
+        assert accuracies[0] == accuracies[2] != accuracies[1]
+
+
 @pytest.mark.parametrize(
     ("methods", "seeds", "options", "word"),
     [
