@@ -155,6 +155,21 @@ def test_the_comparison_figure_can_be_saved_as_png(tmp_path: Path) -> None:
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("count", [3, 30])
+def test_methods_that_differ_at_their_ends_alone_stay_apart_in_the_figures(tmp_path: Path, count: int) -> None:
+    from fedgraft.server.report.comparison_plots import comparison_figure, tradeoff_figure
+
+    comparison = json.loads((write_comparison(tmp_path) / "comparison.json").read_text())
+    labels = [f"promptfl(ctx_init=a photo of a)+anchored(drift=0.0{number})" for number in range(count)]
+    comparison["methods"] = [comparison["methods"][0] | {"method": label} for label in labels]
+    shown = [label.get_text().replace("\n", "") for label in comparison_figure(comparison).axes[0].get_yticklabels()]
+    for label, text in zip(labels, shown, strict=True):
+        assert text.replace(" ", "").endswith(label.replace(" ", ""))
+    points = tradeoff_figure(comparison).axes[0].texts
+    assert len(points) == count
+    assert [point.get_text() for point in points] == [text.split(".")[0] for text in shown]
+
+
 def test_a_directory_that_is_neither_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither summary\.json nor comparison\.json"):
         write_report(tmp_path)

@@ -75,6 +75,8 @@ def _tradeoff(comparison: dict[str, Any]) -> str:
     if not {"local", "novel"} <= set(plots.metric_keys(comparison)):
         return ""
     caption = "Personalization against generalization: a site's own classes to the right, novel classes upwards."
+    if plots.numbered(comparison):
+        caption += " The numbers are those of the methods above."
     return page.section("Local against novel", page.figure(plots.tradeoff_figure(comparison), "tradeoff", caption))
 
 

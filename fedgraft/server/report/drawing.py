@@ -63,6 +63,16 @@ def brief(name: str, limit: int = 24) -> str:
     return name if len(name) <= limit else f"{name[: limit - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
+def wrapped(name: str, limit: int = 24) -> str:
+    """A name as lines short enough to stand at an axis, broken before a plus or a space and behind a comma."""
+    lines = [""]
+    for piece in re.split(r"(?=[+ ])|(?<=,)", name):
+        if lines[-1] and len(lines[-1] + piece) > limit:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(brief(line.strip(), limit + 8) for line in lines)
+
+
 def apart(values: Sequence[float], gap: float) -> list[float]:
     """The values moved as little as needed for neighbours to be `gap` apart, in the given order."""
     order = sorted(range(len(values)), key=lambda index: values[index])
