@@ -108,8 +108,10 @@ def compare(
         for name, config in configs.items():
             observer.notice(name)
             begun = resume and (out / name / "config.toml").exists()
+            told = begun and (out / name / "summary.json").exists() and (out / name / "report.html").exists()
             summaries[name] = simulate_on(engine, config, out / name, begun, observer, open_examples)
-            write_report(out / name)
+            if not told:
+                write_report(out / name)
     comparison = _comparison(configs, summaries, entries, seeds)
     directory = RunDirectory(out)
     directory.write_json("comparison.json", comparison)

@@ -24,11 +24,14 @@ def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_p
         values = [summary["metrics"]["hm"] for summary in summaries]
         assert entry["metrics"]["hm"] == {"mean": np.mean(values), "std": np.std(values), "values": values}
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    before = (out / "promptfl-seed1" / "summary.json").stat().st_mtime_ns
+    ended = [out / "promptfl-seed1" / name for name in ("summary.json", "report.html")]
+    before = [file.stat().st_mtime_ns for file in ended]
+    (out / "promptfl-seed0" / "report.html").unlink()
     with pytest.raises(UserError, match="--resume"):
         compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out)
     assert compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out, resume=True) == comparison
-    assert (out / "promptfl-seed1" / "summary.json").stat().st_mtime_ns == before
+    assert [file.stat().st_mtime_ns for file in ended] == before
+    assert (out / "promptfl-seed0" / "report.html").exists()
 
 
 def test_entries_have_options_and_strategies_of_their_own(tmp_path: Path) -> None:
