@@ -20,7 +20,7 @@ from fedgraft.terms import split
 
 WORDS = "ctx_init=a photo of a"
 BUDGET = "anchored(drift=0.08)"
-"""The budget, the coefficient below and the momentum were chosen with seeds 7 and 8, which no table has."""
+"""The budget, the coefficient below and the momentum were chosen with seeds 7 and 8, not those of the tables."""
 METHODS = (
     "zeroshot", "local", "promptfl", "fedpgp", "kgcoop", "proxprompt",
     "promptfl+fedavgm(momentum=0.5)", "promptfl+fedadam", "promptfl+fedyogi",

@@ -65,27 +65,23 @@ def tradeoff_figure(comparison: dict[str, Any]) -> Figure:
     drawn = [
         (
             str(n) if many else method["method"],
-            [_number(method, key, statistic) for statistic in ("mean", "std") for key in ("local", "novel")],
+            np.array([_number(method, key, statistic) for statistic in ("mean", "std") for key in ("local", "novel")]),
         )
         for n, method in enumerate(methods, 1)
     ]
-    names, points = [], []
-    for name, numbers in drawn:
-        if np.isfinite(numbers[:2]).all():
-            names.append(name)
-            points.append(np.nan_to_num(numbers))
+    points = [(name, np.nan_to_num(numbers)) for name, numbers in drawn if np.isfinite(numbers[:2]).all()]
     step = 0.13 if many else 0.19  # inches from label to label
     height = 3.4 + 0.1 * max(0, len(points) - _NAMED)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots()
-        for local, novel, local_spread, novel_spread in points:
+        for _, (local, novel, local_spread, novel_spread) in points:
             axes.errorbar(local, novel, novel_spread, local_spread, color=INK, fmt="o", markersize=5, elinewidth=0.8)
         axes.margins(0.15)
         low, high = axes.get_ylim()
         left, right = axes.get_xlim()
-        levels = apart([float(novel) for _, novel, *_ in points], step / (height - 0.5) * (high - low))
-        for name, (local, novel, *_), level in zip(names, points, levels, strict=True):
+        levels = apart([float(novel) for _, (_, novel, *_) in points], step / (height - 0.5) * (high - low))
+        for (name, (local, novel, *_)), level in zip(points, levels, strict=True):
             axes.annotate(
                 name,
                 (local, novel),
