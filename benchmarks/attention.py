@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.step import class_names, seconds
 from fedgraft.backbones import load_backbone
-from fedgraft.backbones.clip import ClipTextTower
+from fedgraft.backbones.clip.family import ClipTextTower
 
 JOINED = ClipTextTower._attend
 

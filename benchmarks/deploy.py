@@ -17,8 +17,8 @@ from pathlib import Path
 
 from benchmarks.loopback import CLASS_NAMES, deployment
 from benchmarks.stock import PARAMETERS, stock_round_seconds
-from fedgraft.config import RunConfig
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.config.run_config import RunConfig
+from fedgraft.runs.run_directory import RunDirectory
 
 
 def fedgraft_rounds(root: Path, sites: int, rounds: int) -> dict[str, float]:

@@ -48,7 +48,7 @@ def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
     from fedgraft.edge_export.onnx_model import checked_quantization, export_onnx, reduced
     from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
     from fedgraft.edge_export.tickets.ticket import dense_ticket
-    from fedgraft.files import write_bytes
+    from fedgraft.core.files import write_bytes
 
     backbone = load_backbone(backbone_name)
     if sparsity:
@@ -88,7 +88,7 @@ def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
     from fedgraft.device.manifest import canonical
     from fedgraft.edge_export import bundle as writing
     from fedgraft.edge_export.signing import signature_file
-    from fedgraft.files import write_bytes
+    from fedgraft.core.files import write_bytes
 
     key = Ed25519PrivateKey.generate()
     model = _model(out, VARIANTS[2]).read_bytes()

@@ -23,11 +23,11 @@ import numpy as np
 from benchmarks.faulty_worker import BAD_UPDATES, spoiled
 from benchmarks.in_process import InProcessGrid, run_to_the_end
 from benchmarks.loopback import CLASS_NAMES, Deployment, deployment
-from fedgraft.client.folder import SiteFolder
-from fedgraft.client.state import PersonalState
-from fedgraft.config import RunConfig
-from fedgraft.errors import RunFailed
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.personal_state import PersonalState
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import RunFailed
+from fedgraft.runs.run_directory import RunDirectory
 
 NAMES = ["east", "north", "south"]
 CONFIG = RunConfig(

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedgraft.client.relay import from_bytes, to_bytes
 from fedgraft.client.worker import Worker, main
-from fedgraft.messages import JOB, SHARED, Job, to_array_record
+from fedgraft.flower.messages import JOB, SHARED, Job, to_array_record
 
 BAD_UPDATES = ("nan", "infinity", "shape", "huge", "40 MB", "names")
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.tables import markdown
 from fedgraft import compare
-from fedgraft.server.observer import Observer
-from fedgraft.server.report import write_report
-from fedgraft.terms import split
+from fedgraft.core.observer import Observer
+from fedgraft.reports import write_report
+from fedgraft.config.notation import split
 
 WORDS = "ctx_init=a photo of a"
 BUDGET = "anchored(drift=0.08)"
@@ -58,7 +58,7 @@ def summary(comparisons: Mapping[str, dict[str, Any]]) -> str:
 class _Lines(Observer):
     """A line a run."""
 
-    def notice(self, sentence: str) -> None:
+    def on_notice(self, sentence: str) -> None:
         """Which run begins."""
         print(sentence, flush=True)
 

@@ -18,13 +18,13 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedgraft.client.folder import SiteFolder
+from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.client.relay import from_bytes, to_bytes
 from fedgraft.client.worker import Worker
-from fedgraft.config import RunConfig
-from fedgraft.server.observer import Observer
-from fedgraft.server.run_directory import RunDirectory
-from fedgraft.simulation import begin
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.observer import Observer
+from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.simulation.simulate import begin
 
 MISHAPS = ("lost message", "lost reply", "node away", "crash", "late copy", "new worker", "server killed")
 _KINDS = {MessageType.QUERY: "hello", MessageType.TRAIN: "train", MessageType.EVALUATE: "evaluate"}

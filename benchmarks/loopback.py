@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.proxy import Proxy
-from fedgraft.client.folder import SiteFolder
-from fedgraft.config import RunConfig
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.config.run_config import RunConfig
 from fedgraft.deployment.local import started
 from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
-from fedgraft.server.folder import ServerFolder
+from fedgraft.runs.server_folder import ServerFolder
 
 _COLOURS = {"blue circle": (20, 40, 220), "green square": (20, 200, 40), "red triangle": (220, 30, 20)}
 CLASS_NAMES = sorted(_COLOURS)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.step import class_names, seconds
-from fedgraft.adapters.base import Vocabulary
+from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.methods import load_method
 

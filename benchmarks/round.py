@@ -26,9 +26,9 @@ from PIL import Image
 
 from benchmarks.step import class_names
 from fedgraft import RunConfig, simulate
-from fedgraft.messages import SHARED, for_sites, to_array_record
-from fedgraft.server.delivery import Delivery
-from fedgraft.server.observer import Observer
+from fedgraft.flower.messages import SHARED, for_sites, to_array_record
+from fedgraft.server.sender import Delivery
+from fedgraft.core.observer import Observer
 
 _N_CTX = 16
 
@@ -40,7 +40,7 @@ class Workers(Observer):
         self.megabytes = 0.0
         self.ends: list[float] = []
 
-    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         """Read the kernel's high-water marks."""
         self.ends.append(time.monotonic())
         for status in Path("/proc").glob("[0-9]*/status"):

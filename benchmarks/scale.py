@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from fedgraft import RunConfig, simulate
-from fedgraft.server.observer import Observer
+from fedgraft.core.observer import Observer
 
 
 class RoundClock(Observer):
@@ -28,7 +28,7 @@ class RoundClock(Observer):
         self.ends: list[float] = []
         self.megabytes: list[float] = []
 
-    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         """A time stamp and the resident memory."""
         self.ends.append(time.monotonic())
         pages = int(Path("/proc/self/statm").read_text().split()[1])

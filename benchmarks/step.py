@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fedgraft.adapters.base import Vocabulary
-from fedgraft.adapters.fedpgp import METHOD, FedPGP
+from fedgraft.methods.adapter import Vocabulary
+from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.backbones import load_backbone
 from tests.plain_text import PlainTextTower
 

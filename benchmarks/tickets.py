@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fedgraft.edge_export.report import TICKETS, markdown, read_rows, ticket_table, write_edge_report
+from fedgraft.reports.edge import TICKETS, markdown, read_rows, ticket_table, write_edge_report
 from fedgraft.edge_export.sweep import Sweep, measure
 
 CUTS = (

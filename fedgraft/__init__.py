@@ -11,20 +11,22 @@ for _switch, _off in (
 ):
     os.environ.setdefault(_switch, _off)
 
-__version__ = "0.1.0"
-__all__ = ["RunConfig", "UserError", "compare", "simulate"]
+__version__ = "0.2.0.dev0"
+__all__ = ["Resources", "RunConfig", "UserError", "compare", "simulate"]
 
 if TYPE_CHECKING:
-    from fedgraft.comparison import compare
-    from fedgraft.config import RunConfig
-    from fedgraft.errors import UserError
-    from fedgraft.simulation import simulate
+    from fedgraft.simulation.comparison import compare
+    from fedgraft.config.run_config import RunConfig
+    from fedgraft.core.errors import UserError
+    from fedgraft.simulation.engine import Resources
+    from fedgraft.simulation.simulate import simulate
 
 _HOMES = {
-    "RunConfig": "fedgraft.config",
-    "UserError": "fedgraft.errors",
-    "compare": "fedgraft.comparison",
-    "simulate": "fedgraft.simulation",
+    "Resources": "fedgraft.simulation.engine",
+    "RunConfig": "fedgraft.config.run_config",
+    "UserError": "fedgraft.core.errors",
+    "compare": "fedgraft.simulation.comparison",
+    "simulate": "fedgraft.simulation.simulate",
 }
 
 

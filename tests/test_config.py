@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config import DEALT_PROTOCOLS, RunConfig, merged, parse_assignments, read_toml
-from fedgraft.errors import UserError
+from fedgraft.config.run_config import DEALT_PROTOCOLS, RunConfig, merged, parse_assignments, read_toml
+from fedgraft.core.errors import UserError
 from fedgraft.methods import load_method, method_names
 
 UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

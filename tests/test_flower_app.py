@@ -21,9 +21,9 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.serverapp import Grid
 
 import fedgraft
-from fedgraft.config import RunConfig
-from fedgraft.errors import UserError
-from fedgraft.flower_app import server_app
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.deployment.flower_app import server_app
 
 APP = Path(__file__).parent.parent / "examples" / "flower_app"
 BIN = Path(sys.executable).parent

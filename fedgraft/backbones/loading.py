@@ -1,21 +1,17 @@
-"""Find a backbone by name: the embedded `mini`, a Hugging Face folder, or a Hugging Face id."""
+"""Find a backbone by name: the embedded `mini`, a folder that some family recognizes, or a Hugging Face ID."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fedgraft.backbones.base import Backbone, Precision
-from fedgraft.backbones.clip import load_clip
-from fedgraft.backbones.pruned import PrunedBackbone, TicketFile, is_ticket
-from fedgraft.errors import UserError
+from fedgraft.backbones.backbone import Backbone, Precision
+from fedgraft.backbones.family import Family, Request, model_type
+from fedgraft.config.registry import BACKBONES
+from fedgraft.core.errors import UserError
 
-FAMILIES = {"clip": load_clip}
-"""Loaders by the `model_type` of config.json; a new family is one more file and one more line here."""
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+MINI = "mini"
 
 
 def mini_folder() -> Path:
@@ -28,74 +24,55 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_backbone(name: str, precision: Precision = "float32", device: torch.device | None = None) -> Backbone:
-    """Load "mini", a folder of a model or of a ticket, or a Hugging Face id such as "openai/clip-vit-base-patch16".
+def load_backbone(
+    name: str,
+    precision: Precision = "float32",
+    device: torch.device | None = None,
+    options: dict[str, Any] | None = None,
+) -> Backbone:
+    """Load "mini", a folder of a model or of a ticket, or a Hugging Face ID such as "openai/clip-vit-base-patch16".
 
     Args:
         name: which.
         precision: of the weights in memory; the fingerprint is that of the weights on disk.
         device: where they go, the CPU unless given.
+        options: of the family.
 
     Raises:
         UserError: it is not there, has no weights, or is of a family that fedgraft does not know.
     """
-    device = device or torch.device("cpu")
-    folder = mini_folder() if name == "mini" else Path(name).expanduser()
-    if is_ticket(folder):
-        ticket = TicketFile.read(folder)
-        return PrunedBackbone(name, load_backbone(ticket.source, precision, device), ticket)
-    if folder.is_dir():
-        return _load_folder(folder, name, precision, device)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"There is no backbone {name!r}: give mini, a Hugging Face folder, "
-            "or an id such as openai/clip-vit-base-patch16."
-        )
-    return FAMILIES[_family(_downloaded_config(name), f"backbone {name!r}")](name, name, precision, device)
+    folder = mini_folder() if name == MINI else Path(name).expanduser()
+    source = str(folder)
+    if not folder.is_dir():
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise UserError(
+                f"There is no backbone {name!r}: give mini, a Hugging Face folder, "
+                "or an ID such as openai/clip-vit-base-patch16."
+            )
+        folder, source = _snapshot(name), name
+    family = _family(folder, f"backbone {name!r}")
+    parsed = family.parse_options(options or {})
+    return family.load(Request(name, folder, source, precision, device or torch.device("cpu"), parsed))
 
 
-def _load_folder(folder: Path, name: str, precision: Precision, device: torch.device) -> Backbone:
-    config = folder / "config.json"
-    if not config.is_file():
-        raise UserError(f"The backbone folder {folder} has no config.json; expected a Hugging Face model folder.")
-    family = _family(config, f"backbone folder {folder}")
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"The backbone folder {folder} holds no weights (*.safetensors).")
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        raise UserError(f"The backbone folder {folder} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}).")
-    with _no_progress_bar():
-        return FAMILIES[family](str(folder), name, precision, device)
+def _family(folder: Path, what: str) -> Family:
+    for family in BACKBONES:
+        if family.recognizes(folder):
+            found: Family = family
+            return found
+    kind = model_type(folder)
+    if kind is None:
+        raise UserError(f"The {what} in {folder} has no config.json; expected a Hugging Face model folder.")
+    faults = " ".join(BACKBONES.faults())
+    raise UserError(f"The {what} is of the family {kind!r}; known: {', '.join(BACKBONES.names())}. {faults}".rstrip())
 
 
-def _family(config: Path, what: str) -> str:
-    try:
-        family = json.loads(config.read_text()).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config} is not a Hugging Face configuration: {error}.") from error
-    if family not in FAMILIES:
-        raise UserError(f"The {what} is of the family {family!r}; known: {', '.join(FAMILIES)}.")
-    return str(family)
-
-
-def _downloaded_config(name: str) -> Path:
+def _snapshot(name: str) -> Path:
+    """The folder that holds the downloaded configuration of an ID."""
     from transformers.utils import cached_file
 
     try:
-        return Path(str(cached_file(name, "config.json")))
+        return Path(str(cached_file(name, "config.json"))).parent
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"The backbone {name!r} cannot be loaded: {reason}") from error
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Reading a local folder takes a moment and needs no bar; a download keeps its own."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

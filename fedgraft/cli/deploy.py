@@ -26,7 +26,7 @@ def site_init(
     as_json: Json = False,
 ) -> None:
     """Make a site's folder with new keys."""
-    from fedgraft.client.folder import SiteFolder
+    from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.create(folder, name or folder.absolute().name, data)
     if as_json:
@@ -48,9 +48,9 @@ def site_check(
     """Read every image, count classes, name what is wrong, estimate a round. Needs no server."""
     from dataclasses import asdict
 
-    from fedgraft.client.check import check_site
-    from fedgraft.client.folder import SiteFolder
-    from fedgraft.errors import UserError
+    from fedgraft.client.site_check import check_site
+    from fedgraft.runs.site_folder import SiteFolder
+    from fedgraft.core.errors import UserError
 
     site = SiteFolder.open(folder)
     images = data or site.data
@@ -73,8 +73,8 @@ def site_check(
 @site_app.command("state")
 def site_state(folder: Folder, as_json: Json = False) -> None:
     """Show what personal state the site keeps: by run, fold and round."""
-    from fedgraft.client.folder import SiteFolder
-    from fedgraft.client.state import PersonalState
+    from fedgraft.runs.site_folder import SiteFolder
+    from fedgraft.runs.personal_state import PersonalState
 
     site = SiteFolder.open(folder)
     kept = {
@@ -99,7 +99,7 @@ def site_start(
     ca: Annotated[Path | None, typer.Option(help="The server's ca.pem.", show_default="DIR/ca.pem")] = None,
 ) -> None:
     """Run the site's worker and Flower's SuperNode until Ctrl-C."""
-    from fedgraft.client.folder import SiteFolder
+    from fedgraft.runs.site_folder import SiteFolder
     from fedgraft.deployment.running_site import RunningSite
     from fedgraft.deployment.service import tend_until_ended
 
@@ -118,7 +118,7 @@ def server_init(
     port: Annotated[int, typer.Option(help="Where the SuperLink listens.")] = _DEFAULT_PORT,
 ) -> None:
     """Make a server's folder with a certificate authority and a certificate."""
-    from fedgraft.server.folder import ServerFolder
+    from fedgraft.runs.server_folder import ServerFolder
 
     hosts = list(dict.fromkeys([*(host or []), socket.gethostname(), "localhost", "127.0.0.1"]))
     server = ServerFolder.create(folder, hosts, port)
@@ -129,7 +129,7 @@ def server_init(
 def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/site.pub of a site.")]) -> None:
     """Admit a site by its public key, at once where the server runs."""
     from fedgraft.deployment.running_server import is_running, register_key
-    from fedgraft.server.folder import ServerFolder
+    from fedgraft.runs.server_folder import ServerFolder
 
     server = ServerFolder.open(folder)
     name = server.admit(key)
@@ -148,13 +148,13 @@ def run(
     """Run a federation on a started server: with the same OUT again, it goes on where it was."""
     from fedgraft.cli.main import settings_from
     from fedgraft.cli.printing import print_summary
-    from fedgraft.config import RunConfig
+    from fedgraft.config.run_config import RunConfig
     from fedgraft.deployment.running_server import is_running
     from fedgraft.deployment.submitted import SubmittedRun
-    from fedgraft.errors import UserError
-    from fedgraft.server.folder import ServerFolder
-    from fedgraft.server.report import write_report
-    from fedgraft.server.run_directory import RunDirectory
+    from fedgraft.core.errors import UserError
+    from fedgraft.runs.server_folder import ServerFolder
+    from fedgraft.reports import write_report
+    from fedgraft.runs.run_directory import RunDirectory
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = ServerFolder.open(folder)
@@ -192,9 +192,9 @@ def up(
     from fedgraft.cli.main import settings_from
     from fedgraft.cli.printing import print_summary
     from fedgraft.cli.status import site_table
-    from fedgraft.data.sources import check_source
+    from fedgraft.data.sources.source import check_source
     from fedgraft.deployment.local import up as run
-    from fedgraft.errors import UserError
+    from fedgraft.core.errors import UserError
 
     source, path = check_source(data)
     if source.usage != "folder:PATH":
@@ -213,7 +213,7 @@ def server_start(folder: Folder) -> None:
     """Run Flower's SuperLink until Ctrl-C."""
     from fedgraft.deployment.running_server import RunningServer
     from fedgraft.deployment.service import tend_until_ended
-    from fedgraft.server.folder import ServerFolder
+    from fedgraft.runs.server_folder import ServerFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = RunningServer(ServerFolder.open(folder))

@@ -11,7 +11,7 @@ import typer
 from fedgraft.cli.deploy import run, server_app, site_app, up
 from fedgraft.cli.edge import device_app, export
 from fedgraft.cli.ticket import edge_report, ticket_app
-from fedgraft.errors import RunFailed, UserError
+from fedgraft.core.errors import RunFailed, UserError
 
 _INTERRUPTED = 130
 
@@ -106,7 +106,7 @@ def simulate(
     """Run a federation with simulated sites."""
     from fedgraft.cli.printing import print_summary
     from fedgraft.cli.progress import progress
-    from fedgraft.config import RunConfig
+    from fedgraft.config.run_config import RunConfig
 
     options = {
         "method": method, "strategy": strategy, "data": data, "protocol": protocol, "sites": sites, "rounds": rounds,
@@ -114,8 +114,8 @@ def simulate(
         "participation": participation, "views": views, "domains": domains or None,
     }  # fmt: skip
     run_config = RunConfig.build(settings_from(config, options, set_))
-    from fedgraft.server.report import write_report
-    from fedgraft.simulation import simulate as run
+    from fedgraft.reports import write_report
+    from fedgraft.simulation.simulate import simulate as run
 
     with progress(quiet=as_json) as observer:
         summary = run(
@@ -172,9 +172,9 @@ def compare(
     if seed is not None and seeds is not None:
         raise UserError("Give --seed or --seeds, not both.")
     settings = settings_from(config, options, set_)
-    from fedgraft.comparison import compare as run
-    from fedgraft.server.report import write_report
-    from fedgraft.terms import split
+    from fedgraft.simulation.comparison import compare as run
+    from fedgraft.reports import write_report
+    from fedgraft.config.notation import split
 
     with progress(quiet=as_json) as observer:
         comparison = run(
@@ -200,7 +200,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="The directory of a run or of a comparison.")], as_json: Json = False
 ) -> None:
     """Write report.html for a run or a comparison."""
-    from fedgraft.server.report import write_report
+    from fedgraft.reports import write_report
 
     path = write_report(run)
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
@@ -215,7 +215,7 @@ def adapter(
     as_json: Json = False,
 ) -> None:
     """Write a low-rank adapter that a run has trained as PEFT saves one."""
-    from fedgraft.trained import save_adapter
+    from fedgraft.edge_export.adapter_folder import save_adapter
 
     if site != "global" and not site.isdecimal():
         raise UserError(f"--site takes the number of a site, or global, not {site!r}.")
@@ -245,7 +245,7 @@ def methods(as_json: Json = False) -> None:
 @app.command()
 def strategies(as_json: Json = False) -> None:
     """What strategies any method that shares parameters can be combined with."""
-    from fedgraft.registry import STRATEGIES
+    from fedgraft.config.registry import STRATEGIES
 
     loaded = {name: STRATEGIES.load(name) for name in STRATEGIES.names()}
     options = {
@@ -260,7 +260,7 @@ def strategies(as_json: Json = False) -> None:
 @app.command()
 def data(as_json: Json = False) -> None:
     """What data sources there are."""
-    from fedgraft.data.sources import SOURCES
+    from fedgraft.data.sources.source import SOURCES
 
     _print_or_json({source.usage: source.summary for source in SOURCES.values()}, as_json)
 
@@ -305,7 +305,7 @@ def main() -> None:
 
 def settings_from(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
     """A TOML file, over it --set, over both the options."""
-    from fedgraft.config import merged, parse_assignments, read_toml
+    from fedgraft.config.run_config import merged, parse_assignments, read_toml
 
     given = {key: value for key, value in options.items() if value is not None}
     return merged(read_toml(config) if config else {}, parse_assignments(assignments or []), given)

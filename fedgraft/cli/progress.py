@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fedgraft.server.observer import Observer
+from fedgraft.core.observer import Observer
 
 
 @contextmanager
@@ -51,7 +51,7 @@ class BarObserver(Observer):
         self._rounds: TaskID | None = None
         self._label = "rounds"
 
-    def filling(self, done: int, total: int) -> None:
+    def on_images(self, done: int, total: int) -> None:
         """Advance the bar of images."""
         if self._fill is None:
             self._fill = self._bars.add_task("images through the image tower", total=total)
@@ -59,16 +59,16 @@ class BarObserver(Observer):
         if done == total:
             self._fill = None
 
-    def notice(self, sentence: str) -> None:
+    def on_notice(self, sentence: str) -> None:
         """Print above the bars."""
         self._bars.console.print(sentence)
 
-    def fold_begins(self, name: str | None, number: int, count: int) -> None:
+    def on_fold_start(self, name: str | None, number: int, count: int) -> None:
         """Begin a bar of rounds."""
         self._label = _fold_label(name, number, count)
         self._rounds = None
 
-    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         """Advance the bar of rounds."""
         if self._rounds is None:
             self._rounds = self._bars.add_task(self._label, total=rounds or 1)
@@ -77,7 +77,7 @@ class BarObserver(Observer):
             self._rounds, completed=server_round if rounds else 1, description=f"{self._label}  {figures}"
         )
 
-    def left_out(self, server_round: int, site: int, reason: str) -> None:
+    def on_site_left_out(self, server_round: int, site: int, reason: str) -> None:
         """Name the site above the bars."""
         self._bars.console.print(_left_out(server_round, site, reason))
 
@@ -85,25 +85,25 @@ class BarObserver(Observer):
 class LineObserver(Observer):
     """One plain line for each event, flushed."""
 
-    def filling(self, done: int, total: int) -> None:
+    def on_images(self, done: int, total: int) -> None:
         """A line at every tenth."""
         if done == total or done * 10 // total != max(0, done - 128) * 10 // total:
             _line(f"images through the image tower: {done}/{total}")
 
-    def notice(self, sentence: str) -> None:
+    def on_notice(self, sentence: str) -> None:
         """A line."""
         _line(sentence)
 
-    def fold_begins(self, name: str | None, number: int, count: int) -> None:
+    def on_fold_start(self, name: str | None, number: int, count: int) -> None:
         """A line where there are several folds."""
         if count > 1:
             _line(_fold_label(name, number, count))
 
-    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         """A line a round."""
         _line(f"round {server_round}/{rounds}  " + "  ".join(_figure(name, value) for name, value in metrics.items()))
 
-    def left_out(self, server_round: int, site: int, reason: str) -> None:
+    def on_site_left_out(self, server_round: int, site: int, reason: str) -> None:
         """A line."""
         _line(_left_out(server_round, site, reason))
 

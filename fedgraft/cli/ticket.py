@@ -73,7 +73,7 @@ def draw(
     from dataclasses import asdict
 
     from fedgraft.edge_export.tickets.draw import TicketConfig
-    from fedgraft.edge_export.tickets.folder import draw_into
+    from fedgraft.edge_export.tickets.ticket_folder import draw_into
 
     config = TicketConfig.build({key: value for key, value in options.items() if value is not None})
     with _stages(quiet=as_json) as progress:
@@ -99,7 +99,7 @@ def evaluate(
     """Zero-shot accuracy of a ticket and of its dense backbone, on clean and on attacked images."""
     from fedgraft.edge_export.tickets.attack import Attack
     from fedgraft.edge_export.tickets.evaluation import evaluate as run
-    from fedgraft.errors import UserError
+    from fedgraft.core.errors import UserError
 
     if not 0 < epsilon < 1:
         raise UserError(f"--epsilon is a radius in pixels from 0 to 1, such as 0.0157 for 4/255, not {epsilon}.")
@@ -121,7 +121,7 @@ def edge_report(
     as_json: Json = False,
 ) -> None:
     """Accuracy against sparsity and latency against size, as a plot and a table; tickets of a run are drawn first."""
-    from fedgraft.edge_export.report import LATENCY, TICKETS, write_edge_report
+    from fedgraft.reports.edge import LATENCY, TICKETS, write_edge_report
     from fedgraft.edge_export.sweep import measure, sweep_of_run
 
     if (run / "config.toml").is_file() or not ((run / TICKETS).is_file() or (run / LATENCY).is_file()):

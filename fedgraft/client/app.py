@@ -8,8 +8,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedgraft.client.relay import ask_worker
-from fedgraft.errors import UserError, reason_of
-from fedgraft.messages import JOB, Job, for_sites
+from fedgraft.core.errors import UserError, reason_of
+from fedgraft.flower.messages import JOB, Job, for_sites
 
 app = ClientApp()
 _FAILED = 100
@@ -44,9 +44,9 @@ def _answered(kind: str, message: Message, context: Context) -> Message:
             content = _held_sites(message.content, context)
         else:
             from fedgraft.client import tasks
-            from fedgraft.client.workplace import dealt_place
+            from fedgraft.client.loaded_run import simulated_run
 
-            content = {"train": tasks.train, "evaluate": tasks.evaluate}[kind](message.content, dealt_place)
+            content = {"train": tasks.train, "evaluate": tasks.evaluate}[kind](message.content, simulated_run)
         return Message(content, reply_to=message)
     except Exception as error:  # a node's failure is an answer: the round goes on without its sites
         return Message(Error(_FAILED, reason_of(error)), reply_to=message)

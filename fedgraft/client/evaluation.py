@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedgraft.adapters.base import Adapter
+from fedgraft.methods.adapter import Adapter
 from fedgraft.data.examples import IntArray
 
 

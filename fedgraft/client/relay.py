@@ -6,10 +6,9 @@ a message, or is ended because it hangs, is started again by `fedgraft site star
 
 import grpc
 from flwr.app import RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from fedgraft.errors import RunFailed, UserError
+from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.flower.internals import record_bytes, record_from_bytes
 
 SERVICE = "fedgraft.Worker"
 KINDS = ("hello", "train", "evaluate")
@@ -18,17 +17,6 @@ _START_SECONDS = 120.0
 _TRIES = 3
 MAX_BYTES = 64 * 1024 * 1024
 OPTIONS = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
-
-
-def to_bytes(content: RecordDict) -> bytes:
-    """A message's content for the wire."""
-    data: bytes = recorddict_to_proto(content).SerializeToString()
-    return data
-
-
-def from_bytes(data: bytes) -> RecordDict:
-    """A message's content from the wire."""
-    return recorddict_from_proto(ProtoRecordDict.FromString(data))
 
 
 def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
@@ -41,13 +29,13 @@ def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
         UserError: the worker refuses, with its reason, or message or answer is too large.
         RunFailed: there is no worker, or it ended over the message each time.
     """
-    data = to_bytes(content)
+    data = record_bytes(content)
     ended = ""
     for _ in range(_TRIES):
         with grpc.insecure_channel(address, OPTIONS) as channel:
             try:
                 grpc.channel_ready_future(channel).result(_START_SECONDS)
-                return from_bytes(channel.unary_unary(f"/{SERVICE}/{kind}")(data))
+                return record_from_bytes(channel.unary_unary(f"/{SERVICE}/{kind}")(data))
             except grpc.FutureTimeoutError as error:
                 raise RunFailed(f"The site's worker has not come up within {_START_SECONDS:.0f} seconds.") from error
             except grpc.RpcError as error:

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgraft.adapters.base import Adapter, Seat
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
-from fedgraft.client.state import PersonalState
+from fedgraft.client.loaded_run import LoadedRun
 from fedgraft.client.training import TrainingData, train_together
-from fedgraft.client.workplace import Workplace
+from fedgraft.core.errors import UserError, reason_of
+from fedgraft.core.randomness import generator, keyed_normal
 from fedgraft.data.examples import IntArray
-from fedgraft.errors import UserError, reason_of
-from fedgraft.messages import Arrays, Job
-from fedgraft.randomness import derived_seed, generator, keyed_normal
+from fedgraft.flower.messages import Arrays, Job
+from fedgraft.methods.adapter import Adapter
+from fedgraft.runs.personal_state import PersonalState
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Noise
+from fedgraft.strategies.components import Noise
 
 _IMAGES_AT_ONCE = 256
 
@@ -30,12 +30,11 @@ class Site:
         attempt: of the server, see `Job`.
     """
 
-    def __init__(self, workplace: Workplace, fold: int, site: int, attempt: int = 0) -> None:
-        self.workplace, self.fold, self.site, self.attempt = workplace, fold, site, attempt
-        self._fold = workplace.data.deal.folds[fold]
-        self._share = workplace.share(fold, site)
-        identity = {"method": workplace.config.method, "fingerprint": workplace.backbone.fingerprint}
-        self.state = PersonalState(workplace.state_folder(fold, site), identity)
+    def __init__(self, run: LoadedRun, fold: int, site: int, attempt: int = 0) -> None:
+        self.run, self.fold, self.site, self.attempt = run, fold, site, attempt
+        self._fold = run.split.folds[fold]
+        self._share = run.share(fold, site)
+        self.state = PersonalState(run.state_folder(fold, site), run.plan.identity(run.backbone))
 
     def adapter(self, shared: dict[str, torch.Tensor], last_round: int) -> Adapter:
         """The method's adapter with the server's arrays and the site's own of the last round before.
@@ -43,10 +42,7 @@ class Site:
         Raises:
             UserError: the personal state cannot be read, or parameters do not fit the method.
         """
-        place = self.workplace
-        seed = derived_seed(place.config.seed, "adapter", self.fold, self.site)
-        seat = Seat(place.config.seed, self.fold, self.site, last_round)
-        adapter = place.method.adapter(place.vocabulary, place.options, torch.Generator().manual_seed(seed), seat)
+        adapter = self.run.plan.adapter(self.run.vocabulary, self.site, self.fold, last_round)
         _require_fit("The server's parameters", shared, adapter.server_state())
         adapter.load(shared)
         if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
@@ -63,12 +59,12 @@ class Site:
         if personal := adapter.personal():
             self.state.save(server_round, personal, self.attempt)
         arrays = {name: value.numpy().copy() for name, value in adapter.shared().items()}
-        if (part := self.workplace.site_part) is not None:
-            arrays = part.release(arrays, received, self._noise(server_round))
+        if (transform := self.run.plan.composition.transform) is not None:
+            arrays = transform.release(arrays, received, self._noise(server_round))
         return Answer(self.site, arrays, len(self._share.train), loss, seconds)
 
     def _noise(self, server_round: int) -> Noise:
-        key = self.workplace.noise_key()
+        key = self.run.noise_key()
         return lambda count, content: keyed_normal(
             key, count, "site noise", self.fold, self.site, server_round, content
         )
@@ -85,7 +81,7 @@ class Site:
             place = (id(adapter), id(positions))
             if place not in known:
                 known[place] = self._features(adapter, positions)
-            labels = self.workplace.labels(positions, scope.classes)
+            labels = self.run.labels(positions, scope.classes)
             tests[scope.name] = TestSet(known[place], labels, scope.classes)
         return tests
 
@@ -94,18 +90,18 @@ class Site:
         """Image features (n, dim) of some examples, a part of them in memory at a time."""
         count = max(1, -(-len(positions) // _IMAGES_AT_ONCE))
         parts = np.array_split(positions, count)
-        return torch.cat([adapter.image_features(self.workplace.features(part)[:, 0]) for part in parts])
+        return torch.cat([adapter.image_features(self.run.features(part)[:, 0]) for part in parts])
 
     def batches_generator(self, server_round: int) -> np.random.Generator:
         """What shuffles the site's images in a round."""
-        return generator(self.workplace.config.seed, "batches", self.fold, self.site, server_round)
+        return generator(self.run.plan.config.seed, "batches", self.fold, self.site, server_round)
 
     def training_data(self) -> TrainingData:
         """The site's training images."""
         positions = self._share.train
         classes = self._fold.train_classes
-        labels = self.workplace.labels(positions, classes)
-        return TrainingData(self.workplace.features(positions, self.workplace.config.views), labels, classes)
+        labels = self.run.labels(positions, classes)
+        return TrainingData(self.run.features(positions, self.run.plan.config.views), labels, classes)
 
 
 def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, Answer | str]:
@@ -127,7 +123,7 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
         losses = train_together(
             [adapters[site.site] for site in able],
             [site.training_data() for site in able],
-            able[0].workplace.config,
+            able[0].run.plan.config,
             [site.batches_generator(server_round) for site in able],
         )
         seconds = (time.perf_counter() - began) / len(able)
@@ -161,7 +157,7 @@ def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[d
 
     Sites get the same tensors, so that what a method only reads is there once.
     """
-    device = sites[0].workplace.backbone.device
+    device = sites[0].run.backbone.device
     tensors = {name: torch.from_numpy(array.copy()).to(device) for name, array in shared.items()}
     adapters: dict[int, Adapter] = {}
     failed: dict[int, Any] = {}
@@ -185,15 +181,24 @@ def _require_fit(what: str, given: dict[str, Tensor], expected: dict[str, Tensor
         raise UserError(f"{what} have the shapes {shapes}, and the method needs {wanted}.")
 
 
-def sites_for(workplace: Workplace, job: Job, sites: Sequence[int]) -> list[Site]:
+def sites_for(run: LoadedRun, job: Job, sites: Sequence[int]) -> list[Site]:
     """The sites that a job is for.
 
     Raises:
         UserError: this node's backbone is not the server's.
     """
-    if workplace.backbone.fingerprint != job.fingerprint:
+    require_fingerprint(run, job)
+    return [Site(run, job.fold, site, job.attempt) for site in sites]
+
+
+def require_fingerprint(run: LoadedRun, job: Job) -> None:
+    """Refuse a job of a server with another backbone.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    if run.backbone.fingerprint != job.fingerprint:
         raise UserError(
-            f"The server's backbone has the fingerprint {job.fingerprint[:16]}..., "
-            f"this site's {workplace.backbone.fingerprint[:16]}...; both need the same backbone."
+            f"the server's backbone has the fingerprint {job.fingerprint[:16]}..., this site's "
+            f"{run.backbone.fingerprint[:16]}...; both need the same backbone"
         )
-    return [Site(workplace, job.fold, site, job.attempt) for site in sites]

@@ -9,8 +9,8 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft.client.evaluation import ScopeResult
 from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
-from fedgraft.client.workplace import Workplace
-from fedgraft.messages import (
+from fedgraft.client.loaded_run import LoadedRun
+from fedgraft.flower.messages import (
     COUNTS,
     JOB,
     MEASURED,
@@ -27,33 +27,33 @@ from fedgraft.messages import (
 )
 from fedgraft.strategies.answers import Answer
 
-Places = Callable[[Job], Workplace]
-"""Finds, or makes, the workplace that a job is for."""
+RunOf = Callable[[Job], LoadedRun]
+"""Finds, or loads, the run that a job is for."""
 
 
-def train(content: RecordDict, places: Places) -> RecordDict:
+def train(content: RecordDict, run_of: RunOf) -> RecordDict:
     """Train one round and answer with each site's shared parameters, example count and loss.
 
     Where the job asks for it, the answer also holds what `evaluate` would have said of the round before.
     """
-    sites, shared, job = _read(content, places)
+    sites, shared, job = _read(content, run_of)
     measured = evaluate_sites(sites, shared, job.round - 1) if job.measure else {}
     answers = train_sites(sites, shared, job.round)
     return pack({site: _trained(answer, measured.get(site)) for site, answer in answers.items()})
 
 
-def evaluate(content: RecordDict, places: Places) -> RecordDict:
+def evaluate(content: RecordDict, run_of: RunOf) -> RecordDict:
     """Evaluate every scope and answer with each site's counts, and its confusion counts where the job asks for them."""
-    sites, shared, job = _read(content, places)
+    sites, shared, job = _read(content, run_of)
     results = evaluate_sites(sites, shared, job.round)
     return pack({site: _measured(result, job.detailed) for site, result in results.items()})
 
 
-def _read(content: RecordDict, places: Places) -> tuple[list[Site], Arrays, Job]:
+def _read(content: RecordDict, run_of: RunOf) -> tuple[list[Site], Arrays, Job]:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the actor's CPUs
     job = Job.from_record(content.config_records[JOB])
     shared = from_array_record(content.array_records[SHARED])
-    return sites_for(places(job), job, sites_of(content)), shared, job
+    return sites_for(run_of(job), job, sites_of(content)), shared, job
 
 
 def _trained(answer: Answer | str, measured: dict[str, ScopeResult] | str | None) -> RecordDict | str:

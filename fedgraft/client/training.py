@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedgraft.adapters.base import Adapter, Batch
-from fedgraft.config import RunConfig
+from fedgraft.methods.adapter import Adapter, Batch
+from fedgraft.config.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def train_together(
         rngs: of each site.
     """
     for adapter in adapters:
-        adapter.training_begins()
+        adapter.on_training_begin()
     classes = data[0].classes
     steps = [list(_draws(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
     at_once = adapters[0].sites_together(classes)

@@ -18,17 +18,19 @@ import grpc
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft import __version__
-from fedgraft.backbones import Backbone, best_device, load_backbone
-from fedgraft.backbones.base import Precision
+from fedgraft.backbones import Backbone
 from fedgraft.client import tasks
-from fedgraft.client.busy import busy, start_pulse
-from fedgraft.client.folder import SiteFolder
-from fedgraft.client.relay import KINDS, OPTIONS, SERVICE, from_bytes, to_bytes
-from fedgraft.client.workplace import OwnPlace, Workplace
-from fedgraft.config import RunConfig
-from fedgraft.data.folder import open_own
-from fedgraft.errors import UserError, reason_of
-from fedgraft.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
+from fedgraft.client.worker_status import report_task, start_pulse
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.client.loaded_run import DeployedRun
+from fedgraft.client.relay import KINDS, OPTIONS, SERVICE
+from fedgraft.config.run_config import RunConfig
+from fedgraft.client.site import require_fingerprint
+from fedgraft.data.sources.folder import open_own
+from fedgraft.core.errors import UserError, reason_of
+from fedgraft.flower.internals import record_bytes, record_from_bytes
+from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
+from fedgraft.methods.plan import Plan
 
 _RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
 _log = logging.getLogger("fedgraft.worker")
@@ -38,29 +40,29 @@ class Worker:
     """Answers one message at a time, and a training that comes again with the answer that it got before.
 
     Args:
-        room: the folder of the worker's socket, where it tells what it is at.
+        status: the folder of the worker's socket, where it reports what it does.
     """
 
-    def __init__(self, site: SiteFolder, room: Path) -> None:
-        self._site, self._room = site, room
+    def __init__(self, site: SiteFolder, status: Path) -> None:
+        self._site, self._status = site, status
         self._last: tuple[str, bytes, bytes] | None = None
         self._lock = threading.Lock()
-        self._place = lru_cache(maxsize=1)(self._new_place)
-        self._backbone = lru_cache(maxsize=1)(_loaded)
+        self._run = lru_cache(maxsize=1)(self._new_run)
+        self._known: tuple[object, Backbone] | None = None
         self._tasks: dict[str, Callable[[RecordDict], RecordDict]] = {
             "hello": self._hello,
-            "train": lambda content: tasks.train(content, self._place_of),
-            "evaluate": lambda content: tasks.evaluate(content, self._place_of),
+            "train": lambda content: tasks.train(content, self._run_of),
+            "evaluate": lambda content: tasks.evaluate(content, self._run_of),
         }
 
     def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
         """The answer to one message; a refusal goes back as a sentence."""
-        with self._lock, busy(self._room, kind):
+        with self._lock, report_task(self._status, kind):
             try:
                 if self._last is not None and self._last[:2] == (kind, data):
                     return self._last[2]
-                content = self._tasks[kind](from_bytes(data))
-                answer = to_bytes(content)
+                content = self._tasks[kind](record_from_bytes(data))
+                answer = record_bytes(content)
                 if kind == "train" and not content.config_records[FAILURES]:
                     self._last = kind, data, answer
                 return answer
@@ -79,38 +81,33 @@ class Worker:
             UserError: server and site do not fit together.
         """
         job = Job.from_record(content.config_records[JOB])
-        place = self._place_of(job)
-        if place.backbone.fingerprint != job.fingerprint:
-            raise UserError(
-                f"the server's backbone has the fingerprint {job.fingerprint[:16]}..., this site's "
-                f"{place.backbone.fingerprint[:16]}...; both need the same backbone"
-            )
-        fingerprint = place.backbone.fingerprint
-        hello = {"name": self._site.settings.name, "version": __version__, "fingerprint": fingerprint}
+        run = self._run_of(job)
+        require_fingerprint(run, job)
+        hello = {"name": self._site.settings.name, "version": __version__, "fingerprint": run.backbone.fingerprint}
         answer = RecordDict({HELLO: ConfigRecord({**hello})})
         if self._site.settings.share_counts:
-            names = place.data.deal.class_names
-            counts = Counter(names[label] for label in place.data.deal.labels)
+            counts = Counter(run.split.class_names[label] for label in run.split.labels)
             answer[CLASS_COUNTS] = MetricRecord(dict(sorted(counts.items())))
         return answer
 
-    def _place_of(self, job: Job) -> Workplace:
-        if job.version.split(".")[0] != __version__.split(".")[0]:
-            raise UserError(f"the server runs fedgraft {job.version}, this site {__version__}; upgrade the older one")
-        return self._place(job.config.model_dump_json(), job.run)
+    def _run_of(self, job: Job) -> DeployedRun:
+        return self._run(job.config.model_dump_json(), job.run)
 
-    def _new_place(self, config_json: str, run: str) -> OwnPlace:
-        config = RunConfig.model_validate_json(config_json)
-        settings = self._site.settings
-        backbone = self._backbone(settings.backbone or config.backbone, config.precision)
-        examples = open_own(self._site.data, config.class_names, settings.labels)
-        return OwnPlace(
-            config,
-            backbone,
-            examples,
-            self._site.state / _checked_name(run),
-            self._site.cache,
-        )
+    def _new_run(self, config_json: str, run: str) -> DeployedRun:
+        plan = Plan.of(RunConfig.model_validate_json(config_json))
+        if not plan.protocol.deployed:
+            raise UserError(f"the protocol {plan.protocol.name!r} is for simulations, and this is a deployed site")
+        name = self._site.settings.backbone or plan.config.backbone
+        examples = open_own(self._site.data, plan.announced.class_names, self._site.settings.labels)
+        state = self._site.state / _checked_name(run)
+        return DeployedRun(plan, self._loaded(name, plan), examples, state, self._site.cache)
+
+    def _loaded(self, name: str, plan: Plan) -> Backbone:
+        """The backbone, kept from run to run where it is the same."""
+        wanted = (name, plan.config.precision, tuple(sorted(plan.config.backbone_options.items())))
+        if self._known is None or self._known[0] != wanted:
+            self._known = wanted, plan.load_backbone(name)
+        return self._known[1]
 
 
 def _checked_name(run: str) -> str:
@@ -122,10 +119,6 @@ def _checked_name(run: str) -> str:
     if not _RUN_NAME.fullmatch(run):
         raise UserError(f"the server calls the run {run!r}; letters, digits and . - _ make a run's name")
     return run
-
-
-def _loaded(name: str, precision: Precision) -> Backbone:
-    return load_backbone(name, precision, best_device())
 
 
 def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
@@ -158,9 +151,9 @@ def main(make: Callable[[SiteFolder, Path], Worker] = Worker) -> None:
     """The process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", stream=sys.stderr)
     folder, address = sys.argv[1:]
-    room = Path(address.removeprefix("unix:")).parent
-    start_pulse(room)
-    serve(make(SiteFolder.open(Path(folder)), room), address)
+    status = Path(address.removeprefix("unix:")).parent
+    start_pulse(status)
+    serve(make(SiteFolder.open(Path(folder)), status), address)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 IntArray = NDArray[np.int64]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)

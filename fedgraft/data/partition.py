@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedgraft.data.examples import IntArray
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 _MIN_PER_SITE = 4
 

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgraft.client.folder import SiteFolder
-from fedgraft.config import RunConfig
-from fedgraft.data.folder import ImageFile, list_images, readable
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.config.run_config import RunConfig
+from fedgraft.data.results import is_evaluation
+from fedgraft.data.sources.folder import ImageFile, list_images, readable
 from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
-from fedgraft.errors import UserError
-from fedgraft.randomness import generator
-from fedgraft.server.folder import ServerFolder
-from fedgraft.server.report import write_report
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.core.errors import UserError
+from fedgraft.data.protocols.protocol import DEPLOYED_PROTOCOL
+from fedgraft.core.randomness import generator
+from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.reports import write_report
+from fedgraft.runs.run_directory import RunDirectory
 
 _POLL_SECONDS = 0.5
 
@@ -50,7 +52,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
     in turn.
 
     Args:
-        settings: keys of `RunConfig` but data, protocol and class names.
+        settings: keys of `RunConfig` but data, protocol and its options.
         out: a new directory, or one to go on with.
         watch: is told of the sites about twice a second.
 
@@ -67,12 +69,13 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
             "answer_seconds": 600.0,
             **settings,
             "data": f"folder:{images.absolute()}",
-            "protocol": "own-data",
-            "class_names": sorted({readable(file.label) for file in files}),
+            "protocol": DEPLOYED_PROTOCOL,
+            "protocol_options": {"class_names": sorted({readable(file.label) for file in files})},
         }
     )
     parts = split_images(files, config.sites, config.seed)
-    RunDirectory(out / "run").check_free(config, resume=(out / "run" / "config.toml").exists())
+    directory = RunDirectory(out / "run")
+    directory.check_free(config, resume=directory.begun)
     folders = [_site(out, name, part) for name, part in parts.items()]
     server_folder = _server(out / "server")
 
@@ -81,7 +84,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
 
     with started(server_folder, folders, site) as (server, running):
         _run(server, running, config, out / "run", watch)
-    return RunDirectory(out / "run").summary()
+    return directory.summary()
 
 
 @contextmanager
@@ -148,7 +151,7 @@ def site_statuses(sites: list[RunningSite], out: Path) -> list[SiteStatus]:
         name = site.folder.settings.name
         number = str(known.get(name, {}).get("number", ""))
         trained = [row for row in rows if row["scope"] == "train" and int(number or -1) in row["sites"]]
-        measured = [row["sites"][number] for row in rows if row["scope"] == "personal" and number in row["sites"]]
+        measured = [row["sites"][number] for row in rows if is_evaluation(row) and number in row["sites"]]
         images = int(sum(known.get(name, {}).get("images", {}).values()))
         statuses.append(SiteStatus(name, site.pids, images, len(trained), measured[-1] if measured else None))
     return statuses

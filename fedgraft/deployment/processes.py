@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from fedgraft.errors import RunFailed
+from fedgraft.core.errors import RunFailed
 
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1

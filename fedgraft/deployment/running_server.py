@@ -9,8 +9,8 @@ from typing import IO
 
 from fedgraft import __version__
 from fedgraft.deployment.processes import Process, flower_environment
-from fedgraft.errors import RunFailed, UserError
-from fedgraft.server.folder import ServerFolder
+from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.runs.server_folder import ServerFolder
 
 _READY_SECONDS = 60.0
 _log = logging.getLogger("fedgraft.deployment")

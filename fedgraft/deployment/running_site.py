@@ -7,10 +7,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedgraft.client.busy import forget_worker, last_pulse, running_task
-from fedgraft.client.folder import SiteFolder
+from fedgraft.client.worker_status import clear_status, last_pulse, running_task
+from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.deployment.processes import Process, flower_environment, free_port
-from fedgraft.errors import RunFailed, UserError
+from fedgraft.core.errors import RunFailed, UserError
 
 _AGAIN_SECONDS = 5.0
 """Between two tries of a SuperNode to connect."""
@@ -50,8 +50,8 @@ class RunningSite:
         self.folder = folder
         if not authority.is_file():
             raise UserError(f"There is no certificate {authority}; the server's folder holds it as ca.pem.")
-        self._room = Path(tempfile.mkdtemp(prefix="fedgraft-"))
-        address = f"unix:{self._room / 'worker'}"
+        self._status = Path(tempfile.mkdtemp(prefix="fedgraft-"))
+        address = f"unix:{self._status / 'worker'}"
         environment = flower_environment(folder.path / "flwr")
         name, logs, runtime, secret = folder.settings.name, folder.logs, free_port(), folder.write_secret()
         self.worker = Process(
@@ -114,7 +114,7 @@ class RunningSite:
         self._end_hung_worker()
         if (status := self.worker.ended) is not None:
             _log.warning("%s ended with status %d and is started again", self.worker.name, status)
-            forget_worker(self._room)
+            clear_status(self._status)
             self.worker.start()
         if (status := self.superexec.ended) is not None:
             _log.warning("%s ended with status %d and is started again", self.superexec.name, status)
@@ -125,7 +125,7 @@ class RunningSite:
         news = self.supernode.news()
         if any(sign in news for sign in _LOST_SIGNS):
             _log.warning("%s has lost the server and is started again", self.supernode.name)
-            self.supernode.stop()  # with a signal, so that it takes leave of the server, which then takes it again
+            self.supernode.stop()  # with a signal, so that it deregisters and the server takes it again
             self._start_supernode()
         elif "SuperNode ID:" in news:
             self._away_since = None
@@ -134,17 +134,17 @@ class RunningSite:
         """End all."""
         for process in (self.supernode, self.superexec, self.worker):
             process.stop()
-        shutil.rmtree(self._room, ignore_errors=True)
+        shutil.rmtree(self._status, ignore_errors=True)
 
     def _end_hung_worker(self) -> None:
-        task, pulse, now = running_task(self._room), last_pulse(self._room), time.monotonic()
+        task, pulse, now = running_task(self._status), last_pulse(self._status), time.monotonic()
         if pulse is not None and now - pulse > _SILENT_SECONDS:
             _log.warning("%s gives no sign of life for %.0f s and is started again", self.worker.name, now - pulse)
             self.worker.kill()
         elif task is not None and (taken := now - task.began) > self.folder.settings.task_seconds:
             _log.warning(
-                "%s has been at one message (%s) for %.0f seconds, more than its site.toml allows (task_seconds), and "
-                "is started again",
+                "%s has been handling one message (%s) for %.0f seconds, longer than its site.toml allows "
+                "(task_seconds), and is started again",
                 self.worker.name, task.kind, taken,
             )  # fmt: skip
             self.worker.kill()

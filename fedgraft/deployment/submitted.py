@@ -8,11 +8,11 @@ from pathlib import Path
 
 import tomli_w
 
-from fedgraft.config import RunConfig
+from fedgraft.config.run_config import RunConfig
 from fedgraft.deployment.running_server import is_running, submit
-from fedgraft.errors import RunFailed
-from fedgraft.server.folder import ServerFolder
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.core.errors import RunFailed
+from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.runs.run_directory import RunDirectory
 
 _ABANDONED_SECONDS = 10.0
 _SERVER_SECONDS = 600.0
@@ -54,7 +54,7 @@ class SubmittedRun:
         if self._process is not None and self._process.poll() is None and not self._abandoned():
             return True
         self.stop()
-        if (self._directory.path / "summary.json").exists():
+        if self._directory.finished:
             return False
         if self._process is not None and (reason := self._reason()) is not None:
             raise RunFailed(f"The run ended before its last round: {reason} (see {self.log}).")
@@ -64,7 +64,7 @@ class SubmittedRun:
         if self._directory.is_locked():
             return True
         if is_running(self._server):
-            _log.warning("The run is handed in again and goes on after round %d", self._directory.newest_round())
+            _log.warning("The run is handed in again and goes on after round %d", self._directory.checkpoints.newest_round())
             self._submit()
         elif time.monotonic() - self._server_seen > _SERVER_SECONDS:
             raise RunFailed(f"The server does not come back; the run in {self._directory.path} goes on once it runs.")
@@ -91,7 +91,7 @@ class SubmittedRun:
         return self._at_work and now - self._last_seen > _ABANDONED_SECONDS
 
     def _count_failure(self) -> None:
-        reached = self._directory.newest_round()
+        reached = self._directory.checkpoints.newest_round()
         self._failures = self._failures + 1 if reached <= self._round else 0
         self._round = reached
         if self._failures > _TRIES:

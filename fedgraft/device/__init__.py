@@ -9,7 +9,7 @@ The same sources are the distribution `fedgraft-device`, which installs without 
 
 from fedgraft.device.bundle import Bundle, BundleError, open_bundle
 from fedgraft.device.ed25519 import read_public_key
-from fedgraft.device.images import ImageError
+from fedgraft.device.image_files import ImageError
 from fedgraft.device.predictor import Prediction, Predictor
 
 __all__ = ["Bundle", "BundleError", "ImageError", "Prediction", "Predictor", "open_bundle", "read_public_key"]

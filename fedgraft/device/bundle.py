@@ -14,7 +14,7 @@ from typing import Any
 
 from fedgraft.device.ed25519 import is_signed_by
 from fedgraft.device.manifest import FORMAT_VERSION, MANIFEST, OTHER_LIMIT, SIGNATURE, SIZE_LIMITS, Manifest, canonical
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 _MANIFEST_LIMIT, _SIGNATURE_LIMIT = 2**20, 2**12
 _FILES_LIMIT = 256

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 
 def predict(

@@ -10,7 +10,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
 _PRIME = 2**255 - 19

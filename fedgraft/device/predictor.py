@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedgraft.device.bundle import Bundle, BundleError, open_bundle
 from fedgraft.device.class_bank import ClassBank
-from fedgraft.device.images import load_image
+from fedgraft.device.image_files import load_image
 from fedgraft.device.manifest import GOLDEN, MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.device.tensors import read_tensors

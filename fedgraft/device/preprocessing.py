@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedgraft.device.images import PIXEL_LIMIT, ImageError, load_image
+from fedgraft.device.image_files import PIXEL_LIMIT, ImageError, load_image
 
 KEYS = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",

@@ -9,10 +9,10 @@ import onnx
 from fedgraft.backbones import Backbone
 from fedgraft.device.bundle import Bundle
 from fedgraft.device.manifest import MODEL
-from fedgraft.edge_export.manifest import BundleManifest, ModelRecord, ParityRecord, PortRecord, TicketRecord
+from fedgraft.edge_export.bundle_manifest import BundleManifest, ModelRecord, ParityRecord, PortRecord, TicketRecord
 from fedgraft.edge_export.onnx_model import Quantization, export_onnx, reduced
 from fedgraft.edge_export.tickets.ticket import Ticket
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 _MINIMUM_RUNTIME = "1.22"
 

@@ -6,24 +6,24 @@ from pathlib import Path
 
 from PIL import Image
 
-from fedgraft.adapters.base import Adapter
-from fedgraft.client.folder import SiteFolder
+from fedgraft.methods.adapter import Adapter
+from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export import bundle as writing
 from fedgraft.edge_export import measure
 from fedgraft.edge_export.encoder import Encoder, encoder_of, traced_encoder
-from fedgraft.edge_export.fold import Source, adapter_of, class_features, open_run
-from fedgraft.edge_export.images import ExportImages, folder_images, run_images, site_images
-from fedgraft.edge_export.manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
+from fedgraft.edge_export.trained_run import Source, adapter_of, class_features, open_run
+from fedgraft.edge_export.measurement_images import ExportImages, folder_images, run_images, site_images
+from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
 from fedgraft.edge_export.onnx_model import Quantization
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
 from fedgraft.edge_export.towers import TicketChoice, chosen_ticket
-from fedgraft.errors import UserError
-from fedgraft.server.observer import Observer
+from fedgraft.core.errors import UserError
+from fedgraft.core.observer import Observer
 
 _MIN_GOLDEN_COSINE: dict[Quantization, float] = {"none": 0.999, "fp16": 0.99, "int8": 0.97}
 _PACKAGES = ("fedgraft", "torch", "onnx", "onnxruntime")
@@ -117,7 +117,7 @@ def export(run: Path, out: Path, options: ExportOptions, observer: Observer | No
         _retune(source, known, adapter, encoder, images, options, observer)
     bank = class_features(adapter).numpy()
     prepare = Preprocessing.from_config(source.backbone.preprocessor_config())
-    observer.notice("Measuring the bundle on real images.")
+    observer.on_notice("Measuring the bundle on real images.")
     seen = measure.Embedded.of(encoder.model, prepare, images)
     parity = encoder.parity or _parity(seen, encoder, bank, options)
     kept = None
@@ -170,7 +170,7 @@ def _page(options: ExportOptions, observer: Observer) -> writing.Contents:
         return {}
     from fedgraft.edge_export.web import page_files
 
-    observer.notice("Taking onnxruntime-web from the npm registry, or from where it is kept.")
+    observer.on_notice("Taking onnxruntime-web from the npm registry, or from where it is kept.")
     return page_files()
 
 
@@ -180,7 +180,7 @@ def _encoder(
     if old is not None:
         return encoder_of(old, source.backbone)
     ticket = chosen_ticket(source, adapter, options.ticket, observer)
-    observer.notice("Tracing the image tower into ONNX.")
+    observer.on_notice("Tracing the image tower into ONNX.")
     return traced_encoder(ticket, options.quantization)
 
 
@@ -200,7 +200,7 @@ def _retune(
 ) -> None:
     """Train for the run's classes, and take the parameters over for other labels."""
     assert encoder.ticket is not None
-    observer.notice(f"Re-tuning the prompt on the ticket, {options.retune_epochs} epochs.")
+    observer.on_notice(f"Re-tuning the prompt on the ticket, {options.retune_epochs} epochs.")
     retune(source, known, encoder.ticket, images, options.retune_epochs)
     if adapter is not known:
         adapter.load({**known.shared(), **known.personal()})

@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedgraft.adapters.base import Adapter
+from fedgraft.methods.adapter import Adapter
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export.calibration import Calibration, fit
-from fedgraft.edge_export.fold import class_features
-from fedgraft.edge_export.images import ExportImages, Gate, spread
-from fedgraft.edge_export.manifest import CalibrationRecord, GeneralizationRecord, ParityRecord
+from fedgraft.edge_export.trained_run import class_features
+from fedgraft.edge_export.measurement_images import ExportImages, Gate, spread
+from fedgraft.edge_export.bundle_manifest import CalibrationRecord, GeneralizationRecord, ParityRecord
 from fedgraft.edge_export.onnx_model import Quantization
 from fedgraft.edge_export.parity import FloatArray, accuracy, compare, onnx_embeddings, torch_embeddings
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 REQUIRED_AGREEMENT: dict[Quantization, float] = {"none": 99.0, "fp16": 99.0, "int8": 97.0}
 """Percent of images whose top class must be that of the torch ticket."""

@@ -17,7 +17,7 @@ import onnx
 import torch
 from torch import nn
 
-from fedgraft.errors import UserError, unknown
+from fedgraft.core.errors import UserError, unknown
 
 Quantization = Literal["none", "int8", "fp16"]
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8", "fp16")

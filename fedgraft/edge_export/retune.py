@@ -6,16 +6,16 @@ Pruning moves the image features that the prompt was learnt for, most where data
 import numpy as np
 import torch
 
-from fedgraft.adapters.base import Adapter
+from fedgraft.methods.adapter import Adapter
 from fedgraft.client.training import TrainingData, train
 from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.edge_export.fold import Source
-from fedgraft.edge_export.images import ExportImages
+from fedgraft.edge_export.trained_run import Source
+from fedgraft.edge_export.measurement_images import ExportImages
 from fedgraft.edge_export.parity import torch_embeddings
 from fedgraft.edge_export.tickets.ticket import Ticket
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 from fedgraft.methods import load_method
-from fedgraft.randomness import generator
+from fedgraft.core.randomness import generator
 
 
 def retune(source: Source, known: Adapter, ticket: Ticket, images: ExportImages, epochs: int) -> None:

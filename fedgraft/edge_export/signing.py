@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedgraft.device.manifest import canonical
-from fedgraft.errors import UserError
-from fedgraft.files import write_private, write_text
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import write_private, write_text
 
 
 def default_key() -> Path:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.tower import VisionTower
-from fedgraft.config import RunConfig, read_toml
-from fedgraft.data.sources import open_source
-from fedgraft.edge_export.report import TICKETS, read_rows
+from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.config.run_config import RunConfig, read_toml
+from fedgraft.data.sources.source import open_source
+from fedgraft.reports.edge import TICKETS, read_rows
 from fedgraft.edge_export.tickets.attack import Attack
 from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, images_of, make_robust, pool_of
 from fedgraft.edge_export.tickets.evaluation import Exam, base_and_novel
 from fedgraft.edge_export.tickets.training import StageProgress, Workplace
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 ATTACK = Attack(4 / 255, 5)
 CUTS = (

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedgraft.adapters.base import Adapter
-from fedgraft.backbones.pruned import TicketFile, is_ticket
-from fedgraft.edge_export.fold import Source
+from fedgraft.methods.adapter import Adapter
+from fedgraft.backbones.ticket_backbone import TicketFile, is_ticket
+from fedgraft.edge_export.trained_run import Source
 from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
 from fedgraft.edge_export.tickets.ticket import Ticket, TicketSpec, dense_ticket
 from fedgraft.edge_export.tickets.training import StageProgress, Workplace
-from fedgraft.errors import UserError
-from fedgraft.files import cache_root
-from fedgraft.server.observer import Observer
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import cache_root
+from fedgraft.core.observer import Observer
 
 KINDS = ("natural", "robust")
 
@@ -52,7 +52,7 @@ def chosen_ticket(source: Source, adapter: Adapter, choice: TicketChoice, observ
             file = TicketFile.read(own)
             return Ticket(TicketSpec(**file.spec), file.tower, file.source)
         return dense_ticket(backbone, adapter.vision_tower())
-    observer.notice(f"Drawing a {choice.name} ticket, {choice.pattern}, sparsity {choice.sparsity:g}.")
+    observer.on_notice(f"Drawing a {choice.name} ticket, {choice.pattern}, sparsity {choice.sparsity:g}.")
     settings = {"kind": choice.name, "pattern": choice.pattern, "sparsity": choice.sparsity, "seed": choice.seed}
     if choice.distillation_steps is not None:
         settings["distillation_steps"] = choice.distillation_steps
@@ -65,6 +65,6 @@ def _tenths(observer: Observer) -> StageProgress:
 
     def tell(stage: str, done: int, total: int) -> None:
         if done == total or done * 10 // total != (done - 1) * 10 // total:
-            observer.notice(f"{stage}: {done}/{total}")
+            observer.on_notice(f"{stage}: {done}/{total}")
 
     return tell

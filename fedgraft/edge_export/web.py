@@ -13,8 +13,8 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from fedgraft.errors import UserError
-from fedgraft.files import cache_root, write_bytes
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import cache_root, write_bytes
 
 _PACKAGE, _VERSION = "onnxruntime-web", "1.30.0"
 _SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="

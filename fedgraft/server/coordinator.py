@@ -1,33 +1,28 @@
 """The server's main program: hello, then for each fold the rounds of train, checkpoint, evaluate, report."""
 
-import platform
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
-from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import MessageType, RecordDict
 
-from fedgraft import __version__
-from fedgraft.adapters.base import Adapter, Method, Seat, Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.config import RunConfig
-from fedgraft.data.protocols import Deal, Fold
-from fedgraft.errors import RunFailed, reason_of
-from fedgraft.messages import (
+from fedgraft.core.errors import RunFailed, reason_of
+from fedgraft.core.observer import Observer
+from fedgraft.core.randomness import public_key
+from fedgraft.data.results import Row
+from fedgraft.data.split import Fold, Split
+from fedgraft.flower.messages import (
     CLASS_COUNTS,
     COUNTS,
     HELLO,
     JOB,
     MEASURED,
     METRICS,
+    SHARED,
     UNMEASURED,
     Arrays,
     Job,
@@ -35,20 +30,20 @@ from fedgraft.messages import (
     to_array_record,
     wire_size,
 )
-from fedgraft.methods import load_method
-from fedgraft.randomness import derived_seed, public_key
-from fedgraft.server import metrics
-from fedgraft.server.delivery import Delivery
-from fedgraft.server.exchange import Exchange
-from fedgraft.server.observer import Observer
-from fedgraft.server.probe import Probe
-from fedgraft.server.run_directory import Checkpoint, Row, RunDirectory
-from fedgraft.strategies.base import FederatedStrategy
-from fedgraft.strategies.composition import Addition, compose
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.checkpoints import Checkpoint
+from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.server import summary
+from fedgraft.server.drift_monitor import DriftMonitor
+from fedgraft.server.rounds import RoundDriver
+from fedgraft.server.router import Reply, Router
+from fedgraft.server.sender import Grid, Sender
+from fedgraft.strategies.components import State
 
 
 class Coordinator:
-    """Runs a prepared run on a Flower grid; `run` is the body of the ServerApp.
+    """Runs a prepared run on a grid of nodes; `run` is the body of the ServerApp.
 
     Args:
         zero_shot: accuracy in percent of the hand-written templates by scope, for the summary.
@@ -56,24 +51,22 @@ class Coordinator:
 
     def __init__(
         self,
-        config: RunConfig,
+        plan: Plan,
         directory: RunDirectory,
-        deal: Deal,
+        split: Split,
         backbone: Backbone,
         observer: Observer,
         zero_shot: dict[str, float],
     ) -> None:
-        self.config, self.directory, self.deal, self.backbone = config, directory, deal, backbone
+        self.plan, self.config, self.directory, self.split, self.backbone = plan, plan.config, directory, split, backbone
         self.observer = observer
         self.zero_shot = zero_shot
         self._stopping = threading.Event()
-        self.method = load_method(config.method)
-        self._adapter = initial_adapter(self.method, config, deal, backbone)
-        self._composition = compose(config)
-        self._probe = Probe(self.method, config, backbone, deal.class_names, self._initial())
-        if self._composition.needs_drift():
-            self._probe.require_answer()
-        self._job = Job(config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
+        self._adapter = plan.adapter(Vocabulary(backbone, split.class_names, split.templates))
+        self._monitor = DriftMonitor(plan, backbone, split.class_names, self.initial())
+        if plan.composition.needs_drift:
+            self._monitor.require_sensitivity()
+        self.job = Job(self.config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
 
     def run(self, grid: Grid) -> None:
         """All folds, then summary.json.
@@ -89,296 +82,179 @@ class Coordinator:
                 "with --resume."
             ) from error
 
+    def stop(self) -> None:
+        """Make `run` end with `RunFailed` soon; may be called from another thread or a signal handler."""
+        self._stopping.set()
+
     def _run(self, grid: Grid) -> None:
         began = time.monotonic()
-        deployed = self.config.protocol == "own-data"
-        resend = self.config.resend_seconds if deployed else None
-        exchange = Exchange(Delivery(grid, self._stopping, self.config.answer_seconds, resend))
-        if deployed:
-            name, attempt = self.directory.begin_attempt()
-            self._job = replace(self._job, run=name, attempt=attempt)
-            self._greet(exchange)
-        else:
-            exchange.hello(RecordDict({JOB: self._job.to_record()}), self.config.sites)
+        router = self._found_sites(grid)
         confusions: dict[str, Any] = {}
-        for number, fold in enumerate(self.deal.folds):
-            self.observer.fold_begins(fold.name, number, len(self.deal.folds))
-            strategy = self._strategy(fold)
-            confusion = self._run_fold(grid, exchange, strategy, number, fold)
+        drivers = [self._driver(fold) for fold in self.split.folds]
+        for number, (fold, driver) in enumerate(zip(self.split.folds, drivers, strict=True)):
+            self.observer.on_fold_start(fold.name, number, len(drivers))
+            confusion = _FoldRun(self, router, driver, number, fold).run()
             confusions.update({_confusion_name(fold, scope): value for scope, value in confusion.items()})
         self.directory.write_json("confusion.json", {"scopes": confusions})
-        self.directory.write_json("summary.json", self._summary(time.monotonic() - began))
+        rows, fingerprint = self.directory.rows(), self.backbone.fingerprint
+        seconds = time.monotonic() - began
+        content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
+        content["privacy"] = summary.privacy_account(self.plan, drivers)
+        self.directory.write_json("summary.json", content)
 
-    def _greet(self, exchange: Exchange) -> None:
+    def _found_sites(self, grid: Grid) -> Router:
+        """A router that knows where the sites are."""
+        deployed = self.plan.protocol.deployed
+        resend = self.config.resend_seconds if deployed else None
+        router = Router(Sender(grid, self._stopping, self.config.answer_seconds, resend))
+        if deployed:
+            name, attempt = self.directory.begin_attempt()
+            self.job = replace(self.job, run=name, attempt=attempt)
+            self._greet(router)
+        else:
+            router.find(RecordDict({JOB: self.job.to_record()}), self.config.sites)
+        return router
+
+    def _greet(self, router: Router) -> None:
         """Who takes part, told to the observer and kept in sites.json: a site keeps its number when a run resumes."""
         known = self.directory.read_json("sites.json") or {}
         numbers = {name: entry["number"] for name, entry in known.items()}
-        greeting = exchange.greet(RecordDict({JOB: self._job.to_record()}), self.config.sites, numbers)
+        greeting = router.greet(RecordDict({JOB: self.job.to_record()}), self.config.sites, numbers)
         for reason in greeting.refused:
-            self.observer.notice(f"A site does not take part: {reason}.")
+            self.observer.on_notice(f"A site does not take part: {reason}.")
         for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
-            self.observer.notice(f"The site {name!r} took part before and has not come.")
-        entries = {name: {**known.get(name, {}), "number": n} for name, n in greeting.numbers.items()}
+            self.observer.on_notice(f"The site {name!r} took part before and has not come.")
+        entries = {name: {**known.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
         for name, hello in greeting.hellos.items():
             said = hello.config_records[HELLO]
             entries[name] |= {key: said[key] for key in ("version", "fingerprint")}
             if CLASS_COUNTS in hello.metric_records:
                 entries[name]["images"] = dict(hello.metric_records[CLASS_COUNTS])
-            self.observer.notice(f"Site {greeting.numbers[name]} is {name!r}.")
+            self.observer.on_notice(f"Site {greeting.numbers[name]} is {name!r}.")
         self.directory.write_json("sites.json", entries)
 
-    # --- one fold ---------------------------------------------------------------------------------
+    def _driver(self, fold: Fold) -> RoundDriver:
+        """The fold's rounds; noise that is to protect somebody has a key that nobody can derive."""
+        secret = self.plan.protocol.deployed and self.plan.composition.privacy() is not None
+        key = self.directory.noise_key() if secret else public_key(self.config.seed)
+        return RoundDriver(self.plan, fold.name or "", self.initial(), key, self._monitor.drift)
 
-    def _run_fold(
-        self, grid: Grid, exchange: Exchange, strategy: FederatedStrategy, number: int, fold: Fold
-    ) -> dict[str, Any]:
-        rounds = self.config.rounds if self.method.trains else 0
-        job = replace(self._job, fold=number)
-        arrays, first = self._begin(job, fold, strategy)
-        counts: dict[str, Any] = {}
-        reported: dict[str, float] = {}
-        if self._is_evaluated(first, rounds) and not self._measures_later(first, rounds):
-            counts = self._evaluate(grid, exchange, strategy, arrays, replace(job, round=first), fold, rounds, {})
-        for server_round in range(first + 1, rounds + 1):
-            earlier = server_round - 1
-            measure = self._is_evaluated(earlier, rounds) and self._measures_later(earlier, rounds)
-            job = replace(job, round=server_round, measure=measure)
-            arrays, rows, replies = self._train(grid, exchange, strategy, arrays, job, fold)
-            if measure:
-                counts_by_site = _measured(replies, MEASURED)
-                self._report(fold, earlier, rounds, counts_by_site, self._unmeasured(fold, earlier, replies), reported)
-            reported = {"loss": rows[0]["loss"]}
-            checkpoint = Checkpoint(number, server_round, arrays, rows, strategy.state)
-            self.directory.save_checkpoint(checkpoint, self.backbone.fingerprint)
-            self.directory.append(rows)
-            for entry in strategy.left_out:
-                self.observer.left_out(server_round, entry.site, entry.reason)
-            if self._is_evaluated(server_round, rounds) and not self._measures_later(server_round, rounds):
-                counts = self._evaluate(grid, exchange, strategy, arrays, job, fold, rounds, reported)
+    def initial(self) -> Arrays:
+        """What the server holds in round 0."""
+        return {name: value.numpy().copy() for name, value in self._adapter.server_state().items()}
+
+
+class _FoldRun:
+    """The rounds of one fold, from the newest checkpoint on."""
+
+    def __init__(self, coordinator: Coordinator, router: Router, driver: RoundDriver, number: int, fold: Fold) -> None:
+        self._plan, self._directory = coordinator.plan, coordinator.directory
+        self._observer, self._split = coordinator.observer, coordinator.split
+        self._router, self._driver, self._number, self._fold = router, driver, number, fold
+        self._job = replace(coordinator.job, fold=number)
+        self._rounds = self._plan.config.rounds if self._plan.method.trains else 0
+        self._reported: dict[str, float] = {}
+        self._arrays, self._state, self._first = self._restore(coordinator.initial())
+
+    def run(self) -> dict[str, Any]:
+        """Train and evaluate up to the last round; returns its confusion counts by scope."""
+        counts = self._evaluate(self._first) if self._is_evaluated_at(self._first) else {}
+        for server_round in range(self._first + 1, self._rounds + 1):
+            self._train(server_round)
+            if self._is_evaluated_at(server_round):
+                counts = self._evaluate(server_round)
         return counts
 
-    def _measures_later(self, server_round: int, rounds: int) -> bool:
+    def _restore(self, initial: Arrays) -> tuple[Arrays, State, int]:
+        """What to go on from; rows of later rounds and of an unfinished evaluation go."""
+        checkpoint = self._directory.checkpoints.newest(self._number, self._job.fingerprint)
+        first = checkpoint.round if checkpoint else 0
+        kept = [row for row in self._directory.rows() if row["fold"] != self._fold.name or row["round"] < first]
+        self._directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
+        return (checkpoint.arrays, checkpoint.state, first) if checkpoint else (initial, {}, 0)
+
+    def _is_evaluated(self, server_round: int) -> bool:
+        return server_round % self._plan.config.eval_every == 0 or server_round == self._rounds
+
+    def _is_evaluated_at(self, server_round: int) -> bool:
+        """Whether a round is evaluated by messages of its own."""
+        return self._is_evaluated(server_round) and not self._measures_later(server_round)
+
+    def _measures_later(self, server_round: int) -> bool:
         """Whether a round is evaluated on the way to the next: a deployed site's message costs it a process."""
-        return self.config.protocol == "own-data" and self.config.participation == 1 and server_round < rounds
+        every_site = self._plan.config.participation == 1
+        return self._plan.protocol.deployed and every_site and server_round < self._rounds
 
-    def _is_evaluated(self, server_round: int, rounds: int) -> bool:
-        return server_round % self.config.eval_every == 0 or server_round == rounds
+    def _train(self, server_round: int) -> None:
+        earlier, began = server_round - 1, time.monotonic()
+        measure = self._is_evaluated(earlier) and self._measures_later(earlier)
+        content = self._content(replace(self._job, round=server_round, measure=measure))
+        replies = self._router.ask(MessageType.TRAIN, content, self._driver.participants(server_round))
+        result = self._driver.conclude(server_round, self._arrays, replies, self._state)
+        seconds = time.monotonic() - began
+        rows = summary.training_rows(self._place(server_round), result, replies, wire_size(content), seconds)
+        if measure:
+            self._report(earlier, summary.scope_counts(replies, MEASURED), self._unmeasured(earlier, replies))
+        self._arrays, self._state = result.arrays, result.state
+        self._reported = {"loss": result.figures["loss"]}
+        checkpoint = Checkpoint(self._number, server_round, result.arrays, rows, result.state)
+        self._directory.checkpoints.save(checkpoint, self._job.fingerprint)
+        self._directory.append(rows)
+        for entry in result.left_out:
+            self._observer.on_site_left_out(server_round, entry.site, entry.reason)
 
-    def _begin(self, job: Job, fold: Fold, strategy: FederatedStrategy) -> tuple[Arrays, int]:
-        """The arrays and the round to go on from; rows of later rounds and of an unfinished evaluation go."""
-        checkpoint = self.directory.newest_checkpoint(job.fold, job.fingerprint)
-        server_round = checkpoint.round if checkpoint else 0
-        kept = [row for row in self.directory.rows() if row["fold"] != fold.name or row["round"] < server_round]
-        self.directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
-        if checkpoint:
-            strategy.state = checkpoint.state
-            return checkpoint.arrays, server_round
-        return self._initial(), 0
-
-    def _train(
-        self, grid: Grid, exchange: Exchange, strategy: FederatedStrategy, arrays: Arrays, job: Job, fold: Fold
-    ) -> tuple[Arrays, list[Row], list[Message]]:
-        began = time.monotonic()
-        messages = list(strategy.configure_train(job.round, to_array_record(arrays), job.to_record(), grid))
-        replies = exchange(messages)
-        aggregated, train_metrics = strategy.aggregate_train(job.round, replies)
-        assert aggregated is not None
-        assert train_metrics is not None
-        place = {"round": job.round, "fold": fold.name}
-        row = {
-            **place,
-            "scope": "train",
-            **{key.replace("-", "_"): value for key, value in train_metrics.items()},
-            "downlink_bytes_per_site": _mean_size(messages),
-            "uplink_bytes_per_site": _mean_size(replies),
-            "seconds": round(time.monotonic() - began, 3),
-            "training_seconds": round(sum(map(_training_seconds, replies)), 3),
-            "sites": strategy.counted,
-        }
-        left_out = [{**place, "scope": "left_out", "site": e.site, "reason": e.reason} for e in strategy.left_out]
-        return from_array_record(aggregated), [row, *left_out], replies
-
-    def _evaluate(
-        self,
-        grid: Grid,
-        exchange: Exchange,
-        strategy: FederatedStrategy,
-        arrays: Arrays,
-        job: Job,
-        fold: Fold,
-        rounds: int,
-        reported: dict[str, float],
-    ) -> dict[str, Any]:
+    def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Measure every scope at every site; in the last round return the confusion counts as well."""
-        job = replace(job, detailed=job.round == rounds)
-        sites = {node: site for site, node in strategy.site_nodes.items()}
-        messages = list(strategy.configure_evaluate(job.round, to_array_record(arrays), job.to_record(), grid))
-        confusions: dict[str, np.ndarray[Any, Any]] = {}
-        failed: list[Row] = []
-        replies = sorted(exchange(messages), key=lambda reply: sites[reply.metadata.src_node_id])
+        job = replace(self._job, round=server_round, detailed=server_round == self._rounds)
+        sites = range(self._plan.config.sites)
+        replies = self._router.ask(MessageType.EVALUATE, self._content(job), sites)
+        failed = [self._left_out(server_round, reply.site, reply.error) for reply in replies if reply.content is None]
+        self._report(server_round, summary.scope_counts(replies, METRICS), failed)
+        return self._confusions(replies) if job.detailed else {}
+
+    def _confusions(self, replies: Sequence[Reply]) -> dict[str, Any]:
+        """Over all sites, with the class names of each scope."""
+        tables: dict[str, np.ndarray[Any, Any]] = {}
         for reply in replies:
-            site = sites[reply.metadata.src_node_id]
-            if reply.has_error():
-                place = {"round": job.round, "fold": fold.name, "scope": "left_out"}
-                failed.append({**place, "site": site, "reason": f"evaluation: {reply.error.reason}"})
-                self.observer.left_out(job.round, site, str(reply.error.reason))
-                continue
-            if job.detailed:
+            if reply.content is not None:
                 for scope, table in from_array_record(reply.content.array_records[COUNTS]).items():
-                    confusions[scope] = confusions.get(scope, 0) + table.astype(np.int64)
-        self._report(fold, job.round, rounds, _measured(replies, METRICS), failed, reported)
-        names = self.deal.class_names
-        spaces = {scope.name: [names[index] for index in scope.classes] for scope in fold.scopes}
-        return {s: {"classes": spaces[s], "counts": table.tolist()} for s, table in confusions.items()}
+                    tables[scope] = tables.get(scope, 0) + table.astype(np.int64)
+        names = self._split.class_names
+        spaces = {scope.name: [names[index] for index in scope.classes] for scope in self._fold.scopes}
+        return {scope: {"classes": spaces[scope], "counts": table.tolist()} for scope, table in tables.items()}
 
-    def _unmeasured(self, fold: Fold, server_round: int, replies: list[Message]) -> list[Row]:
+    def _unmeasured(self, server_round: int, replies: Sequence[Reply]) -> list[Row]:
         """The rows of sites that trained and could not be measured."""
-        rows: list[Row] = []
-        for reply in replies:
-            if not reply.has_error() and UNMEASURED in reply.content.config_records:
-                site = reply.metadata.src_node_id
-                reason = str(reply.content.config_records[UNMEASURED]["reason"])
-                place = {"round": server_round, "fold": fold.name, "scope": "left_out"}
-                rows.append({**place, "site": site, "reason": f"evaluation: {reason}"})
-                self.observer.left_out(server_round, site, reason)
-        return rows
+        return [
+            self._left_out(server_round, reply.site, str(reply.content.config_records[UNMEASURED]["reason"]))
+            for reply in replies
+            if reply.content is not None and UNMEASURED in reply.content.config_records
+        ]
 
-    def _report(
-        self,
-        fold: Fold,
-        server_round: int,
-        rounds: int,
-        counts: dict[str, dict[int, tuple[int, int]]],
-        failed: list[Row],
-        reported: dict[str, float],
-    ) -> None:
-        """The rows of one evaluation, from each scope's counts by site.
+    def _left_out(self, server_round: int, site: int, reason: str) -> Row:
+        self._observer.on_site_left_out(server_round, site, reason)
+        return summary.left_out_row(self._place(server_round), site, f"evaluation: {reason}")
+
+    def _report(self, server_round: int, counts: summary.ScopeCounts, failed: list[Row]) -> None:
+        """The rows of one evaluation.
 
         Raises:
             RunFailed: no site could evaluate.
         """
         if not counts:
             raise RunFailed(f"No site could evaluate round {server_round}. {failed[0]['reason'] if failed else ''}")
-        rows = [metrics.scope_row(fold.name, server_round, scope.name, counts[scope.name]) for scope in fold.scopes]
-        self.directory.append([*rows, *failed])
-        self.observer.round_ends(server_round, rounds, {**{row["scope"]: row["accuracy"] for row in rows}, **reported})
+        place = self._place(server_round)
+        rows = [summary.evaluation_row(place, scope.name, counts[scope.name]) for scope in self._fold.scopes]
+        self._directory.append([*rows, *failed])
+        accuracies = {row["scope"]: row["accuracy"] for row in rows}
+        self._observer.on_round_end(server_round, self._rounds, {**accuracies, **self._reported})
 
-    # --- pieces -----------------------------------------------------------------------------------
+    def _content(self, job: Job) -> RecordDict:
+        return RecordDict({JOB: job.to_record(), SHARED: to_array_record(self._arrays)})
 
-    def _strategy(self, fold: Fold) -> FederatedStrategy:
-        """The fold's strategy; to it each site is a node, and `Exchange` knows where the site is."""
-        module, _, name = self.method.strategy.partition(":")
-        make: Callable[..., FederatedStrategy] = getattr(import_module(module), name)
-        config = self.config
-        site_nodes = {site: site for site in range(config.sites)}
-        return make(
-            site_nodes,
-            config.seed,
-            fold.name or "",
-            config.participation,
-            config.quorum,
-            addition=self._addition(),
-        )
-
-    def _addition(self) -> Addition:
-        """What the user's strategy adds; noise that is to protect somebody has a key that nobody can derive."""
-        config, composition = self.config, self._composition
-        secret = config.protocol == "own-data" and composition.privacy() is not None
-        noise_key = self.directory.noise_key() if secret else public_key(config.seed)
-        return Addition(composition, self._initial(), config.rounds, noise_key, self._probe.drift)
-
-    def _initial(self) -> Arrays:
-        """What the server holds in round 0."""
-        return {name: value.numpy().copy() for name, value in self._adapter.server_state().items()}
-
-    def _releases(self) -> int:
-        """How many rounds, over all folds, the site takes part in that is asked most often."""
-        rounds = range(1, self.config.rounds + 1)
-        asked = Counter(
-            site
-            for fold in self.deal.folds
-            for strategy in [self._strategy(fold)]
-            for server_round in rounds
-            for site in strategy.participants(server_round)
-        )
-        return max(asked.values())
-
-    def stop(self) -> None:
-        """Make `run` end with `RunFailed` soon; may be called from another thread or a signal handler."""
-        self._stopping.set()
-
-    def _summary(self, seconds: float) -> dict[str, Any]:
-        config, rows = self.config, self.directory.rows()
-        trained = [row for row in rows if row["scope"] == "train"]
-        privacy = self._composition.privacy()
-        return {
-            "method": config.method,
-            "strategy": config.strategy,
-            "data": config.data,
-            "protocol": config.protocol,
-            "backbone": config.backbone,
-            "fingerprint": self.backbone.fingerprint,
-            "sites": config.sites,
-            "rounds": config.rounds,
-            "seed": config.seed,
-            "metrics": metrics.last_round(config.protocol, rows),
-            "metrics_last5": metrics.last_five(config.protocol, rows),
-            "zero_shot": self.zero_shot,
-            "uplink_bytes_per_site_round": _mean([row["uplink_bytes_per_site"] for row in trained]),
-            "downlink_bytes_per_site_round": _mean([row["downlink_bytes_per_site"] for row in trained]),
-            "trainable_parameters": sum(parameter.numel() for parameter in self._adapter.parameters()),
-            "shared_parameters": sum(value.numel() for value in self._adapter.shared().values()),
-            "privacy": privacy and privacy.spent(self._releases()),
-            "left_out": sum(row["scope"] == "left_out" for row in rows),
-            "wall_seconds": round(seconds, 2),
-            "versions": _versions(),
-        }
-
-
-def initial_adapter(method: Method, config: RunConfig, deal: Deal, backbone: Backbone) -> Adapter:
-    """The adapter whose shared parameters the federation starts from.
-
-    Raises:
-        UserError: an option is wrong, or the context does not fit into the text tower.
-    """
-    vocabulary = Vocabulary(backbone, deal.class_names, deal.templates)
-    generator = torch.Generator().manual_seed(derived_seed(config.seed, "adapter", "server"))
-    return method.adapter(vocabulary, method.parse_options(config.method_options), generator, Seat(config.seed))
-
-
-def _mean_size(messages: list[Message]) -> int:
-    """Mean bytes of the contents as Flower serializes them; messages that carry an error do not count."""
-    contents = [message.content for message in messages if not message.has_error()]
-    sizes = {identity: wire_size(content) for identity, content in {id(c): c for c in contents}.items()}
-    return _mean([sizes[id(content)] for content in contents])
-
-
-def _measured(replies: list[Message], record: str) -> dict[str, dict[int, tuple[int, int]]]:
-    """Each scope's counts of right and of all test images by site; to the exchange a node is a site."""
-    counts: dict[str, dict[int, tuple[int, int]]] = defaultdict(dict)
-    for reply in replies:
-        if reply.has_error() or record not in reply.content.metric_records:
-            continue
-        for scope, pair in reply.content.metric_records[record].items():
-            right, total = pair  # type: ignore[misc]
-            counts[scope][reply.metadata.src_node_id] = (int(right), int(total))
-    return counts
-
-
-def _training_seconds(reply: Message) -> float:
-    """What a site spent in its worker, as it says itself; sites trained together share their time equally."""
-    metrics = None if reply.has_error() else reply.content.metric_records.get(METRICS)
-    return float(str(metrics.get("seconds", 0.0))) if metrics else 0.0
-
-
-def _mean(values: list[int]) -> int:
-    return round(sum(values) / len(values)) if values else 0
+    def _place(self, server_round: int) -> dict[str, Any]:
+        return {"round": server_round, "fold": self._fold.name}
 
 
 def _confusion_name(fold: Fold, scope: str) -> str:
     return scope if fold.name is None else f"{scope}: {fold.name}"
-
-
-def _versions() -> dict[str, str]:
-    packages = ("flwr", "torch", "transformers", "numpy")
-    return {"fedgraft": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

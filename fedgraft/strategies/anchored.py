@@ -13,10 +13,10 @@ round can go on in another direction; else where the round began.
 
 from pydantic import Field
 
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
 from fedgraft.strategies.interpolate import interpolated
-from fedgraft.strategies.parts import Drift, Outcome, Round, State, Step, StrategyPart
+from fedgraft.strategies.components import Drift, Outcome, Round, State, Step, StrategyComponent
 
 _HALVINGS = 12
 
@@ -66,7 +66,14 @@ class Measured(Step):
         return Outcome(aggregate, figures={"drift": now.drift(aggregate)})
 
 
-ANCHORED = StrategyPart(
-    "anchored", "draws the aggregate back where foreign classes drift too far", Anchored, AnchoredOptions
+ANCHORED = StrategyComponent(
+    name="anchored",
+    summary="draws the aggregate back where foreign classes drift too far",
+    component=Anchored,
+    options=AnchoredOptions,
 )
-DRIFT = StrategyPart("drift", "measures how far foreign classes drift, and changes nothing", Measured)
+DRIFT = StrategyComponent(
+    name="drift",
+    summary="measures how far foreign classes drift, and changes nothing",
+    component=Measured,
+)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.messages import Arrays
+from fedgraft.flower.messages import Arrays
 
 NORM_RATIO = 50.0
 """An update this many times larger than the round's median, and than the parameters themselves, is left out."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 
-from fedgraft.messages import Arrays
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.krum import KrumOptions, selected
-from fedgraft.strategies.parts import Outcome, Round, Rule, State, StrategyPart, moved, updates
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
 
 
 def bulyan(answers: Sequence[Answer], previous: Arrays, malicious: int) -> Arrays:
@@ -40,4 +40,9 @@ class Bulyan(Rule):
         return Outcome(bulyan(answers, now.previous, self.options.malicious))
 
 
-STRATEGY = StrategyPart("bulyan", "Krum's selection, then the values nearest its median", Bulyan, KrumOptions)
+STRATEGY = StrategyComponent(
+    name="bulyan",
+    summary="Krum's selection, then the values nearest its median",
+    component=Bulyan,
+    options=KrumOptions,
+)

@@ -15,14 +15,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from flwr.supercore.differential_privacy import compute_adaptive_noise_params, compute_stdv
 from pydantic import Field
 
-from fedgraft.errors import UserError
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
+from fedgraft.core.errors import UserError
+from fedgraft.flower.internals import adaptive_noise, noise_deviation
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Noise, Outcome, Round, Rule, State, StrategyPart, Wide, moved, updates
+from fedgraft.strategies.components import Noise, Outcome, Round, Rule, State, StrategyComponent, Wide, moved, updates
 from fedgraft.strategies.privacy import Privacy, clipped, content, noised, norm
 
 _RELATION = "one site more or less"
@@ -54,7 +54,7 @@ def private_mean(changes: Sequence[Wide], previous: Arrays, bound: float, multip
     short = [clipped(change, bound) for change in changes]
     mean = {name: sum((c[name] for c in short), start=np.zeros(previous[name].shape)) / now.asked for name in previous}
     size = sum(array.size for array in mean.values())
-    deviation = compute_stdv(multiplier, bound, now.asked)
+    deviation = noise_deviation(multiplier, bound, now.asked)
     return moved(previous, noised(mean, deviation, now.noise(size, content(mean))))
 
 
@@ -130,8 +130,18 @@ class AdaptiveDP(Rule):
                 f"The strategy 'adaptive-dp' has count_noise {deviation:g}, and a noise_multiplier of "
                 f"{options.noise_multiplier:g} needs more than {options.noise_multiplier / 2:g}; raise count_noise."
             )
-        return compute_adaptive_noise_params(options.noise_multiplier, asked, deviation)
+        return adaptive_noise(options.noise_multiplier, asked, deviation)
 
 
-CENTRAL = StrategyPart("central-dp", "clipped updates, and noise on their mean", CentralDP, CentralOptions)
-ADAPTIVE = StrategyPart("adaptive-dp", "central-dp under a norm that follows a quantile", AdaptiveDP, AdaptiveOptions)
+CENTRAL = StrategyComponent(
+    name="central-dp",
+    summary="clipped updates, and noise on their mean",
+    component=CentralDP,
+    options=CentralOptions,
+)
+ADAPTIVE = StrategyComponent(
+    name="adaptive-dp",
+    summary="central-dp under a norm that follows a quantile",
+    component=AdaptiveDP,
+    options=AdaptiveOptions,
+)

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
-from fedgraft.strategies.parts import Outcome, Round, State, Step, StrategyPart, difference, moved
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
+from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, difference, moved
 
 
 class InterpolateOptions(Options):
@@ -39,6 +39,9 @@ class Interpolate(Step):
         return Outcome(interpolated(aggregate, now.initial, self.options.coefficient))
 
 
-STRATEGY = StrategyPart(
-    "interpolate", "between the start of the run and the aggregate", Interpolate, InterpolateOptions
+STRATEGY = StrategyComponent(
+    name="interpolate",
+    summary="between the start of the run and the aggregate",
+    component=Interpolate,
+    options=InterpolateOptions,
 )

@@ -11,10 +11,10 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Outcome, Round, Rule, State, StrategyPart, moved, updates
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
 
 
 class KrumOptions(Options):
@@ -66,5 +66,15 @@ class MultiKrum(Krum):
         return Outcome(multi_krum(answers, now.previous, malicious, len(answers) - malicious))
 
 
-KRUM = StrategyPart("krum", "the one site that lies closest to the others", Krum, KrumOptions)
-MULTI_KRUM = StrategyPart("multi-krum", "the mean of all sites but the ones farthest out", MultiKrum, KrumOptions)
+KRUM = StrategyComponent(
+    name="krum",
+    summary="the one site that lies closest to the others",
+    component=Krum,
+    options=KrumOptions,
+)
+MULTI_KRUM = StrategyComponent(
+    name="multi-krum",
+    summary="the mean of all sites but the ones farthest out",
+    component=MultiKrum,
+    options=KrumOptions,
+)

@@ -9,9 +9,9 @@ sets differ by 2 C at most, and epsilon is counted with z / 2.
 
 from pydantic import Field
 
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
-from fedgraft.strategies.parts import Noise, SitePart, StrategyPart, difference, moved
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
+from fedgraft.strategies.components import Noise, SiteTransform, StrategyComponent, difference, moved
 from fedgraft.strategies.privacy import Privacy, clipped, content, noised
 
 
@@ -23,7 +23,7 @@ class LocalOptions(Options):
     delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported")
 
 
-class LocalDP(SitePart):
+class LocalDP(SiteTransform):
     """Clipping and noise at the site."""
 
     options: LocalOptions
@@ -43,4 +43,9 @@ class LocalDP(SitePart):
         return moved(received, noised(update, options.noise_multiplier * options.clipping_norm, normal))
 
 
-STRATEGY = StrategyPart("local-dp", "each site clips its update and adds noise to it", LocalDP, LocalOptions)
+STRATEGY = StrategyComponent(
+    name="local-dp",
+    summary="each site clips its update and adds noise to it",
+    component=LocalDP,
+    options=LocalOptions,
+)

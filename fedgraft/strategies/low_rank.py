@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.messages import Arrays
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer, LeftOut, checked
-from fedgraft.strategies.base import FederatedStrategy
+from fedgraft.strategies.components import Outcome, Round, Rule, State
 from fedgraft.strategies.weighted_average import weighted_average
 
 A, B, MERGED = ".lora_A", ".lora_B", ".merged"
@@ -42,6 +42,17 @@ def mean_products(answers: Sequence[Answer]) -> Products:
     }
 
 
+def stacked(answers: Sequence[Answer]) -> Arrays:
+    """A = [p_1 A_1 / r_1; p_2 A_2 / r_2; ...] and B = [B_1, B_2, ...] of each map, of the rank sum_k r_k."""
+    total = sum(answer.num_examples for answer in answers)
+    stack: Arrays = {}
+    for name in maps_of(answers[0].arrays):
+        rows = [a.num_examples / total * a.arrays[name + A] / len(a.arrays[name + A]) for a in answers]
+        stack[name + A] = np.concatenate(rows).astype(np.float32)
+        stack[name + B] = np.concatenate([answer.arrays[name + B] for answer in answers], axis=1)
+    return stack
+
+
 def relative_error(products: Products, expected: Products) -> float:
     """|products - expected| / |expected| over all maps, in the Frobenius norm; 0 where nothing is expected or found."""
     difference = _norm({name: products[name] - expected[name] for name in expected})
@@ -56,28 +67,33 @@ def averaging_error(answers: Sequence[Answer]) -> float | None:
     return relative_error({name: product(mean, name) for name in maps_of(mean)}, mean_products(answers))
 
 
-class LowRankStrategy(FederatedStrategy):
+class LowRankRule(Rule):
     """A rule for A and B of every map; each round it says how far its result is from the mean of the products."""
+
+    @abstractmethod
+    def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
+        """The next shared parameters; a pure function."""
 
     @abstractmethod
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What the sites go on from, less what they went on from before: the mean of the products if all is exact."""
 
-    def measured(self, answers: Sequence[Answer], previous: Arrays, aggregated: Arrays) -> dict[str, float]:
-        """`product_error` of this rule and `averaging_error` of plain averaging, both relative."""
-        errors = {"product_error": relative_error(self.passed_on(aggregated, previous), mean_products(answers))}
-        plain = averaging_error(answers)
-        return errors if plain is None else {**errors, "averaging_error": plain}
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """`next`, with `product_error` of this rule and `averaging_error` of plain averaging, both relative."""
+        arrays = self.next(answers, now.previous)
+        errors = {"product_error": relative_error(self.passed_on(arrays, now.previous), mean_products(answers))}
+        if (plain := averaging_error(answers)) is not None:
+            errors["averaging_error"] = plain
+        return Outcome(arrays, figures=errors)
 
 
 def checked_factors(
-    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]], sizes: bool = True
+    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[Answer], list[LeftOut]]:
     """`checked` for sites of different ranks: with zeros added their factors are of one shape.
 
     Args:
         shapes: (out, in) of each map.
-        sizes: as for `checked`.
     """
     fitting = [answer for answer in answers if _rank(answer, shapes) is not None]
     most = max((_rank(answer, shapes) or 1 for answer in fitting), default=1)
@@ -87,7 +103,7 @@ def checked_factors(
         for end, shape in ((A, (most, into)), (B, (out, most)))
     }
     even = [replace(answer, arrays=_filled(answer.arrays, most)) if answer in fitting else answer for answer in answers]
-    kept, left_out = checked(even, reference, sizes)
+    kept, left_out = checked(even, reference)
     own = {answer.site: answer for answer in answers}
     return [own[answer.site] for answer in kept], left_out
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedgraft.messages import Arrays
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Outcome, Round, Rule, State, StrategyPart
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent
 
 
 def median(answers: Sequence[Answer]) -> Arrays:
@@ -31,4 +31,8 @@ class Median(Rule):
         return Outcome(median(answers))
 
 
-STRATEGY = StrategyPart("median", "the middle of the sites' values, each on its own", Median)
+STRATEGY = StrategyComponent(
+    name="median",
+    summary="the middle of the sites' values, each on its own",
+    component=Median,
+)

@@ -10,13 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from flwr.supercore.privacy_accounting import (
-    GaussianPrivacyEvent,
-    NeighboringRelation,
-    PrivacyConfig,
-    SamplingMethod,
-)
 from numpy.typing import NDArray
+
+from fedgraft.flower.internals import gaussian_epsilon
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,7 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
     Args:
         noise_multiplier: standard deviation over sensitivity.
     """
-    from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
-
-    if releases == 0:
-        return 0.0
-    relation = NeighboringRelation.ADD_OR_REMOVE_ONE
-    accountant = RdpAccountant(PrivacyConfig(delta, 1, relation, SamplingMethod.NO_AMPLIFICATION))
-    accountant.compose(GaussianPrivacyEvent(noise_multiplier, 1, 1), releases)
-    return accountant.get_epsilon(delta)
+    return gaussian_epsilon(noise_multiplier, releases, delta) if releases else 0.0
 
 
 def norm(update: Mapping[str, NDArray[np.float64]]) -> float:

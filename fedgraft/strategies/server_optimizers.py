@@ -10,9 +10,9 @@ from abc import abstractmethod
 import numpy as np
 from pydantic import Field
 
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
-from fedgraft.strategies.parts import Outcome, Round, State, Step, StrategyPart, Wide, difference, moved
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
+from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, Wide, difference, moved
 
 
 class MomentumOptions(Options):
@@ -119,6 +119,11 @@ def _memory(kind: str, values: Wide) -> State:
     return {f"{kind}/{name}": value for name, value in values.items()}
 
 
-FEDAVGM = StrategyPart("fedavgm", "momentum at the server", FedAvgM, MomentumOptions)
-FEDADAM = StrategyPart("fedadam", "Adam at the server", FedAdam, AdaptiveOptions)
-FEDYOGI = StrategyPart("fedyogi", "Yogi at the server", FedYogi, AdaptiveOptions)
+FEDAVGM = StrategyComponent(
+    name="fedavgm",
+    summary="momentum at the server",
+    component=FedAvgM,
+    options=MomentumOptions,
+)
+FEDADAM = StrategyComponent(name="fedadam", summary="Adam at the server", component=FedAdam, options=AdaptiveOptions)
+FEDYOGI = StrategyComponent(name="fedyogi", summary="Yogi at the server", component=FedYogi, options=AdaptiveOptions)

@@ -7,10 +7,10 @@ import numpy as np
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from pydantic import Field
 
-from fedgraft.messages import Arrays
-from fedgraft.options import Options
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Outcome, Round, Rule, State, StrategyPart
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent
 
 
 class TrimmedMeanOptions(Options):
@@ -19,10 +19,17 @@ class TrimmedMeanOptions(Options):
     fraction: float = Field(0.2, gt=0, lt=0.5, description="of the sites, cut off at either end")
 
 
+def trimmed_sites(fraction: float, sites: int) -> int:
+    """How many values are cut off at either end: the whole part of fraction x sites, 29 for 0.29 of 100 sites."""
+    return int(round(fraction * sites, 9))
+
+
 def trimmed_mean(answers: Sequence[Answer], fraction: float) -> Arrays:
-    """The mean of every value without its largest and its smallest, int(fraction x sites) of each."""
+    """The mean of every value without its largest and its smallest, `trimmed_sites` of each."""
+    sites = len(answers)
+    share = (trimmed_sites(fraction, sites) + 0.5) / sites  # Flower takes the whole part of share x sites
     return {
-        name: trim_mean(np.stack([a.arrays[name] for a in answers]).astype(np.float64), fraction).astype(array.dtype)
+        name: trim_mean(np.stack([a.arrays[name] for a in answers]).astype(np.float64), share).astype(array.dtype)
         for name, array in answers[0].arrays.items()
     }
 
@@ -34,11 +41,16 @@ class TrimmedMean(Rule):
 
     def least(self) -> int:
         """As many as it takes to cut one at either end."""
-        return next(sites for sites in count(3) if int(self.options.fraction * sites) >= 1)
+        return next(sites for sites in count(3) if trimmed_sites(self.options.fraction, sites) >= 1)
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The trimmed mean."""
         return Outcome(trimmed_mean(answers, self.options.fraction))
 
 
-STRATEGY = StrategyPart("trimmed-mean", "the mean without the ends of every value", TrimmedMean, TrimmedMeanOptions)
+STRATEGY = StrategyComponent(
+    name="trimmed-mean",
+    summary="the mean without the ends of every value",
+    component=TrimmedMean,
+    options=TrimmedMeanOptions,
+)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedgraft.messages import Arrays
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.base import FederatedStrategy
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent
 
 
 def weighted_average(answers: Sequence[Answer]) -> Arrays:
@@ -21,9 +21,14 @@ def weighted_average(answers: Sequence[Answer]) -> Arrays:
     }
 
 
-class WeightedAverage(FederatedStrategy):
-    """`weighted_average` as a strategy."""
+class WeightedAverage(Rule):
+    """`weighted_average` as a rule."""
 
-    def aggregate(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The weighted mean."""
-        return weighted_average(answers)
+        return Outcome(weighted_average(answers))
+
+
+STRATEGY = StrategyComponent(
+    name="fedavg", summary="the mean weighted by examples, the rule of most methods", component=WeightedAverage
+)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedgraft.adapters.base import Adapter, Batch, Seat, Vocabulary
+from fedgraft.methods.adapter import Adapter, Batch, Seat, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.client.training import TrainingData, train, train_together
-from fedgraft.config import RunConfig
-from fedgraft.errors import UserError
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 from fedgraft.methods import load_method, method_names
 
 NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "seven")

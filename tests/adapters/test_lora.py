@@ -10,15 +10,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from fedgraft.adapters.base import Batch, Seat, Vocabulary
-from fedgraft.adapters.lora import LoraAdapter
-from fedgraft.adapters.merging import MergingAdapter
-from fedgraft.adapters.peft_folder import save_as_peft
+from fedgraft.methods.adapter import Batch, Seat, Vocabulary
+from fedgraft.methods.lora import LoraAdapter
+from fedgraft.methods.merging_lora import MergingAdapter
+from fedgraft.methods.peft_folder import save_as_peft
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.clip import clip_linear_maps
+from fedgraft.backbones.clip.family import clip_linear_maps
 from fedgraft.backbones.loading import mini_folder
-from fedgraft.backbones.pruned import PrunedBackbone, TicketFile
-from fedgraft.errors import UserError
+from fedgraft.backbones.ticket_backbone import PrunedBackbone, TicketFile
+from fedgraft.core.errors import UserError
 from fedgraft.methods import load_method
 
 NAMES = ("blue circle", "green dotted heart", "seven", "x")

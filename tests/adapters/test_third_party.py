@@ -10,7 +10,7 @@ from pathlib import Path
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 PROBE = """
 import json, torch
-from fedgraft.adapters.base import Vocabulary
+from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import load_backbone
 from fedgraft.methods import load_method, method_names
 method = load_method("mine")

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from fedgraft.backbones import Backbone, features
-from fedgraft.backbones.features import FeatureStore, require_rows, view_image, view_keys
+from fedgraft.backbones.feature_store import FeatureStore, require_rows, view_image, view_keys
 from fedgraft.data.examples import content_key
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from fedgraft import RunConfig, UserError, simulate
-from fedgraft.adapters.base import Vocabulary
-from fedgraft.adapters.fedpgp import METHOD
+from fedgraft.methods.adapter import Vocabulary
+from fedgraft.methods.fedpgp import METHOD
 from fedgraft.backbones import Backbone, ClassTokens, load_backbone
-from fedgraft.backbones.clip_text import ClipTextTower
-from fedgraft.backbones.features import FeatureStore
+from fedgraft.backbones.clip.text_tower import ClipTextTower
+from fedgraft.backbones.feature_store import FeatureStore
 from fedgraft.backbones.loading import mini_folder
 
 NAMES = ("red circle", "dog", "a very long name of something else", "cup")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.base import Placement
+from fedgraft.backbones.backbone import Placement
 from fedgraft.backbones.loading import mini_folder
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 from tests.plain_text import PlainTextTower
 
 FEATURE_TOLERANCE = 1e-5

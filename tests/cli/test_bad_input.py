@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from fedgraft.cli.main import main
-from fedgraft.config import RunConfig
-from fedgraft.errors import UserError
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 
 Refused = Callable[..., str]
 
@@ -24,7 +24,7 @@ def _no_federation(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_simulation(**_: object) -> None:
         raise AssertionError("a federation began")
 
-    monkeypatch.setattr("fedgraft.engine.run_simulation", run_simulation)
+    monkeypatch.setattr("fedgraft.simulation.ray_engine.run_simulation", run_simulation)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_whole_process_prints_one_line_and_no_library_adds_to_it(tmp_path: Pat
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConfig]:
     """The configuration that `simulate` would run."""
-    import fedgraft.simulation
+    import fedgraft.simulation.simulate
 
     def run(file: str, *arguments: str) -> RunConfig:
         seen: list[RunConfig] = []
@@ -185,7 +185,7 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
         (tmp_path / "run.toml").write_text(file)
         words = ["fedgraft", "simulate", "--out", str(tmp_path / "out"), "--config", str(tmp_path / "run.toml")]
-        monkeypatch.setattr(fedgraft.simulation, "simulate", simulate)
+        monkeypatch.setattr(fedgraft.simulation.simulate, "simulate", simulate)
         monkeypatch.setattr(sys, "argv", [*words, *arguments])
         with pytest.raises(SystemExit):
             main()
@@ -227,7 +227,7 @@ def test_a_mistaken_number_of_workers_writes_nothing(workers: str, refused: Refu
 
 
 def test_compare_takes_its_seed_from_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fedgraft.comparison
+    import fedgraft.simulation.comparison
 
     seen: list[Any] = []
 
@@ -235,7 +235,7 @@ def test_compare_takes_its_seed_from_set(tmp_path: Path, monkeypatch: pytest.Mon
         seen.append(seeds)
         raise UserError("That is all.")
 
-    monkeypatch.setattr(fedgraft.comparison, "compare", compare)
+    monkeypatch.setattr(fedgraft.simulation.comparison, "compare", compare)
     monkeypatch.setattr(sys, "argv", ["fedgraft", "compare", "--out", str(tmp_path / "out"), "--set", "seed=7"])
     with pytest.raises(SystemExit):
         main()
@@ -245,12 +245,12 @@ def test_compare_takes_its_seed_from_set(tmp_path: Path, monkeypatch: pytest.Mon
 def test_compare_checks_every_methods_options_before_the_first_runs(
     refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fedgraft.comparison
+    import fedgraft.simulation.comparison
 
     def simulate(*_: Any, **__: Any) -> None:
         raise AssertionError("a run began")
 
-    monkeypatch.setattr(fedgraft.comparison, "simulate_on", simulate)
+    monkeypatch.setattr(fedgraft.simulation.comparison, "simulate_on", simulate)
     assert "'rank'" in refused("--methods", "promptfl,fedpgp", "--set", "rank=four", command="compare")
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from fedgraft.data.examples import Examples, content_key
-from fedgraft.data.sources import SourceRequest
+from fedgraft.data.sources.source import SourceRequest
 
 ExamplesOf = Callable[..., Examples]
 WriteImage = Callable[..., Path]
@@ -51,6 +51,6 @@ def write_image() -> WriteImage:
 @pytest.fixture(scope="session")
 def digits() -> Examples:
     """The digits, read once."""
-    from fedgraft.data.digits import open_examples
+    from fedgraft.data.sources.digits import open_examples
 
     return open_examples(SourceRequest("", seed=0))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config import DEALT_PROTOCOLS, RunConfig
-from fedgraft.data.dealt import DealtData, read_dealt, write_dealt
-from fedgraft.data.protocols import deal
-from fedgraft.errors import UserError
+from fedgraft.config.run_config import DEALT_PROTOCOLS, RunConfig
+from fedgraft.runs.split_file import DealtData, read_dealt, write_dealt
+from fedgraft.data.protocols.protocol import deal
+from fedgraft.core.errors import UserError
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

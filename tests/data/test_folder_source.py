@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedgraft.data.examples import Examples
-from fedgraft.data.sources import open_source
-from fedgraft.errors import UserError
+from fedgraft.data.sources.source import open_source
+from fedgraft.core.errors import UserError
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from fedgraft.data.examples import Examples
-from fedgraft.data.sources import open_source
-from fedgraft.errors import UserError
+from fedgraft.data.sources.source import open_source
+from fedgraft.core.errors import UserError
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
@@ -117,8 +117,8 @@ def test_a_missing_column_is_named_beside_those_there_are(tmp_path: Path, kept: 
 
 def test_an_unknown_id_offline_is_one_sentence_with_the_id(tmp_path: Path) -> None:
     code = (
-        "from fedgraft.data.sources import open_source\n"
-        "from fedgraft.errors import UserError\n"
+        "from fedgraft.data.sources.source import open_source\n"
+        "from fedgraft.core.errors import UserError\n"
         "try: open_source('hf:nobody/no-such-dataset', 0)\n"
         "except UserError as error: print(error)"
     )

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config import DEALT_PROTOCOLS, RunConfig
+from fedgraft.config.run_config import DEALT_PROTOCOLS, RunConfig
 from fedgraft.data.examples import Examples
-from fedgraft.data.protocols import Deal, Fold, deal
-from fedgraft.errors import UserError
+from fedgraft.data.protocols.protocol import Deal, Fold, deal
+from fedgraft.core.errors import UserError
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -117,10 +117,10 @@ def test_no_option_is_without_effect(
 
 _SCRIPT = """
 import hashlib, sys
-from fedgraft.config import DEALT_PROTOCOLS, RunConfig
+from fedgraft.config.run_config import DEALT_PROTOCOLS, RunConfig
 from fedgraft.data import characters, shapes
-from fedgraft.data.protocols import deal
-from fedgraft.data.sources import open_source
+from fedgraft.data.protocols.protocol import deal
+from fedgraft.data.sources.source import open_source
 characters.DRAWINGS_PER_CLASS_AND_FAMILY, shapes.IMAGES_PER_CLASS_AND_STYLE = 2, 2
 characters.FAMILIES = {family: files[:1] for family, files in characters.FAMILIES.items()}
 print(hash("a different number in each process"))

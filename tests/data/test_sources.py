@@ -10,14 +10,14 @@ import torch
 from PIL import Image, ImageFont
 from sklearn.datasets import load_digits
 
-from fedgraft.config import RunConfig
+from fedgraft.config.run_config import RunConfig
 from fedgraft.data import characters
 from fedgraft.data import shapes as shapes_source
 from fedgraft.data.examples import Examples, as_rgb, pixel_examples
-from fedgraft.data.protocols import deal
-from fedgraft.data.sources import SOURCES, open_source
+from fedgraft.data.protocols.protocol import deal
+from fedgraft.data.sources.source import SOURCES, open_source
 from fedgraft.data.worlds import glyphs, shapes
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 BUILT_IN = ("characters", "digits", "shapes")
 ALL_FONTS = characters.FAMILIES

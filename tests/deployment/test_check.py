@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fedgraft import UserError
-from fedgraft.client.check import check_site
-from fedgraft.client.folder import SiteFolder
-from fedgraft.client.state import PersonalState
+from fedgraft.client.site_check import check_site
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.personal_state import PersonalState
 
 
 def test_a_check_counts_classes_as_the_federation_will_hear_of_them(images: Path) -> None:

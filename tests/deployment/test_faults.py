@@ -10,9 +10,9 @@ import pytest
 from benchmarks.faults import Outcome, outcome
 from benchmarks.faulty_worker import spoiled
 from benchmarks.in_process import MISHAPS, InProcessGrid, run_to_the_end
-from fedgraft.client.folder import SiteFolder
-from fedgraft.config import RunConfig
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.config.run_config import RunConfig
+from fedgraft.runs.run_directory import RunDirectory
 
 NAMES = ["blue circle", "green square", "red triangle"]
 CONFIG = RunConfig(

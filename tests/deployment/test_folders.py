@@ -8,9 +8,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedgraft import UserError
-from fedgraft.client.folder import SiteFolder
-from fedgraft.data.folder import open_own
-from fedgraft.server.folder import ServerFolder
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.data.sources.folder import open_own
+from fedgraft.runs.server_folder import ServerFolder
 
 
 def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:

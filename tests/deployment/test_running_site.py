@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.client.busy import busy, forget_worker, last_pulse, running_task, start_pulse
-from fedgraft.client.folder import SiteFolder
+from fedgraft.client.worker_status import busy, forget_worker, last_pulse, running_task, start_pulse
+from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.deployment.processes import _group_lives
 from fedgraft.deployment.running_site import RunningSite
-from fedgraft.errors import RunFailed
-from fedgraft.server.folder import ServerFolder
+from fedgraft.core.errors import RunFailed
+from fedgraft.runs.server_folder import ServerFolder
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.config import RunConfig
+from fedgraft.config.run_config import RunConfig
 from fedgraft.deployment.submitted import SubmittedRun
-from fedgraft.errors import RunFailed
-from fedgraft.server.folder import ServerFolder
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.core.errors import RunFailed
+from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.runs.run_directory import RunDirectory
 
 CONFIG = RunConfig(method="promptfl", data="folder:own", protocol="own-data", class_names=["cat", "dog"], sites=2)
 Runs = Callable[..., list[str]]
@@ -72,7 +72,7 @@ def test_a_run_that_is_cut_off_is_handed_in_again(server: ServerFolder, out: Pat
 
 
 def test_a_run_that_ended_for_a_reason_is_not_handed_in_again(server: ServerFolder, out: Path, plays: Runs) -> None:
-    played = plays("print('fedgraft.errors.RunFailed: Round 2 has 0 sound answers of 2')")
+    played = plays("print('fedgraft.core.errors.RunFailed: Round 2 has 0 sound answers of 2')")
     with pytest.raises(RunFailed, match="before its last round: Round 2 has 0 sound answers of 2"):
         _to_the_end(SubmittedRun(server, CONFIG, out))
     assert len(played) == 1

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from fedgraft import UserError
-from fedgraft.client.folder import SiteFolder
-from fedgraft.client.state import PersonalState
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.personal_state import PersonalState
 from fedgraft.deployment.local import SiteStatus, up
 from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
-from fedgraft.errors import RunFailed
-from fedgraft.server.folder import ServerFolder
+from fedgraft.core.errors import RunFailed
+from fedgraft.runs.server_folder import ServerFolder
 
 SETTINGS = {"method": "fedpgp", "sites": 2, "rounds": 3, "local_epochs": 1, "method_options": {"n_ctx": 2, "rank": 2}}
 

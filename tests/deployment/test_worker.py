@@ -17,15 +17,15 @@ import torch
 from flwr.app import RecordDict
 
 from fedgraft import RunConfig, UserError, __version__
-from fedgraft.adapters.base import Adapter
+from fedgraft.methods.adapter import Adapter
 from fedgraft.backbones import Backbone
-from fedgraft.client.folder import SiteFolder
+from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.client.relay import OPTIONS, ask_worker
-from fedgraft.client.state import PersonalState
+from fedgraft.runs.personal_state import PersonalState
 from fedgraft.client.worker import Worker, serve_on
-from fedgraft.data.protocols import named_deal
-from fedgraft.errors import RunFailed
-from fedgraft.messages import (
+from fedgraft.data.protocols.protocol import named_deal
+from fedgraft.core.errors import RunFailed
+from fedgraft.flower.messages import (
     CLASS_COUNTS,
     HELLO,
     JOB,
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_the_site_out_with_a_sentence_and_the_state_as_it_was
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as disk:
-        disk.setattr("fedgraft.files.os.fsync", full)
+        disk.setattr("fedgraft.core.files.os.fsync", full)
         reason = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
     assert str(reason).startswith("The personal state cannot be written to ")
     assert str(reason).endswith("No space left on device.")

@@ -11,8 +11,8 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fedgraft.backbones import Backbone
-from fedgraft.data.folder import decode
-from fedgraft.device.images import ImageError, load_image
+from fedgraft.data.sources.folder import decode
+from fedgraft.device.image_files import ImageError, load_image
 from fedgraft.device.preprocessing import Preprocessing
 
 SIZES = [(48, 48), (1, 1), (7, 5), (47, 49), (100, 61), (61, 100), (333, 48), (48, 77), (640, 481), (3, 200)]

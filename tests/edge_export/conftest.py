@@ -12,21 +12,21 @@ import pytest
 import torch
 from PIL import Image
 
-from fedgraft.adapters.base import Vocabulary
+from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.client.state import PersonalState
-from fedgraft.config import RunConfig
-from fedgraft.data.dealt import DealtData, write_dealt
+from fedgraft.runs.personal_state import PersonalState
+from fedgraft.config.run_config import RunConfig
+from fedgraft.runs.split_file import DealtData, write_dealt
 from fedgraft.data.examples import content_key
-from fedgraft.data.protocols import deal
-from fedgraft.data.sources import open_source
+from fedgraft.data.protocols.protocol import deal
+from fedgraft.data.sources.source import open_source
 from fedgraft.edge_export.export import ExportOptions, export
 from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
-from fedgraft.edge_export.tickets.images import ImagePool, ServerImages
+from fedgraft.edge_export.tickets.image_pool import ImagePool, ServerImages
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.methods import load_method
-from fedgraft.server.run_directory import Checkpoint, RunDirectory
+from fedgraft.runs.run_directory import Checkpoint, RunDirectory
 
 MakeRun = Callable[..., Path]
 Traced = Callable[[str], tuple[Ticket, onnx.ModelProto]]

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedgraft.device import BundleError, Predictor, open_bundle, read_public_key
 from fedgraft.device.commands import verify
 from fedgraft.device.manifest import canonical
-from fedgraft.edge_export.manifest import SCHEMA, BundleManifest, manifest_schema
+from fedgraft.edge_export.bundle_manifest import SCHEMA, BundleManifest, manifest_schema
 from fedgraft.edge_export.signing import public_bytes, signature_file, signing_key
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 
 def _resigned(bundle: Path, change: Callable[[dict], None], key: Path) -> None:

@@ -15,13 +15,13 @@ from fedgraft.data.worlds import shapes
 from fedgraft.edge_export.tickets import training
 from fedgraft.edge_export.tickets.attack import Attack, Noise, Nothing, PixelRange
 from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, make_robust
-from fedgraft.edge_export.tickets.folder import draw_into
-from fedgraft.edge_export.tickets.images import ImagePool, open_images
+from fedgraft.edge_export.tickets.ticket_folder import draw_into
+from fedgraft.edge_export.tickets.image_pool import ImagePool, open_images
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import matrices
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.tickets.training import Workplace
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 SMALL = {"images": 24, "induction_steps": 4, "scheme_steps": 4, "distillation_steps": 4}
 

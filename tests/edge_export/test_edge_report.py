@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.edge_export.report import accuracy_figure, ticket_table, write_edge_report
-from fedgraft.errors import UserError
+from fedgraft.reports.edge import accuracy_figure, ticket_table, write_edge_report
+from fedgraft.core.errors import UserError
 
 
 def _row(pattern: str, sparsity: float, induction: str, seed: int, base: float) -> dict[str, object]:

@@ -10,8 +10,8 @@ import pytest
 
 from fedgraft.backbones import Backbone
 from fedgraft.cli.main import main
-from fedgraft.data.dealt import read_dealt
-from fedgraft.data.sources import open_source
+from fedgraft.runs.split_file import read_dealt
+from fedgraft.data.sources.source import open_source
 from fedgraft.device import Predictor
 from fedgraft.device.bundle import open_bundle
 from fedgraft.device.class_bank import ClassBank
@@ -19,16 +19,16 @@ from fedgraft.device.commands import verify
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export.calibration import best_temperature, calibration_error, fit
 from fedgraft.edge_export.export import ExportOptions, export
-from fedgraft.edge_export.fold import adapter_of, class_features, open_run
-from fedgraft.edge_export.images import run_images
+from fedgraft.edge_export.trained_run import adapter_of, class_features, open_run
+from fedgraft.edge_export.measurement_images import run_images
 from fedgraft.edge_export.onnx_model import reduced
 from fedgraft.edge_export.parity import accuracy, compare, onnx_embeddings, torch_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.tickets.draw import TicketConfig
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.towers import TicketChoice, chosen_ticket
-from fedgraft.errors import UserError
-from fedgraft.server.observer import Observer
+from fedgraft.core.errors import UserError
+from fedgraft.core.observer import Observer
 from tests.edge_export.conftest import PAGE, ROUND, MakeRun, Traced
 
 PATTERNS = ("structured", "rows", "n:m", "unstructured")

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedgraft.adapters.base import Vocabulary
+from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.client.state import PersonalState
-from fedgraft.edge_export.fold import adapter_of, class_features, open_run, parse_labels
-from fedgraft.edge_export.images import run_images
-from fedgraft.errors import UserError
+from fedgraft.runs.personal_state import PersonalState
+from fedgraft.edge_export.trained_run import adapter_of, class_features, open_run, parse_labels
+from fedgraft.edge_export.measurement_images import run_images
+from fedgraft.core.errors import UserError
 from fedgraft.methods import load_method, method_names
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.runs.run_directory import RunDirectory
 from tests.edge_export.conftest import ROUND, MakeRun
 
 

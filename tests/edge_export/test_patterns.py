@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.tower import VisionTower
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.draw import TicketConfig
 from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern, matrices
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 
 
 def _cut(tower: VisionTower, name: str, sparsity: float) -> dict[str, torch.Tensor]:

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
-from fedgraft.data.sources import open_source
+from fedgraft.data.sources.source import open_source
 from fedgraft.device import BundleError, Predictor
 from fedgraft.device.class_bank import check_labels
 from fedgraft.device.tensors import read_tensors
 from fedgraft.edge_export.export import ExportOptions, export
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 from tests.edge_export.conftest import Traced
 
 
@@ -133,7 +133,7 @@ def test_readers_see_the_old_bank_or_the_new_one_and_nothing_between(exported: P
 
 
 def test_100_classes_of_width_512_are_less_than_256_kilobytes() -> None:
-    from fedgraft.edge_export.bundle import class_files
+    from fedgraft.edge_export.bundle_writer import class_files
 
     features = np.random.default_rng(0).normal(size=(100, 512)).astype(np.float32)
     files = class_files([f"class number {index}" for index in range(100)], features, 100.0)

@@ -8,7 +8,7 @@ import torch_pruning
 from torch import Tensor
 
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.tower import VisionTower
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.patterns import PATTERNS, masked
 from fedgraft.edge_export.tickets.structured import head_channels
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fedgraft.config import RunConfig
+from fedgraft.config.run_config import RunConfig
 from fedgraft.edge_export import sweep
-from fedgraft.edge_export.report import TICKETS, read_rows
-from fedgraft.errors import UserError
+from fedgraft.reports.edge import TICKETS, read_rows
+from fedgraft.core.errors import UserError
 
 SETTINGS: dict[str, Any] = {"images": 16, "induction_steps": 1, "distillation_steps": 0}
 

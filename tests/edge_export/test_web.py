@@ -16,7 +16,7 @@ from PIL import Image
 
 from fedgraft.device import Predictor
 from fedgraft.edge_export import web
-from fedgraft.errors import UserError
+from fedgraft.core.errors import UserError
 from tests.edge_export.conftest import PAGE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -10,8 +10,8 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedgraft.errors import RunFailed
-from fedgraft.server.delivery import Delivery
+from fedgraft.core.errors import RunFailed
+from fedgraft.server.sender import Delivery
 
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 ANSWER = RecordDict({"answer": ConfigRecord({"is": 1})})
@@ -52,7 +52,7 @@ class ScriptedGrid:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The monotonic clock; a pause sets it forward by a tenth of a second."""
     now = [0.0]
-    monkeypatch.setattr("fedgraft.server.delivery.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedgraft.server.sender.time.monotonic", lambda: now[0])
     monkeypatch.setattr(Delivery, "pause", lambda self: now.__setitem__(0, now[0] + 0.1))
     return now
 

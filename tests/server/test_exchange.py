@@ -10,8 +10,8 @@ from flwr.app import ConfigRecord, Error, Message, MessageType, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedgraft.errors import RunFailed
-from fedgraft.messages import (
+from fedgraft.core.errors import RunFailed
+from fedgraft.flower.messages import (
     HELLO,
     JOB,
     METRICS,
@@ -24,8 +24,8 @@ from fedgraft.messages import (
     to_array_record,
     unpack,
 )
-from fedgraft.server.delivery import Delivery
-from fedgraft.server.exchange import Exchange, Greeting
+from fedgraft.server.sender import Delivery
+from fedgraft.server.router import Exchange, Greeting
 
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
@@ -190,7 +190,7 @@ def test_what_is_packed_comes_out() -> None:
 
 
 def test_an_error_of_the_node_is_one_of_each_site() -> None:
-    from fedgraft.server.exchange import _split
+    from fedgraft.server.router import _split
 
     message, other = _messages([0, 1])
     replies = _split(Message(Error(100, "no backbone"), reply_to=message), [message, other])

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from fedgraft import RunConfig, UserError
-from fedgraft.adapters.base import Vocabulary
+from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.probes import probe_names
+from fedgraft.backbones.drift_classes import probe_names
 from fedgraft.data.worlds import shapes
 from fedgraft.methods import load_method
-from fedgraft.server.probe import Probe
+from fedgraft.server.drift_monitor import Probe
 
 WORDS = {"ctx_init": "a photo of a"}
 

@@ -8,8 +8,8 @@ from typing import Any
 import matplotlib.figure
 import pytest
 
-from fedgraft.errors import UserError
-from fedgraft.server.report import write_report
+from fedgraft.core.errors import UserError
+from fedgraft.reports import write_report
 
 HOSTILE = '<script>alert("$x$")</script>'
 SCOPES = {"base-to-novel": ("local", "base", "novel"), "leave-one-domain-out": ("target",), "dirichlet": ("personal",)}
@@ -147,7 +147,7 @@ def test_a_comparison_sets_methods_side_by_side(tmp_path: Path, keys: tuple[str,
 
 
 def test_the_comparison_figure_can_be_saved_as_png(tmp_path: Path) -> None:
-    from fedgraft.server.report.comparison_plots import comparison_figure
+    from fedgraft.reports.comparison_plots import comparison_figure
 
     figure = comparison_figure(json.loads((write_comparison(tmp_path) / "comparison.json").read_text()))
     assert isinstance(figure, matplotlib.figure.Figure)
@@ -157,7 +157,7 @@ def test_the_comparison_figure_can_be_saved_as_png(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [3, 30])
 def test_methods_that_differ_at_their_ends_alone_stay_apart_in_the_figures(tmp_path: Path, count: int) -> None:
-    from fedgraft.server.report.comparison_plots import comparison_figure, tradeoff_figure
+    from fedgraft.reports.comparison_plots import comparison_figure, tradeoff_figure
 
     comparison = json.loads((write_comparison(tmp_path) / "comparison.json").read_text())
     labels = [f"promptfl(ctx_init=a photo of a)+anchored(drift=0.0{number})" for number in range(count)]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from flwr.serverapp import Grid
 
-from fedgraft.errors import RunFailed, UserError
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.server.coordinator import Coordinator
-from fedgraft.server.run_directory import Checkpoint, RunDirectory
+from fedgraft.runs.run_directory import Checkpoint, RunDirectory
 
 FINGERPRINT = "a" * 64
 
@@ -65,7 +65,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_what_is_complete(
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("fedgraft.files.os.fsync", full)
+    monkeypatch.setattr("fedgraft.core.files.os.fsync", full)
     coordinator = Coordinator.__new__(Coordinator)
     coordinator.directory = directory
     coordinator._run = lambda grid: directory.save_checkpoint(  # type: ignore[method-assign]

@@ -55,7 +55,7 @@ def test_a_node_with_other_images_is_named(
     """The deal's keys are compared before any image is computed under another's name."""
     from fedgraft.client import workplace
     from fedgraft.data.examples import Examples
-    from fedgraft.data.sources import open_source
+    from fedgraft.data.sources.source import open_source
 
     def another(spec: str, seed: int, domains: bool = False) -> Examples:
         return open_source("shapes:flat", seed, domains)

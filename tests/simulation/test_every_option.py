@@ -9,12 +9,12 @@ import pytest
 from fedgraft import RunConfig
 from fedgraft.backbones import Backbone
 from fedgraft.client.site import Site, train_sites
-from fedgraft.client.workplace import DealtPlace
-from fedgraft.data.dealt import write_dealt
+from fedgraft.client.loaded_run import DealtPlace
+from fedgraft.runs.split_file import write_dealt
 from fedgraft.methods import load_method
 from fedgraft.server.coordinator import initial_adapter
-from fedgraft.server.observer import Observer
-from fedgraft.simulation import prepare, zero_shot_accuracy
+from fedgraft.core.observer import Observer
+from fedgraft.simulation.simulate import prepare, zero_shot_accuracy
 from fedgraft.strategies.answers import Answer
 
 BASE = {
@@ -75,7 +75,7 @@ class _Listener(Observer):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def notice(self, sentence: str) -> None:
+    def on_notice(self, sentence: str) -> None:
         self.heard.append(sentence)
 
 

@@ -14,9 +14,9 @@ import pytest
 from safetensors import safe_open
 
 from fedgraft import RunConfig, simulate
-from fedgraft.errors import RunFailed, UserError
-from fedgraft.server.observer import Observer
-from fedgraft.server.run_directory import RunDirectory
+from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.observer import Observer
+from fedgraft.runs.run_directory import RunDirectory
 
 CONFIG = RunConfig(method="fedpgp", data="digits", sites=3, rounds=4, shots=4, method_options={"n_ctx": 4})
 WIDTH = 128
@@ -170,12 +170,12 @@ class _Saboteur(Observer):
         self.run, self.sites = run, sites
         self.heard: list[tuple[int, int, str]] = []
 
-    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         if server_round == 1:
             for path in self.run.glob(f"sites/000/{self.sites}/round-*.safetensors"):
                 path.write_bytes(path.read_bytes()[:50])
 
-    def left_out(self, server_round: int, site: int, reason: str) -> None:
+    def on_site_left_out(self, server_round: int, site: int, reason: str) -> None:
         self.heard.append((server_round, site, reason))
 
 

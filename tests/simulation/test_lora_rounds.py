@@ -16,16 +16,16 @@ from fedgraft.backbones.loading import mini_folder
 from fedgraft.cli.main import main
 from fedgraft.client.evaluation import ScopeResult
 from fedgraft.client.site import Site, evaluate_sites, train_sites
-from fedgraft.client.workplace import DealtPlace
-from fedgraft.data.dealt import write_dealt
-from fedgraft.messages import Arrays
+from fedgraft.client.loaded_run import DealtPlace
+from fedgraft.runs.split_file import write_dealt
+from fedgraft.flower.messages import Arrays
 from fedgraft.methods import load_method
 from fedgraft.server.coordinator import initial_adapter
-from fedgraft.server.observer import Observer
-from fedgraft.server.run_directory import Checkpoint, RunDirectory
-from fedgraft.simulation import prepare
+from fedgraft.core.observer import Observer
+from fedgraft.runs.run_directory import Checkpoint, RunDirectory
+from fedgraft.simulation.simulate import prepare
 from fedgraft.strategies.answers import Answer
-from fedgraft.trained import save_adapter, trained_adapter
+from fedgraft.edge_export.adapter_folder import save_adapter, trained_adapter
 
 CASES = {
     "fedsa-lora": {"rank": 2},

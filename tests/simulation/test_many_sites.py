@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import fedgraft.engine
+import fedgraft.simulation.ray_engine
 from fedgraft import RunConfig, simulate
 
 
@@ -18,7 +18,7 @@ def test_sites_that_share_a_node_learn_what_they_learn_on_nodes_of_their_own(
         method_options={"n_ctx": 2},
     )  # fmt: skip
     together = simulate(config, tmp_path / "together")
-    monkeypatch.setattr(fedgraft.engine, "_NODES", 100)
+    monkeypatch.setattr(fedgraft.simulation.ray_engine, "_NODES", 100)
     alone = simulate(config, tmp_path / "alone")
     assert together["metrics"]["accuracy"] == pytest.approx(alone["metrics"]["accuracy"], abs=0.5)
     assert together["uplink_bytes_per_site_round"] == alone["uplink_bytes_per_site_round"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fedgraft import RunConfig, simulate
-from fedgraft.server.observer import Observer
-from fedgraft.server.report import write_report
+from fedgraft.core.observer import Observer
+from fedgraft.reports import write_report
 from fedgraft.strategies.privacy import epsilon
 
 CONFIG = RunConfig(
@@ -24,7 +24,7 @@ class _Copier(Observer):
     def __init__(self, run: Path, copy: Path) -> None:
         self.run, self.copy = run, copy
 
-    def round_ends(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
+    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
         if server_round == 2:
             shutil.copytree(self.run, self.copy)
 

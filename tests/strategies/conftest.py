@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from fedgraft.randomness import keyed_normal
+from fedgraft.core.randomness import keyed_normal
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.parts import Drift, Round
+from fedgraft.strategies.components import Drift, Round
 
 
 def answers_of(values: np.ndarray, examples: list[int] | None = None) -> list[Answer]:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fedgraft import RunConfig, UserError, simulate
-from fedgraft.registry import STRATEGIES
+from fedgraft.config.registry import STRATEGIES
 from fedgraft.strategies.composition import compose
-from fedgraft.strategies.parts import Rule, SitePart, Step
-from fedgraft.terms import Term, parse_terms, split
+from fedgraft.strategies.components import Rule, SitePart, Step
+from fedgraft.config.notation import Term, parse_terms, split
 from tests.strategies.conftest import answers_of, round_of
 
 

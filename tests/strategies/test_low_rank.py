@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedgraft.messages import Arrays
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.fedex_lora import FedExLora
 from fedgraft.strategies.fedit import FedIT

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedgraft.errors import UserError
-from fedgraft.randomness import keyed_normal
-from fedgraft.registry import STRATEGIES
-from fedgraft.strategies.parts import Rule, SitePart
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import keyed_normal
+from fedgraft.config.registry import STRATEGIES
+from fedgraft.strategies.components import Rule, SitePart
 from fedgraft.strategies.privacy import clipped, epsilon, norm
 from tests.strategies.conftest import answers_of, round_of
 

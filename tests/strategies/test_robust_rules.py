@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedgraft.registry import STRATEGIES
+from fedgraft.config.registry import STRATEGIES
 from fedgraft.strategies.krum import selected
-from fedgraft.strategies.parts import Rule
+from fedgraft.strategies.components import Rule
 from tests.strategies.conftest import answers_of, round_of
 
 ROBUST = ("median", "trimmed-mean", "krum", "multi-krum", "bulyan")

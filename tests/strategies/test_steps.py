@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedgraft.config import RunConfig
-from fedgraft.registry import STRATEGIES
+from fedgraft.config.run_config import RunConfig
+from fedgraft.config.registry import STRATEGIES
 from fedgraft.strategies.anchored import drawn_back
 from fedgraft.strategies.composition import compose
-from fedgraft.strategies.parts import Outcome, Step
+from fedgraft.strategies.components import Outcome, Step
 from tests.strategies.conftest import round_of
 
 START = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedgraft.config import RunConfig
-from fedgraft.errors import RunFailed
-from fedgraft.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import RunFailed
+from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
 from fedgraft.strategies.answers import Answer, checked, problem
 from fedgraft.strategies.composition import Addition, compose
 from fedgraft.strategies.weighted_average import WeightedAverage, weighted_average

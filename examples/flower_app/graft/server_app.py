@@ -1,5 +1,5 @@
 """The ServerApp: rounds, checkpoints, evaluation, the run directory and its report."""
 
-from fedgraft.flower_app import server_app as app
+from fedgraft.deployment.flower_app import server_app as app
 
 __all__ = ["app"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgraft.backbones.base import Backbone
-from fedgraft.backbones.features import FeatureStore, require_rows
+from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.feature_store import FeatureStore, require_rows
 from fedgraft.backbones.loading import load_backbone
-from fedgraft.data.sources import open_source
+from fedgraft.data.sources.source import open_source
 
 
 def zero_shot(backbone: Backbone, source: str, cache: Path, seed: int = 0) -> dict[str, float]:

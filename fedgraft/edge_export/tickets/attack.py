@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.base import Backbone
+from fedgraft.backbones.backbone import Backbone
 
 Loss = Callable[[Tensor], Tensor]
 """Pixels (B, 3, side, side) to a scalar."""

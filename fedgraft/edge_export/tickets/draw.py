@@ -4,17 +4,17 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fedgraft.backbones.base import Backbone
-from fedgraft.backbones.tower import VisionTower
+from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
-from fedgraft.edge_export.tickets.images import PROCEDURAL, ImagePool, ServerImages, open_images
+from fedgraft.edge_export.tickets.image_pool import PROCEDURAL, ImagePool, ServerImages, open_images
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern
 from fedgraft.edge_export.tickets.schemes import SCHEMES, STEPLESS, Choice
 from fedgraft.edge_export.tickets.ticket import Induction, Kind, PatternName, Scheme, Ticket, TicketSpec
 from fedgraft.edge_export.tickets.training import Stage, Workplace
 from fedgraft.edge_export.tickets.tuning import DISTILLATION_LR, INDUCTIONS, LR, described, tune
-from fedgraft.errors import UserError, unknown
+from fedgraft.core.errors import UserError, unknown
 
 _EPSILON = {"pgd": 4 / 255, "smoothing": 0.12}
 

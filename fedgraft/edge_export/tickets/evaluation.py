@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgraft.backbones import load_backbone
-from fedgraft.backbones.base import Backbone
-from fedgraft.backbones.pruned import TicketFile
-from fedgraft.config import RunConfig
+from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.ticket_backbone import TicketFile
+from fedgraft.config.run_config import RunConfig
 from fedgraft.data.examples import Examples, IntArray
-from fedgraft.data.protocols import deal
-from fedgraft.data.sources import open_source
+from fedgraft.data.protocols.protocol import deal
+from fedgraft.data.sources.source import open_source
 from fedgraft.edge_export.tickets.attack import Attack, PixelRange
-from fedgraft.edge_export.tickets.images import Pixels
+from fedgraft.edge_export.tickets.image_pool import Pixels
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.tickets.training import Module
-from fedgraft.randomness import generator
+from fedgraft.core.randomness import generator
 
 _BATCH = 128
 

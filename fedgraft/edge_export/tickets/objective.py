@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedgraft.edge_export.tickets.attack import Disturbance
-from fedgraft.edge_export.tickets.images import ImagePool
+from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.training import Module
 
 

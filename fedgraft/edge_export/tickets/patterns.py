@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.tower import TowerLayer, VisionTower
+from fedgraft.backbones.vision_tower import TowerLayer, VisionTower
 from fedgraft.edge_export.tickets.structured import remove
-from fedgraft.errors import UserError, unknown
+from fedgraft.core.errors import UserError, unknown
 
 Groups = dict[str, Tensor]
 """A number for each group, by the name of the matrix or of the layer's part that it belongs to."""

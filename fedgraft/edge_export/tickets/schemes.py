@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 from torch.func import functional_call
 
-from fedgraft.backbones.tower import VisionTower
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
-from fedgraft.edge_export.tickets.images import ImagePool
+from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import Groups, Pattern, masked
 from fedgraft.edge_export.tickets.training import Stage, Workplace, optimize

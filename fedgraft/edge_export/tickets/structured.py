@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from fedgraft.backbones.tower import TowerLayer, VisionTower
+from fedgraft.backbones.vision_tower import TowerLayer, VisionTower
 
 
 @torch.no_grad()

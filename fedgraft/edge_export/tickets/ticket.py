@@ -4,10 +4,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from fedgraft.backbones.base import Backbone
-from fedgraft.backbones.pruned import TicketFile, check_source_fingerprint
-from fedgraft.backbones.tower import VisionTower
-from fedgraft.errors import UserError
+from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.ticket_backbone import TicketFile, check_source_fingerprint
+from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.core.errors import UserError
 
 Kind = Literal["natural", "robust"]
 Induction = Literal["none", "pgd", "smoothing"]

@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedgraft.files import write_bytes
-from fedgraft.randomness import generator
+from fedgraft.core.files import write_bytes
+from fedgraft.core.randomness import generator
 
 Module = Callable[[Tensor], Tensor]
 """Pixels (B, 3, side, side) to embeddings (B, dim) of unit norm."""

@@ -6,9 +6,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.tower import VisionTower
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.attack import Attack, Disturbance, Noise, Nothing
-from fedgraft.edge_export.tickets.images import ImagePool
+from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.training import Stage, Workplace, optimize
 

@@ -1,1 +1,0 @@
-"""What a site trains: one file a method."""

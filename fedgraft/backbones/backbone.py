@@ -1,0 +1,164 @@
+"""What the rest of fedgraft asks of a frozen dual encoder, whatever its family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
+from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.core.errors import UserError
+
+Placement = Literal["before", "behind"]
+"""Where a context stands: before the class name or behind it."""
+Precision = Literal["float32", "bfloat16"]
+"""Of the frozen weights and what passes through them; learnt parameters, features and losses are float32."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTokens:
+    """Tokenized class names as they follow a prompt: the name, a full stop and the end token.
+
+    Attributes:
+        ids: (C, L) token ids, padded behind the end token.
+        ends: (C,) position of the end token in each row.
+    """
+
+    ids: Tensor
+    ends: Tensor
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """The places of the flattened ids that are no padding, (T,), name after name."""
+        places = torch.arange(self.ids.shape[1], device=self.ids.device) <= self.ends[:, None]
+        return places.flatten().nonzero()[:, 0]
+
+    @cached_property
+    def last(self) -> Tensor:
+        """Where among `kept` each name's end token is, (C,)."""
+        return (self.ends + 1).cumsum(0) - 1
+
+
+class TextTower(ABC):
+    """The frozen text encoder. All features are of unit norm, in float32, on the device of its weights."""
+
+    width: int
+    """Size of a token embedding, so of a context vector."""
+    max_tokens: int
+
+    @abstractmethod
+    def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
+        """Token ids of class names."""
+
+    @abstractmethod
+    def tokenize_texts(self, texts: Sequence[str]) -> tuple[Tensor, ClassTokens]:
+        """Ordinary texts as prompts: what all begin with, as a context (n, width), and how each goes on.
+
+        `encode_prompts` of the two gives the features that `encode_texts` gives.
+        """
+
+    @abstractmethod
+    def embed_words(self, text: str) -> Tensor:
+        """Token embeddings (n, width) of a text without start and end token."""
+
+    @abstractmethod
+    def encode_prompts(
+        self,
+        context: Tensor,
+        classes: ClassTokens,
+        deep: Tensor | None = None,
+        placement: Placement = "before",
+        deltas: Deltas | None = None,
+    ) -> Tensor:
+        """Features of prompted class names for every context and class, differentiable in all that is no class.
+
+        Args:
+            context: (N, n_ctx, width).
+            deep: (N, depth, n_ctx, width), what replaces the context's hidden states before each of the layers
+                1 to depth (Khattak et al. 2023); layer 0 reads the context itself.
+            placement: [start; context; name; "."; end], or "behind" the name: [start; name; context; "."; end]
+                (Zhou et al. 2022).
+            deltas: changes of the tower's linear maps, one for each context or one for all.
+
+        Returns:
+            (N, C, dim).
+
+        Raises:
+            UserError: context and class name need more positions, or `deep` more layers, than there are.
+        """
+
+    @abstractmethod
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Features (T, dim) of ordinary texts, without gradients."""
+
+    @torch.no_grad()
+    def encode_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Zero-shot class features (C, dim): the normalized mean over hand-written templates (Radford et al. 2021)."""
+        texts = [template.format(name) for name in names for template in templates]
+        features = self.encode_texts(texts).view(len(names), len(templates), -1)
+        return torch.nn.functional.normalize(features.mean(1), dim=-1)
+
+
+class Backbone(ABC):
+    """A frozen dual encoder."""
+
+    name: str
+    fingerprint: str
+    """SHA-256 over configuration, tokenizer and weights, in hexadecimal."""
+    preprocessing: str
+    """SHA-256 over the preprocessing configuration, in hexadecimal."""
+    precision: Precision
+    device: torch.device
+    """Where the weights are; features come back there."""
+    dim: int
+    """Size of the joint embedding space."""
+    logit_scale: float
+    """The factor on cosines, already exponentiated."""
+    text: TextTower
+
+    @abstractmethod
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pixel values (B, 3, height, width) of RGB images of any size."""
+
+    @abstractmethod
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Image features (B, dim) of unit norm in float32, without gradients."""
+
+    def image_shape(self, layer: int | None) -> tuple[int, ...]:
+        """Of what `represent_images` returns for an image."""
+        return (self.dim,)
+
+    def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
+        """What is kept of images: their features (B, dim), or what enters a layer of the tower, (B, tokens, width)."""
+        if layer is not None:
+            raise UserError(f"The image tower of {self.name!r} cannot be cut at a layer.")
+        return self.encode_images(pixels)
+
+    def finish_images(self, represented: Tensor, layer: int | None, deltas: Deltas | None = None) -> Tensor:
+        """Features (B, dim) of unit norm from what is kept of images, differentiable in the deltas."""
+        return represented
+
+    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
+        """The linear maps in a tower's layers that deltas can change, by name; none in a family without."""
+        return {}
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """The preprocessing with Hugging Face's keys, plain JSON.
+
+        Raises:
+            UserError: this family cannot say it.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower, in float32 on the CPU: what tickets are drawn from and exports are made of.
+
+        Raises:
+            UserError: the towers of this family cannot be pruned or exported.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family whose image tower cannot be pruned or exported.")

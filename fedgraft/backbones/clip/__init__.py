@@ -1,0 +1,1 @@
+"""CLIP and what is built like it."""

@@ -1,0 +1,74 @@
+"""What a backbone family is: how its folders are recognized and loaded, and what its towers can do."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from fedgraft.backbones.backbone import Backbone, Placement, Precision
+from fedgraft.backbones.deltas import Tower
+from fedgraft.config.registry import Registered
+from fedgraft.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which backbone is to be loaded.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: of its files; of an ID of the Hugging Face hub, its cached snapshot as far as it is here.
+        source: what Hugging Face's loaders take: the folder or the ID.
+        precision: of the weights in memory.
+        device: where they go.
+        options: of the family.
+    """
+
+    name: str
+    folder: Path
+    source: str
+    precision: Precision
+    device: torch.device
+    options: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family(Registered):
+    """A registered family.
+
+    Attributes:
+        recognizes: whether a folder holds a backbone of the family.
+        load: the backbone of a request.
+        placements: where a learnt context may stand.
+        deep_prompts: whether prompts can be put before later layers of the text tower.
+        adapts: the towers whose linear maps low-rank adapters can change.
+        prunes: whether tickets can be drawn from its image tower.
+    """
+
+    kind: ClassVar[str] = "backbone family"
+
+    recognizes: Callable[[Path], bool]
+    load: Callable[[Request], Backbone]
+    placements: tuple[Placement, ...] = ()
+    deep_prompts: bool = False
+    adapts: tuple[Tower, ...] = ()
+    prunes: bool = False
+
+
+def model_type(folder: Path) -> str | None:
+    """The `model_type` in a folder's config.json; None where it has no such file.
+
+    Raises:
+        UserError: the file is not a Hugging Face configuration.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text()).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is not a Hugging Face configuration: {error}.") from error
+    return str(found)

@@ -1,0 +1,169 @@
+"""A ticket's folder, and the backbone that it makes: the ticket's image tower beside its source's text tower.
+
+The folder holds `ticket.safetensors`, the weights, and `ticket.json`: what the ticket is, the name and fingerprint of
+its source, and the size of every layer, without which towers of uneven layers cannot be rebuilt.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.deltas import LinearMap, Tower
+from fedgraft.backbones.family import Family, Request
+from fedgraft.backbones.loading import load_backbone
+from fedgraft.backbones.vision_tower import TowerShape, VisionTower
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import write_bytes, write_text
+
+FORMAT = 1
+_DESCRIPTION, _WEIGHTS = "ticket.json", "ticket.safetensors"
+
+
+@dataclass(frozen=True)
+class TicketFile:
+    """What a ticket's folder holds.
+
+    Attributes:
+        source: the dense backbone as the user named it.
+        spec: how the ticket came about, plain JSON with at least `source_fingerprint`.
+        tower: the image tower.
+    """
+
+    source: str
+    spec: dict[str, Any]
+    tower: VisionTower
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over spec, layer sizes and weights, in hexadecimal."""
+        return hashlib.sha256((json.dumps(self.spec, sort_keys=True) + self.tower.digest()).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write the weights, then the description; a folder without the latter is no ticket."""
+        weights = {name: tensor.float().cpu().contiguous() for name, tensor in self.tower.state_dict().items()}
+        description = {
+            "format": FORMAT,
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "spec": self.spec,
+            "tower": asdict(self.tower.shape),
+        }
+        write_bytes(folder / _WEIGHTS, save(weights))
+        write_text(folder / _DESCRIPTION, json.dumps(description, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a ticket's folder.
+
+        Raises:
+            UserError: it is no ticket, of a newer format, incomplete or changed.
+        """
+        if not is_ticket(folder):
+            raise UserError(f"The folder {folder} is no ticket (no {_DESCRIPTION}); `fedgraft ticket draw` makes one.")
+        try:
+            description = json.loads((folder / _DESCRIPTION).read_text())
+            if description["format"] > FORMAT:
+                raise UserError(
+                    f"The ticket {folder} has format {description['format']}; this fedgraft reads up to {FORMAT}."
+                )
+            tower = VisionTower(TowerShape.from_json(description["tower"]))
+            tower.load_state_dict(load((folder / _WEIGHTS).read_bytes()))
+            file = cls(str(description["source"]), dict(description["spec"]), tower.eval().requires_grad_(False))
+            expected = description["fingerprint"]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"The ticket {folder} cannot be read: {reason}") from error
+        if file.fingerprint != expected:
+            raise UserError(f"The ticket {folder} was changed after it was written: its fingerprint does not fit.")
+        return file
+
+
+class PrunedBackbone(Backbone):
+    """A backbone whose image tower is a ticket's; everything else is its source's."""
+
+    def __init__(self, name: str, source: Backbone, ticket: TicketFile) -> None:
+        """Join the two.
+
+        Raises:
+            UserError: the ticket was drawn from another backbone.
+        """
+        check_source_fingerprint(name, ticket, source)
+        self.name, self.fingerprint = name, ticket.fingerprint
+        self.preprocessing, self.precision, self.device = source.preprocessing, source.precision, source.device
+        self.dim, self.logit_scale, self.text = source.dim, source.logit_scale, source.text
+        self._source = source
+        self._tower = deepcopy(ticket.tower).to(self.device, getattr(torch, self.precision))
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """As the source does it."""
+        return self._source.preprocess(images)
+
+    def preprocessor_config(self) -> dict[str, Any]:
+        """The source's."""
+        return self._source.preprocessor_config()
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Features of the ticket's tower."""
+        features: Tensor = self._tower(pixels.to(self.device))
+        return features
+
+    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
+        """The source's of the text tower; a ticket's own matrices take no deltas, which would fill its zeros again."""
+        return self._source.linear_maps(tower) if tower == "text" else {}
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the ticket's tower in float32 on the CPU."""
+        return deepcopy(self._tower).float().cpu()
+
+
+def is_ticket(folder: Path) -> bool:
+    """Whether a folder holds a ticket."""
+    return (folder / _DESCRIPTION).is_file()
+
+
+def check_source_fingerprint(name: str, ticket: TicketFile, source: Backbone) -> None:
+    """Refuse a ticket of another backbone.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    expected = str(ticket.spec.get("source_fingerprint"))
+    if expected != source.fingerprint:
+        raise UserError(
+            f"The ticket {name} was drawn from a backbone with the fingerprint {expected[:16]}..., and {source.name!r} "
+            f"has {source.fingerprint[:16]}...; give the backbone that it was drawn from ({ticket.source!r})."
+        )
+
+
+def load_ticket(request: Request) -> PrunedBackbone:
+    """The ticket in a folder beside the text tower that it was drawn for.
+
+    Raises:
+        UserError: ticket or source cannot be read, or do not belong together.
+    """
+    ticket = TicketFile.read(request.folder)
+    source = load_backbone(ticket.source, request.precision, request.device)
+    return PrunedBackbone(request.name, source, ticket)
+
+
+FAMILY = Family(
+    name="ticket",
+    summary="a folder of `fedgraft ticket draw`: a smaller image tower beside its source's text tower",
+    recognizes=is_ticket,
+    load=load_ticket,
+    placements=("before", "behind"),
+    deep_prompts=True,
+    adapts=("text",),
+)

@@ -1,0 +1,134 @@
+"""A run as a process has loaded it: backbone, split and mapped features, once for all sites that the process serves."""
+
+import socket
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedgraft.backbones import Backbone
+from fedgraft.backbones.required_features import feature_rows, fill_store
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import cache_root, stored_key
+from fedgraft.core.randomness import public_key
+from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.split import SiteShare, Split
+from fedgraft.flower.messages import Job
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.run_directory import RunDirectory
+
+
+class LoadedRun(ABC):
+    """What all sites of a process share: the frozen backbone, the mapped features, who holds which example.
+
+    Args:
+        cache: where image features are kept.
+    """
+
+    def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
+        self.plan, self.backbone, self.split = plan, backbone, split
+        self.vocabulary = Vocabulary(backbone, split.class_names, split.templates)
+        store = plan.feature_store(cache, backbone)
+        self._rows = feature_rows(store, plan.config, split)
+        if (self._rows[split.used, 0] < 0).any() or (self._rows[split.trained] < 0).any():
+            fill_store(store, plan.config, self.examples(), split)
+            self._rows = feature_rows(store, plan.config, split)
+        self._vectors = store.vectors()
+
+    @abstractmethod
+    def examples(self) -> Examples:
+        """The images, to compute features that the cache lacks."""
+
+    @abstractmethod
+    def share(self, fold: int, site: int) -> SiteShare:
+        """What a site holds."""
+
+    @abstractmethod
+    def state_folder(self, fold: int, site: int) -> Path:
+        """Where a site's personal state is kept, and nothing else."""
+
+    @abstractmethod
+    def noise_key(self) -> bytes:
+        """What a site's noise is drawn from, 32 bytes."""
+
+    def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
+        """What is cached of some examples, (n, views, ...), copied from the mapped file to the backbone's device."""
+        return torch.from_numpy(np.asarray(self._vectors[self._rows[positions, :views]])).to(self.backbone.device)
+
+    def labels(self, positions: IntArray, classes: tuple[int, ...]) -> torch.Tensor:
+        """Labels (n,) of some examples as positions in `classes`, on the backbone's device."""
+        found = np.searchsorted(np.asarray(classes), self.split.labels[positions])
+        return torch.from_numpy(found).to(self.backbone.device)
+
+
+class SimulatedRun(LoadedRun):
+    """In a simulation: the server made the split and wrote it into the run directory, which all machines see."""
+
+    def __init__(self, config: RunConfig, run: Path) -> None:
+        self._directory = RunDirectory(run)
+        plan = Plan.of(config)
+        super().__init__(plan, plan.load_backbone(), self._directory.split, cache_root())
+
+    def examples(self) -> Examples:
+        """The data source once more, where the server filled the cache of another machine.
+
+        Raises:
+            UserError: other images are here than those that the server split.
+        """
+        examples = self.plan.open_examples()
+        if not np.array_equal(examples.keys, self.split.keys):
+            raise UserError(
+                f"The images of {self.plan.config.data!r} on the machine {socket.gethostname()} are not those that the "
+                "server split: every machine needs the same."
+            )
+        return examples
+
+    def share(self, fold: int, site: int) -> SiteShare:
+        """As the server split the images."""
+        return self.split.folds[fold].sites[site]
+
+    def state_folder(self, fold: int, site: int) -> Path:
+        """In the run directory."""
+        return self._directory.personal_state(fold, site)
+
+    def noise_key(self) -> bytes:
+        """From the seed: a simulation protects nobody, and its metrics are the same every time."""
+        return public_key(self.plan.config.seed)
+
+
+class DeployedRun(LoadedRun):
+    """At a deployed site: its own images, split by the site itself, and its own state."""
+
+    def __init__(self, plan: Plan, backbone: Backbone, examples: Examples, folder: Path, cache: Path) -> None:
+        self._examples, self._folder = examples, folder
+        super().__init__(plan, backbone, plan.split(examples), cache)
+
+    def examples(self) -> Examples:
+        """The site's images."""
+        return self._examples
+
+    def share(self, fold: int, site: int) -> SiteShare:
+        """All that is here, whatever number the server gave the site."""
+        return self.split.folds[fold].sites[0]
+
+    def state_folder(self, fold: int, site: int) -> Path:
+        """In the site's folder."""
+        return self._folder / f"{fold:03d}"
+
+    def noise_key(self) -> bytes:
+        """The site's own secret of the run."""
+        return stored_key(self._folder / "noise.key")
+
+
+@lru_cache(maxsize=1)
+def _simulated_run(config: str, run: str) -> SimulatedRun:
+    return SimulatedRun(RunConfig.model_validate_json(config), Path(run))
+
+
+def simulated_run(job: Job) -> SimulatedRun:
+    """The run that a job of a simulation is for, loaded once in a process."""
+    return _simulated_run(job.config.model_dump_json(), job.run)

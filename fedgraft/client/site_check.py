@@ -1,0 +1,77 @@
+"""What a site can know before any server: whether its images are sound, and what a round will cost it."""
+
+import resource
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedgraft.config.run_config import RunConfig
+from fedgraft.data.examples import DEFAULT_TEMPLATES
+from fedgraft.data.sources.folder import decode, list_images, readable
+from fedgraft.core.errors import UserError
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+
+_TIMED = 8
+
+
+@dataclass(frozen=True)
+class SiteCheck:
+    """What was found.
+
+    Attributes:
+        images: their number by class, as the federation will hear of it.
+        mistakes: a sentence for each image that cannot be read.
+        features_seconds: to compute all image features, once.
+        round_seconds: to train one round of the default configuration with these classes.
+        memory_mb: of this process at its largest.
+    """
+
+    images: dict[str, int]
+    mistakes: list[str]
+    features_seconds: float
+    round_seconds: float
+    memory_mb: float
+
+
+def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method_name: str) -> SiteCheck:
+    """Read every image of a folder, and time a few through the image tower and one training step.
+
+    Raises:
+        UserError: there are no images, or none that can be read.
+    """
+    files = list_images(images)
+    counts: Counter[str] = Counter()
+    mistakes, sound = [], []
+    for file in files:
+        try:
+            decode(file.path)
+        except UserError as error:
+            mistakes.append(str(error))
+            continue
+        sound.append(file.path)
+        counts[renamed.get(file.label, readable(file.label))] += 1
+    if not sound:
+        raise UserError(f"No image of {images} can be read. {mistakes[0]}")
+    plan = Plan.of(RunConfig(method=method_name, backbone=backbone_name))
+    backbone = plan.load_backbone()
+    sample = [decode(path) for path in sound[:_TIMED]]
+    began = time.perf_counter()
+    features = backbone.represent_images(backbone.preprocess(sample), plan.image_layer(backbone))
+    an_image = (time.perf_counter() - began) / len(sample)
+    adapter = plan.adapter(Vocabulary(backbone, sorted(counts), DEFAULT_TEMPLATES), site=0)
+    classes = tuple(range(len(counts)))
+    labels = torch.zeros(len(features), dtype=torch.long, device=backbone.device)
+    a_step = 0.0
+    if plan.method.trains:
+        for _ in range(2):  # the first one also computes what is frozen
+            began = time.perf_counter()
+            adapter.loss(features, labels, classes).backward()  # type: ignore[no-untyped-call]
+            a_step = time.perf_counter() - began
+    trained = sum(min(count, plan.config.shots) for count in counts.values())
+    steps = plan.config.local_epochs * -(-trained // plan.config.batch_size)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return SiteCheck(dict(sorted(counts.items())), mistakes, an_image * len(sound), a_step * steps, memory)

@@ -1,0 +1,104 @@
+"""A run's typed configuration: everything that decides its result, from the command line, a TOML file or Python."""
+
+from typing import Any, Literal, Self
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fedgraft.config.notation import parse_terms
+from fedgraft.config.options import OptionValue
+from fedgraft.config.registry import METHODS, PROTOCOLS, SOURCES, STRATEGIES
+from fedgraft.core.errors import UserError, unknown
+
+OptionTable = dict[str, OptionValue]
+
+
+class RunConfig(BaseModel):
+    """One federated run.
+
+    The command line's options are made of these fields. The tables of options are checked when a run is planned, by
+    what they belong to.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    method: str = Field("fedpgp", description="what a site trains; see `fedgraft methods`")
+    strategy: str = Field("", description="instead of the method's own rule, or after it; see `fedgraft strategies`")
+    data: str = Field("digits", description="where the images come from; see `fedgraft data`")
+    protocol: str = Field("base-to-novel", description="who holds what; see `fedgraft protocols`")
+    backbone: str = Field("mini", description="mini, a Hugging Face folder or ID; see `fedgraft backbones`")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    sites: int = Field(10, ge=1, description="number of sites")
+    rounds: int = Field(25, ge=1, description="number of rounds")
+    seed: int = Field(0, ge=0, description="of every random draw")
+    participation: float = Field(1.0, gt=0, le=1, description="fraction of the sites that train in a round")
+    quorum: float = Field(0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs")
+    answer_seconds: float = Field(3600.0, gt=0, description="how long the server waits for a site's answer")
+    resend_seconds: float = Field(
+        120.0, gt=0, description="when a deployed site's message without an answer is sent again, then doubled"
+    )
+    eval_every: int = Field(1, ge=1, description="rounds between evaluations; the last round always has one")
+
+    shots: int = Field(16, ge=0, description="training images per class; 0 takes all")
+    views: int = Field(1, ge=1, description="augmented views of each training image, computed once")
+    test_fraction: float = Field(
+        0.3, gt=0, lt=1, description="of each class, where the source has no split of its own"
+    )
+
+    local_epochs: int = Field(2, ge=1, description="epochs that a site trains in a round")
+    batch_size: int = Field(32, ge=1, description="images per step")
+    optimizer: Literal["adam", "sgd"] = Field("adam", description="of the sites")
+    lr: float = Field(0.003, gt=0, description="learning rate of the sites")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
+    weight_decay: float = Field(0.0, ge=0, description="of the sites' optimizer")
+
+    method_options: OptionTable = Field(default_factory=dict, description="of the method")
+    protocol_options: OptionTable = Field(default_factory=dict, description="of the protocol")
+    data_options: OptionTable = Field(default_factory=dict, description="of the data source")
+    backbone_options: OptionTable = Field(default_factory=dict, description="of the backbone family")
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, name: str) -> str:
+        return METHODS.check(name)
+
+    @field_validator("protocol")
+    @classmethod
+    def _known_protocol(cls, name: str) -> str:
+        return PROTOCOLS.check(name)
+
+    @field_validator("data")
+    @classmethod
+    def _known_source(cls, spec: str) -> str:
+        SOURCES.check(spec.partition(":")[0])
+        return spec
+
+    @field_validator("strategy")
+    @classmethod
+    def _known_strategy(cls, text: str) -> str:
+        for term in parse_terms(text):
+            STRATEGIES.check(term.name)
+        return text
+
+    def to_toml(self) -> str:
+        """The complete configuration as TOML."""
+        return tomli_w.dumps(self.model_dump())
+
+    @classmethod
+    def build(cls, settings: dict[str, Any]) -> Self:
+        """Check settings, with clear sentences for mistakes.
+
+        Raises:
+            UserError: an unknown key or name, or a value of the wrong type or out of range.
+        """
+        for key in settings:
+            if key not in cls.model_fields:
+                raise unknown("configuration key", key, cls.model_fields)
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"][:2])
+            raise UserError(
+                f"The configuration key {place!r} has the value {first['input']!r}: {first['msg']}."
+            ) from error

@@ -1,0 +1,1 @@
+"""What every room stands on: errors as sentences, files that survive a kill, random draws, callbacks for progress."""

@@ -1,0 +1,78 @@
+"""Files that survive a kill: written beside, flushed to disk, and renamed."""
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedgraft.core.errors import UserError
+
+
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Replace a file by new content; after a kill, or on a full disk, it holds either the old or the new, never a part.
+
+    Args:
+        mode: of the file, less what the process's umask takes away.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """`write_bytes` for what only the owner may read, such as a key."""
+    write_bytes(path, content, 0o600)
+
+
+def stored_key(path: Path) -> bytes:
+    """A secret of 32 bytes that is drawn once and kept in a file that only the owner may read."""
+    if not path.exists():
+        write_private(path, secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def write_text(path: Path, content: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, content.encode())
+
+
+def new_private_folder(path: Path, owner: str, parts: Sequence[str]) -> None:
+    """Make a folder that only its owner enters, with folders in it.
+
+    Args:
+        owner: what begins in it, for the message.
+
+    Raises:
+        UserError: there is something already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is not empty; {owner} begins in a folder of its own.")
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    for part in parts:
+        (path / part).mkdir(mode=0o700)
+
+
+def secret_file(path: Path) -> Path:
+    """A file of random bytes that only its owner may read, made where it is not there yet."""
+    if not path.exists():
+        write_private(path, os.urandom(32))
+    return path
+
+
+def cache_root() -> Path:
+    """Where image features are kept between runs: $FEDGRAFT_CACHE, else the user's cache folder."""
+    if chosen := os.environ.get("FEDGRAFT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedgraft"

@@ -1,0 +1,1 @@
+"""Who holds which image and what is measured, one file a protocol."""

@@ -1,0 +1,91 @@
+"""Base to novel classes (Zhou et al., CVPR 2022), dealt as FedPGP deals them (Cui et al., ICML 2024).
+
+The first half of the sorted classes is base and dealt to the sites; the rest is novel, and nobody trains on it. With
+more sites than base classes several sites hold one class, each its own part of the images.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from fedgraft.config.options import Options
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import generator
+from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.protocols.protocol import Protocol
+from fedgraft.data.results import Metric, Results, Row, harmonic_mean, mean_of_last, scope_accuracy
+from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, shots_of, test_mask
+
+
+def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
+    """One federation over the base classes.
+
+    Raises:
+        UserError: there are too few classes or sites.
+    """
+    count = len(examples.class_names)
+    if config.sites > count:
+        raise UserError(f"There are more sites ({config.sites}) than classes ({count}); give at most {count} sites.")
+    base = tuple(range((count + 1) // 2))
+    novel = tuple(range(len(base), count))
+    if config.sites < 2 or len(base) < 2:
+        raise UserError(
+            "base-to-novel measures a site on base classes that others hold: it needs two sites and two base classes, "
+            f"and there are {config.sites} and {len(base)}."
+        )
+    usable = class_protocol_mask(examples)
+    testing = test_mask(examples, config)
+    owners = _dealt_classes(generator(config.seed, "deal-classes").permutation(base), config.sites)
+    base_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, base))
+    novel_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, novel))
+    shots = {label: shots_of(examples, usable & ~testing, label, config) for label in base}
+    holders = {label: [site for site, own in enumerate(owners) if label in own] for label in base}
+    shares = []
+    for site, own in enumerate(owners):
+        parts = [shots[label][holders[label].index(site) :: len(holders[label])] for label in sorted(own)]
+        mine = np.isin(examples.labels[base_tests], own)
+        tests = {"local": base_tests[mine], "base": base_tests[~mine], "novel": novel_tests}
+        shares.append(SiteShare(np.sort(np.concatenate(parts)), tests))
+    scopes = (Scope("local", base), Scope("base", base), Scope("novel", novel))
+    return (Fold(None, base, scopes, tuple(shares)),)
+
+
+def _dealt_classes(shuffled: IntArray, sites: int) -> list[IntArray]:
+    """Each site's classes: equal parts in order with the remainder at the last, or one each where sites abound."""
+    if sites > len(shuffled):
+        return [shuffled[site % len(shuffled)][None] for site in range(sites)]
+    size = len(shuffled) // sites
+    cuts = [site * size for site in range(sites)] + [len(shuffled)]
+    return [np.sort(shuffled[begin:end]) for begin, end in pairwise(cuts)]
+
+
+def results(rows: Sequence[Row], count: int) -> Results:
+    """Accuracy by scope and the means that papers report."""
+
+    def of_round(server_round: int) -> dict[str, float]:
+        local, base, novel = (scope_accuracy(rows, server_round, scope) for scope in ("local", "base", "novel"))
+        hm2 = harmonic_mean(base, novel)
+        means = {"hm": harmonic_mean(local, base, novel), "hm2": hm2, "cm": (local + hm2) / 2}
+        return {"local": local, "base": base, "novel": novel, **means}
+
+    return mean_of_last(rows, count, of_round)
+
+
+PROTOCOL = Protocol(
+    name="base-to-novel",
+    summary="half of the classes dealt to the sites, the other half never trained on",
+    folds=folds,
+    results=results,
+    metrics=(
+        Metric("local", "Local", "a site's own classes, among all base classes; mean over sites", "blue"),
+        Metric("base", "Base", "base classes that other sites hold, among all base classes; mean over sites", "orange"),
+        Metric("novel", "Novel", "classes that no site trained on, among the novel classes; mean over sites", "green"),
+        Metric("hm", "HM", "harmonic mean of local, base and novel", "purple"),
+        Metric("hm2", "HM2", "harmonic mean of base and novel", "sky", drawn=False),
+        Metric("cm", "CM", "mean of local and HM2", "red", drawn=False),
+    ),
+    preserved="novel",
+    colours={"local": "blue", "base": "orange", "novel": "green"},
+)

@@ -1,0 +1,68 @@
+"""Label skew (Hsu et al. 2019): every class in proportions that differ from site to site, each site measured on its own.
+
+A site that got no test image trains and is not measured.
+"""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedgraft.config.options import Options
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import derived_seed
+from fedgraft.data.examples import Examples
+from fedgraft.data.partition import partition
+from fedgraft.data.protocols.protocol import Protocol
+from fedgraft.data.results import SITE_METRICS, site_results
+from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, test_mask, training_images
+
+
+class DirichletOptions(Options):
+    """How images are dealt."""
+
+    partition: Literal["dirichlet", "pathological", "iid"] = Field(
+        "dirichlet", description="by drawn proportions, a few classes per site, or evenly", examples=["pathological"]
+    )
+    alpha: float = Field(0.5, gt=0, description="concentration of the Dirichlet distribution", examples=[0.1])
+    classes_per_site: int = Field(2, ge=1, description="of the pathological partition", examples=[3])
+
+
+def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> tuple[Fold, ...]:
+    """One federation; the same partition deals training and test images.
+
+    Raises:
+        UserError: the images are too few for the sites.
+    """
+    usable = np.flatnonzero(class_protocol_mask(examples))
+    testing = test_mask(examples, config)
+    seed = derived_seed(config.seed, "deal-examples") % 2**32
+    labels = examples.labels[usable]
+    dealt = partition(options.partition, labels, config.sites, seed, options.alpha, options.classes_per_site)
+    shares = []
+    for site, members in enumerate(dealt):
+        mask = np.zeros(len(examples), bool)
+        mask[usable[members]] = True
+        train = training_images(examples, mask & ~testing, config, site)
+        tests = np.flatnonzero(mask & testing)
+        if not len(train):
+            raise UserError(
+                f"Site {site} got no training images and {len(tests)} test images; "
+                "give fewer sites, a larger alpha or another seed."
+            )
+        shares.append(SiteShare(train, {"personal": tests}))
+    classes = tuple(range(len(examples.class_names)))
+    return (Fold(None, classes, (Scope("personal", classes),), tuple(shares)),)
+
+
+PROTOCOL = Protocol(
+    name="dirichlet",
+    summary="all classes in proportions that differ from site to site, each site measured on its own mixture",
+    folds=folds,
+    results=site_results,
+    metrics=SITE_METRICS,
+    options=DirichletOptions,
+    preserved="personal",
+    colours={"personal": "blue"},
+)

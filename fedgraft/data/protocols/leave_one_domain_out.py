@@ -1,0 +1,61 @@
+"""Leave one domain out: a federation for each domain, trained on the others and measured on all of its images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedgraft.config.options import Options
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import derived_seed
+from fedgraft.data.examples import Examples
+from fedgraft.data.partition import by_domain
+from fedgraft.data.protocols.protocol import Protocol
+from fedgraft.data.results import Metric, Results, Row, evaluated_rounds, scope_accuracy
+from fedgraft.data.split import Fold, Scope, SiteShare, content_groups, training_images
+
+
+def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
+    """A federation for each domain; a site stands in one of the others.
+
+    Raises:
+        UserError: there is one domain only, or sites and domains do not go together.
+    """
+    domains = range(len(examples.domain_names))
+    if len(domains) < 2:
+        raise UserError(f"Leaving one domain out needs at least two domains; the data has {examples.domain_names}.")
+    classes = tuple(range(len(examples.class_names)))
+    groups = content_groups(examples)
+    made = []
+    for held_out in domains:
+        kept = [domain for domain in domains if domain != held_out]
+        target = np.flatnonzero(examples.domains == held_out)
+        fresh = np.isin(groups, groups[target], invert=True)
+        seed = derived_seed(config.seed, "deal-domains", held_out) % 2**32
+        shares = []
+        for site, (_, members) in enumerate(by_domain(examples.domains, kept, config.sites, seed)):
+            mask = np.zeros(len(examples), bool)
+            mask[members] = True
+            shares.append(SiteShare(training_images(examples, mask & fresh, config, site), {"target": target}))
+        made.append(Fold(examples.domain_names[held_out], classes, (Scope("target", classes),), tuple(shares)))
+    return tuple(made)
+
+
+def results(rows: Sequence[Row], count: int) -> Results:
+    """Accuracy on each domain that was left out, and their mean."""
+    per_domain = {}
+    for domain in sorted({row["fold"] for row in rows if row["scope"] == "target"}):
+        own = [row for row in rows if row["fold"] == domain]
+        accuracies = [scope_accuracy(own, server_round, "target") for server_round in evaluated_rounds(own)[-count:]]
+        per_domain[domain] = float(np.mean(accuracies))
+    return {"per_domain": per_domain, "mean": float(np.mean(list(per_domain.values())))}
+
+
+PROTOCOL = Protocol(
+    name="leave-one-domain-out",
+    summary="a federation for each domain: trained on the others, measured on it",
+    folds=folds,
+    results=results,
+    metrics=(Metric("mean", "Mean", "over the held-out domains", "muted"),),
+    preserved="target",
+)

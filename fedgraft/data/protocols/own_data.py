@@ -1,0 +1,65 @@
+"""Deployed sites with images of their own: each splits its own folder, and the server knows the class names alone."""
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from fedgraft.config.options import Options
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples
+from fedgraft.data.protocols.protocol import Protocol
+from fedgraft.data.results import SITE_METRICS, site_results
+from fedgraft.data.split import Fold, Scope, SiteShare, Split, test_mask, training_images
+
+
+class OwnDataOptions(Options):
+    """What all sites agree on."""
+
+    class_names: list[str] = Field(description="of the federation, sorted", examples=[["cat", "dog"]])
+
+    @field_validator("class_names")
+    @classmethod
+    def _are_classes(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < max(2, len(names)) or names != sorted(names):
+            raise ValueError("class_names are at least two different names, sorted")
+        return names
+
+
+def folds(examples: Examples, config: RunConfig, options: OwnDataOptions) -> tuple[Fold, ...]:
+    """One site's own images: a part of each class tests, the rest trains; copies of an image stay together.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    testing = test_mask(examples, config)
+    train = training_images(examples, ~testing, config)
+    if not len(train):
+        raise UserError(
+            f"Of {len(examples)} images {int(testing.sum())} are for testing, and none is left to train on."
+        )
+    return (_fold(examples.class_names, (SiteShare(train, {"personal": np.flatnonzero(testing)}),)),)
+
+
+def announced(options: OwnDataOptions) -> Split:
+    """The classes, and nothing of the sites' images."""
+    names = tuple(options.class_names)
+    nothing = np.empty(0, np.int64), np.empty((0, KEY_BYTES), np.uint8)
+    return Split(names, DEFAULT_TEMPLATES, *nothing, (_fold(names, ()),))
+
+
+def _fold(class_names: tuple[str, ...], sites: tuple[SiteShare, ...]) -> Fold:
+    classes = tuple(range(len(class_names)))
+    return Fold(None, classes, (Scope("personal", classes),), sites)
+
+
+PROTOCOL = Protocol(
+    name="own-data",
+    summary="deployed sites, each with a folder of its own images",
+    folds=folds,
+    results=site_results,
+    metrics=SITE_METRICS,
+    options=OwnDataOptions,
+    preserved="personal",
+    colours={"personal": "blue"},
+    announced=announced,
+)

@@ -1,0 +1,86 @@
+"""What a protocol is: how classes, domains and images are dealt to sites, and what is measured."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from fedgraft.config.registry import Registered
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.data.examples import Examples
+from fedgraft.data.results import Colour, Metric, Results, Row
+from fedgraft.data.split import Fold, Split
+
+DEPLOYED_PROTOCOL = "own-data"
+"""What a deployment takes where nothing else is asked for."""
+_LAST = 5
+_DOMAIN = "domain:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(Registered):
+    """A registered protocol.
+
+    Attributes:
+        folds: from the examples, the configuration and the options to the federations.
+        results: what summary.json holds as metrics, from the rows of metrics.jsonl and a number of last rounds.
+        metrics: how each of the results is shown; a mapping from domains to accuracies needs none of its own.
+        preserved: the scope that says most of what a federation preserves; exports are measured by it.
+        colours: of the scopes in figures.
+        announced: what the server of a deployment knows of the split before any site has come, from the options;
+            None where one machine deals all images. A deployed site calls `folds` for its own images, and the options
+            have `class_names`, the classes of the federation.
+    """
+
+    kind: ClassVar[str] = "protocol"
+
+    folds: Callable[[Examples, RunConfig, Any], tuple[Fold, ...]]
+    results: Callable[[Sequence[Row], int], Results]
+    metrics: tuple[Metric, ...]
+    preserved: str
+    colours: Mapping[str, Colour] = field(default_factory=dict)
+    announced: Callable[[Any], Split] | None = None
+
+    @property
+    def deployed(self) -> bool:
+        """Whether sites hold images of their own, each on its own machine."""
+        return self.announced is not None
+
+    def split(self, examples: Examples, config: RunConfig, options: Any) -> Split:
+        """Deal a source's examples.
+
+        Raises:
+            UserError: this data and this number of sites do not suit the protocol.
+        """
+        folds = self.folds(examples, config, options)
+        for fold in folds:
+            for site, share in enumerate(fold.sites):
+                if not len(share.train):
+                    more = f" or more shots than {config.shots}" if config.shots else ""
+                    raise UserError(f"Site {site} of {config.sites} got no training images; give fewer sites{more}.")
+        return Split(examples.class_names, examples.templates, examples.labels, examples.keys, folds)
+
+    def last_round(self, rows: Sequence[Row]) -> Results:
+        """The results of the last evaluated round."""
+        return self.results(rows, 1)
+
+    def last_five(self, rows: Sequence[Row]) -> Results:
+        """The mean of each result over the last five evaluated rounds."""
+        return self.results(rows, _LAST)
+
+    def metric(self, key: str) -> Metric:
+        """How a result is shown, also one of a domain or one that an earlier version knew."""
+        if key.startswith(_DOMAIN):
+            return Metric(key, key.removeprefix(_DOMAIN), "this domain held out from training")
+        return next((metric for metric in self.metrics if metric.key == key), Metric(key, key, ""))
+
+
+def flat_results(results: Results) -> dict[str, float]:
+    """Results in one level: a mapping from domains becomes a key `domain:NAME` for each."""
+    domains = {
+        f"{_DOMAIN}{name}": value
+        for nested in results.values()
+        if isinstance(nested, dict)
+        for name, value in nested.items()
+    }
+    return domains | {key: value for key, value in results.items() if not isinstance(value, dict)}

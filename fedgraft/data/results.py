@@ -1,0 +1,87 @@
+"""From the rows of a run to its results: always of the last evaluated rounds, never of the best one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Row = dict[str, Any]
+Results = dict[str, Any]
+Colour = Literal["", "blue", "orange", "green", "purple", "sky", "red", "muted"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a protocol says of a result: in tables, and in figures.
+
+    Attributes:
+        key: in summary.json.
+        label: in a table's head.
+        meaning: half a sentence.
+        colour: in figures; the next free one where it is empty.
+        drawn: whether figures of a comparison have it.
+        lower_is_better: which end of a column is the best.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    colour: Colour = ""
+    drawn: bool = True
+    lower_is_better: bool = False
+
+
+def harmonic_mean(*values: float) -> float:
+    """The harmonic mean; 0 where one value is 0."""
+    return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)
+
+
+def is_evaluation(row: Row) -> bool:
+    """Whether a row of metrics.jsonl holds the accuracy of a scope."""
+    return "accuracy" in row
+
+
+def evaluated_rounds(rows: Sequence[Row]) -> list[int]:
+    """The rounds that were evaluated, sorted."""
+    return sorted({row["round"] for row in rows if is_evaluation(row)})
+
+
+def scope_row(rows: Sequence[Row], server_round: int, scope: str) -> Row:
+    """The row of a scope after a round."""
+    return next(row for row in rows if row["round"] == server_round and row["scope"] == scope)
+
+
+def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:
+    """The accuracy of a scope after a round, in percent."""
+    return float(scope_row(rows, server_round, scope)["accuracy"])
+
+
+def mean_of_last(rows: Sequence[Row], count: int, results: Callable[[int], dict[str, Any]]) -> Results:
+    """The mean of each result over the last evaluated rounds.
+
+    Args:
+        count: how many rounds.
+        results: those of one round.
+    """
+    each = [results(server_round) for server_round in evaluated_rounds(rows)[-count:]]
+    return {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+
+
+def site_results(rows: Sequence[Row], count: int) -> Results:
+    """How well the sites do on their own test images, the scope "personal"."""
+
+    def results(server_round: int) -> dict[str, Any]:
+        sites = list(scope_row(rows, server_round, "personal")["sites"].values())
+        return {"accuracy": np.mean(sites), "worst_site": np.min(sites), "std": np.std(sites)}
+
+    return mean_of_last(rows, count, results)
+
+
+SITE_METRICS = (
+    Metric("accuracy", "Accuracy", "each site on its own test images", "blue"),
+    Metric("worst_site", "Worst site", "the lowest accuracy of a site", "orange"),
+    Metric(
+        "std", "Std", "standard deviation over sites, in percentage points", drawn=False, lower_is_better=True
+    ),
+)

@@ -1,0 +1,158 @@
+"""A folder of images in ImageFolder's layout: class/image or domain/class/image, found by depth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydantic import Field
+
+from fedgraft.config.options import Options
+from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples, as_rgb, content_key
+from fedgraft.data.sources.source import Source
+from fedgraft.core.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image with the names of its folders."""
+
+    path: Path
+    domain: str
+    label: str
+
+
+class FolderOptions(Options):
+    """Which folder, and how it is read."""
+
+    path: str = Field(description="of the folder", examples=["photos"])
+    domains: bool = Field(
+        False, description="read it as domain/class/image whatever its depth suggests", examples=[True]
+    )
+
+
+def open_examples(options: FolderOptions, seed: int) -> Examples:
+    """Read the layout and key each image by its file's bytes; an image is decoded when it is loaded.
+
+    Raises:
+        UserError: no such folder, no images, an empty class, or two folders for one class name.
+    """
+    root = Path(options.path).expanduser()
+    files = list_images(root, options.domains)
+    raw_names = sorted({file.label for file in files}, key=lambda name: (readable(name), name))
+    class_names = tuple(readable(name) for name in raw_names)
+    if len(set(class_names)) < len(class_names):
+        raise UserError(f"Two folders of {root} stand for one class name; the folders are {', '.join(raw_names)}.")
+    domain_names = sorted({file.domain for file in files})
+    keys = np.empty((len(files), KEY_BYTES), np.uint8)
+    for index, file in enumerate(files):
+        keys[index] = content_key(file.path.read_bytes())
+    return Examples(
+        class_names=class_names,
+        labels=np.asarray([raw_names.index(file.label) for file in files]),
+        domain_names=tuple(domain_names),
+        domains=np.asarray([domain_names.index(file.domain) for file in files]),
+        keys=keys,
+        load=lambda index: decode(files[index].path),
+        templates=DEFAULT_TEMPLATES,
+    )
+
+
+def open_own(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
+    """A site's own folder of images with the classes of its federation.
+
+    Args:
+        class_names: of the federation.
+        renamed: the federation's name for a folder's name, where they differ.
+
+    Raises:
+        UserError: no such folder, no images, or a class that the federation does not know.
+    """
+    files = list_images(root)
+    known = {name: position for position, name in enumerate(class_names)}
+    named = {file.label: renamed.get(file.label, readable(file.label)) for file in files}
+    if strange := sorted(label for label, name in named.items() if name not in known):
+        raise UserError(
+            f"The folder {root} holds the class {strange[0]!r}, which the federation does not know; give its name "
+            f"there in the site's labels, or take it away. The federation knows: {', '.join(class_names)}."
+        )
+    return Examples(
+        class_names=tuple(class_names),
+        labels=np.asarray([known[named[file.label]] for file in files]),
+        domain_names=("all",),
+        domains=np.zeros(len(files), np.int64),
+        keys=np.stack([content_key(file.path.read_bytes()) for file in files]),
+        load=lambda index: decode(files[index].path),
+        partial=True,
+    )
+
+
+def readable(folder_name: str) -> str:
+    """A folder's name as a class name in a prompt: "laptop_computer" becomes "laptop computer"."""
+    return folder_name.replace("_", " ").strip()
+
+
+def list_images(root: Path, force_domains: bool = False) -> list[ImageFile]:
+    """All images below a folder.
+
+    Raises:
+        UserError: there is no such folder, or no images in it.
+    """
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}.")
+    tops = _subfolders(root)
+    if not tops:
+        raise UserError(f"The folder {root} holds no class folders; expected class/image or domain/class/image.")
+    deep = force_domains or (not any(_images(top) for top in tops) and any(_subfolders(top) for top in tops))
+    if not deep:
+        return [ImageFile(path, "all", top.name) for top in tops for path in _class_images(top)]
+    files = [
+        ImageFile(path, domain.name, folder.name)
+        for domain in tops
+        for folder in _subfolders(domain)
+        for path in _class_images(folder)
+    ]
+    if not files:
+        raise UserError(f"The folder {root} holds no images below domain/class/; it was read with domains.")
+    return files
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted((entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=str)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted((entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES), key=str)
+
+
+def _class_images(folder: Path) -> list[Path]:
+    images = _images(folder)
+    if not images:
+        raise UserError(f"The class folder {folder} holds no images ({', '.join(SUFFIXES)}).")
+    return images
+
+
+def decode(path: Path) -> Image.Image:
+    """An image as RGB, upright.
+
+    Raises:
+        UserError: the file is no whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            return as_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"The image {path} cannot be decoded: {error}. Repair or remove it.") from error
+
+
+SOURCE = Source(
+    name="folder",
+    summary="your images as class/image or domain/class/image",
+    open=open_examples,
+    options=FolderOptions,
+    argument="path",
+    folder="path",
+)

@@ -1,0 +1,130 @@
+"""A split: which site trains and tests on which image, and the rules that every protocol keeps in making one.
+
+Everything follows from the configuration and the content of the images; nothing depends on the order of a set or of
+files on disk.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.randomness import generator
+from fedgraft.data.examples import Examples, IntArray
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One thing that is measured: the classes that images are told apart among, as positions in the class names."""
+
+    name: str
+    classes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SiteShare:
+    """What one site holds: positions of its training images, and of its test images for each scope."""
+
+    train: IntArray
+    tests: dict[str, IntArray]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One federation: the classes of its training softmax, its scopes and its sites.
+
+    Attributes:
+        name: of the domain that it leaves out; None where nothing is left out.
+    """
+
+    name: str | None
+    train_classes: tuple[int, ...]
+    scopes: tuple[Scope, ...]
+    sites: tuple[SiteShare, ...]
+
+    def series(self, scope: str) -> str:
+        """What a scope of this fold is called among the scopes of all folds."""
+        return series_name(self.name, scope, len(self.scopes) > 1)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of a run without their images, and its folds.
+
+    Attributes:
+        labels: (n,) class of each example.
+        keys: (n, 32) SHA-256 of each image's content.
+    """
+
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    labels: IntArray
+    keys: NDArray[np.uint8]
+    folds: tuple[Fold, ...]
+
+    @cached_property
+    def used(self) -> IntArray:
+        """Positions of the examples that some site trains or tests on, sorted."""
+        tests = {id(test): test for fold in self.folds for share in fold.sites for test in share.tests.values()}
+        return joined([self.trained, *tests.values()])
+
+    @cached_property
+    def trained(self) -> IntArray:
+        """Positions of the examples that some site trains on, sorted."""
+        return joined(share.train for fold in self.folds for share in fold.sites)
+
+
+def series_name(fold: str | None, scope: str, several: bool) -> str:
+    """The name of a scope's results among those of all folds: a fold's own name where it has one scope only."""
+    if fold is None:
+        return scope
+    return f"{fold}: {scope}" if several else fold
+
+
+def joined(parts: Iterable[IntArray]) -> IntArray:
+    """All positions of several arrays, each once, sorted."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
+
+
+def content_groups(examples: Examples) -> IntArray:
+    """One number for each distinct image content (n,): copies of an image share theirs."""
+    _, groups = np.unique(examples.keys, axis=0, return_inverse=True)
+    return groups.reshape(-1).astype(np.int64)
+
+
+def class_protocol_mask(examples: Examples) -> BoolArray:
+    """Which examples protocols about classes draw from (n,)."""
+    if not examples.class_protocol_domains:
+        return np.ones(len(examples), bool)
+    wanted = [examples.domain_names.index(name) for name in examples.class_protocol_domains]
+    return np.isin(examples.domains, wanted)
+
+
+def test_mask(examples: Examples, config: RunConfig) -> BoolArray:
+    """Which examples are test images (n,): a fixed part of each class, copies of an image always together."""
+    groups = content_groups(examples)
+    rng = generator(config.seed, "test-split")
+    taken = np.zeros(groups.max() + 1, bool)
+    for label in range(len(examples.class_names)):
+        members = np.unique(groups[examples.labels == label])
+        count = min(max(1, round(len(members) * config.test_fraction)), len(members))
+        taken[rng.permutation(members)[:count]] = True
+    return taken[groups]
+
+
+def shots_of(examples: Examples, allowed: BoolArray, label: int, config: RunConfig, site: int = 0) -> IntArray:
+    """At most `shots` training images of a class, in a random order drawn from the seed; all where shots is 0."""
+    members = np.flatnonzero(allowed & (examples.labels == label))
+    shuffled = generator(config.seed, "shots", label, site).permutation(members)
+    return shuffled[: config.shots] if config.shots else shuffled
+
+
+def training_images(examples: Examples, allowed: BoolArray, config: RunConfig, site: int = 0) -> IntArray:
+    """`shots_of` every class together, sorted."""
+    labels = range(len(examples.class_names))
+    return np.sort(np.concatenate([shots_of(examples, allowed, label, config, site) for label in labels]))

@@ -1,0 +1,114 @@
+"""Writing a bundle: a directory or one zip, every file listed with its SHA-256 in a signed manifest.
+
+The same inputs and key give the same bytes: there is no time in it, JSON is canonical, and the zip's entries have a
+fixed date and order.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from fedgraft.device.manifest import CLASSES, GOLDEN, LABELS, MANIFEST, PREPROCESSOR, SIGNATURE, canonical
+from fedgraft.device.preprocessing import KEYS
+from fedgraft.edge_export.bundle_manifest import BundleManifest, FileRecord
+from fedgraft.edge_export.signing import signature_file
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import write_bytes
+
+Contents = dict[str, bytes]
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_GOLDEN_SIZE = (83, 61)
+
+
+def class_files(labels: Sequence[str], features: NDArray[np.float32], logit_scale: float) -> Contents:
+    """classes.safetensors and labels.json."""
+    tensors: dict[str, NDArray[Any]] = {
+        "class_features": np.ascontiguousarray(features, np.float32),
+        "logit_scale": np.asarray(logit_scale, np.float32),
+    }
+    return {CLASSES: save(tensors), LABELS: canonical({"labels": list(labels)})}
+
+
+def preprocessor_file(config: Mapping[str, Any]) -> Contents:
+    """preprocessor_config.json: the keys that decide pixel values, with the type that Hugging Face reads it as."""
+    kept = {key: config[key] for key in KEYS if key in config}
+    text = json.dumps({**kept, "image_processor_type": "CLIPImageProcessor"}, indent=2, sort_keys=True)
+    return {PREPROCESSOR: text.encode() + b"\n"}
+
+
+def golden_image() -> NDArray[np.uint8]:
+    """A synthetic image (height, width, 3) of an odd size, with edges and gradients."""
+    height, width = _GOLDEN_SIZE
+    y, x = np.mgrid[:height, :width] / max(_GOLDEN_SIZE)
+    disc = (x - 0.35) ** 2 + (y - 0.5) ** 2 < 0.06
+    stripes = np.sin(25 * (x + y)) > 0
+    channels = (np.where(disc, 1.0, x), np.where(stripes, y, 0.3), np.where(disc & stripes, 0.0, 1 - x * y))
+    return np.asarray(255 * np.stack(channels, axis=-1)).round().astype(np.uint8)
+
+
+def golden_file(image: NDArray[np.uint8], embedding: NDArray[np.float32]) -> Contents:
+    """golden.safetensors."""
+    return {GOLDEN: save({"image": image, "embedding": embedding})}
+
+
+def file_records(contents: Contents) -> dict[str, FileRecord]:
+    """What the manifest says of each file."""
+    return {
+        name: FileRecord(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        for name, content in sorted(contents.items())
+    }
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place that holds something.
+
+    Raises:
+        UserError: it does.
+    """
+    if out.suffix == ".zip" and out.exists():
+        raise UserError(f"There is a {out} already; give another --out or remove it.")
+    if out.suffix != ".zip" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty directory; a bundle gets one of its own, or a name that ends in .zip.")
+
+
+def write_bundle(out: Path, manifest: BundleManifest, contents: Contents, key: Ed25519PrivateKey) -> None:
+    """Write beside and rename: OUT is a whole bundle or is not there.
+
+    Args:
+        out: a directory, or one zip where the name ends in .zip.
+        contents: every file but manifest and signature.
+    """
+    text = canonical(manifest.model_dump(mode="json"))
+    files = {**contents, MANIFEST: text, SIGNATURE: signature_file(key, text)}
+    if out.suffix == ".zip":
+        write_bytes(out, _zipped(files))
+        return
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        for name, content in files.items():
+            write_bytes(scratch / name, content)
+        scratch.replace(out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _zipped(files: Contents) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, _ZIP_DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()

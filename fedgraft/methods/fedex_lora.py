@@ -1,0 +1,64 @@
+"""FedEx-LoRA (Singhal et al., ACL 2025): A and B averaged, and what that leaves out goes into the frozen weight.
+
+A <- sum_k p_k A_k, B <- sum_k p_k B_k and W <- W + (alpha / rank) (sum_k p_k B_k A_k - B A), so the sites together
+go on from exactly the mean of their products. The authors' code takes unweighted means; here p_k is site k's share of
+the examples, as in every other method, and equal shares give their rule.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedgraft.flower.messages import Arrays
+from fedgraft.methods.lora import CACHES, OneRankOptions
+from fedgraft.methods.merging_lora import MergingAdapter
+from fedgraft.methods.method import Method
+from fedgraft.strategies.answers import Answer, LeftOut, checked
+from fedgraft.strategies.low_rank import MERGED, LowRankRule, Products, maps_of, mean_products, product
+from fedgraft.strategies.weighted_average import weighted_average
+
+
+class FedExLora(MergingAdapter):
+    """A and B shared; the residuals of all rounds merged."""
+
+
+def averaged_with_residual(answers: Sequence[Answer], merged: Arrays) -> Arrays:
+    """Means of A and B, and `merged` (out, in) of each map plus sum_k p_k B_k A_k / r - mean(B) mean(A) / r."""
+    mean = weighted_average(answers)
+    products = mean_products(answers)
+    residuals = {
+        name + MERGED: (merged[name + MERGED] + (products[name] - product(mean, name))).astype(np.float32)
+        for name in products
+    }
+    return {**mean, **residuals}
+
+
+class ResidualRule(LowRankRule):
+    """`averaged_with_residual` as a rule; the residuals of all rounds travel down, only A and B up."""
+
+    def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
+        """Means and residuals."""
+        return averaged_with_residual(answers, previous)
+
+    def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+        """Compared with the factors that were sent."""
+        return checked(answers, {name: array for name, array in previous.items() if not name.endswith(MERGED)})
+
+    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+        """The product of the means and this round's residual."""
+        return {
+            name: product(aggregated, name) + (aggregated[name + MERGED].astype(np.float64) - previous[name + MERGED])
+            for name in maps_of(aggregated)
+        }
+
+
+METHOD = Method(
+    name="fedex-lora",
+    summary="low-rank adapters, A and B averaged, the exact residual merged",
+    adapter=FedExLora,
+    options=OneRankOptions,
+    rule=ResidualRule(),
+    shares="A and B",
+    keeps_its_rule="its server also merges what the mean of its factors leaves out",
+    caches=CACHES,
+)

@@ -1,0 +1,31 @@
+"""FFA-LoRA (Sun et al., ICLR 2024): A stays as it was drawn, the same at all sites; only B is trained and averaged.
+
+With one A everywhere the mean is exact: (sum_k p_k B_k) A = sum_k p_k B_k A. A is drawn from the run's seed at every
+site and never travels.
+"""
+
+import torch
+
+from fedgraft.core.randomness import derived_seed
+from fedgraft.methods.lora import CACHES, LoraAdapter, OneRankOptions
+from fedgraft.methods.method import Method
+
+
+class FFALora(LoraAdapter):
+    """A frozen, B shared."""
+
+    frozen = frozenset({"lora_A"})
+
+    def draws(self, generator: torch.Generator) -> torch.Generator:
+        """The run's seed alone, whatever the site."""
+        return torch.Generator().manual_seed(derived_seed(self.adapter_context.seed, "frozen A"))
+
+
+METHOD = Method(
+    name="ffa-lora",
+    summary="low-rank adapters, A frozen, B averaged",
+    adapter=FFALora,
+    options=OneRankOptions,
+    shares="B",
+    caches=CACHES,
+)

@@ -1,0 +1,105 @@
+"""FlexLoRA (Bai et al., NeurIPS 2024): the mean of the products, cut by SVD to each site's rank.
+
+sum_k p_k B_k A_k = U S V, and a site of rank r goes on with its first r directions, B = U_r S_r and A = V_r. The server
+sends the directions of the largest rank, sorted, so that every site gets the same message and takes its own part.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedgraft.flower.messages import Arrays
+from fedgraft.methods.lora import CACHES, LoraAdapter, LoraOptions
+from fedgraft.methods.method import Method
+from fedgraft.strategies.answers import Answer, LeftOut
+from fedgraft.strategies.low_rank import A, B, LowRankRule, Products, checked_factors, maps_of, product, stacked
+
+Matrix = NDArray[np.float64]
+
+
+class FlexLora(LoraAdapter):
+    """A and B shared, of the site's own rank."""
+
+    @property
+    def same_at_all_sites(self) -> bool:
+        """Sites of another rank have another part."""
+        return len(set(self.options.dealt())) == 1
+
+    def server_state(self) -> dict[str, Tensor]:
+        """Factors of the largest rank."""
+        largest = self.options.rank_of(None)
+        return {
+            name: F.pad(value, (0, 0, 0, largest - self.rank) if name.endswith("lora_A") else (0, largest - self.rank))
+            for name, value in self.shared().items()
+        }
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """The first directions of what has more; a change is divided by its rank, so B makes up for the smaller one."""
+        own = {}
+        for name, value in values.items():
+            if name.endswith("lora_A"):
+                own[name] = value[: self.rank]
+            else:
+                own[name] = value[:, : self.rank] * (self.rank / value.shape[1])
+        super().load(own)
+
+
+def truncated(left: Matrix, right: Matrix, start: Matrix) -> tuple[Matrix, Matrix]:
+    """The best approximation of left (out, k) times right (k, in) by a rank, as (out, rank) and (rank, in).
+
+    From the QR factors of both, so that no more than k x k is decomposed. All singular values go to the left, and the
+    right one has orthonormal rows: a direction that nobody has used yet can then still be learnt, as at the start of
+    LoRA. Each row's largest entry is positive, so that the result is one.
+
+    Args:
+        start: (rank, in), whose directions fill the right one up where k is less than the rank.
+    """
+    basis_left, core_left = np.linalg.qr(left)
+    basis_right, core_right = np.linalg.qr(right.T)
+    u, s, v = np.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    count = min(len(start), len(s))
+    rows = v[:count] @ basis_right.T
+    signs = np.where(rows[np.arange(count), np.abs(rows).argmax(1)] < 0, -1.0, 1.0)
+    columns = basis_left @ (u[:, :count] * (s[:count] * signs))
+    more = np.linalg.qr(np.concatenate([rows, start]).T)[0].T[count : len(start)]
+    return np.pad(columns, ((0, 0), (0, len(more)))), np.concatenate([rows * signs[:, None], more])
+
+
+class TruncatingRule(LowRankRule):
+    """`truncated` to the largest rank that any site has; a site of a smaller one takes the first directions."""
+
+    def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
+        """Factors of the rank that was sent, B times that rank, since a site divides its change by it."""
+        stack = stacked(answers)
+        factors: Arrays = {}
+        for name in maps_of(previous):
+            left, right, start = (
+                array.astype(np.float64) for array in (stack[name + B], stack[name + A], previous[name + A])
+            )
+            left, right = truncated(left, right, start)
+            factors[name + A], factors[name + B] = right.astype(np.float32), (len(start) * left).astype(np.float32)
+        return factors
+
+    def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+        """Any rank that fits the maps."""
+        shapes = {name: (len(previous[name + B]), previous[name + A].shape[1]) for name in maps_of(previous)}
+        return checked_factors(answers, shapes)
+
+    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+        """What is left of the mean after the cut to the largest rank."""
+        return {name: product(aggregated, name) for name in maps_of(aggregated)}
+
+
+METHOD = Method(
+    name="flexlora",
+    summary="low-rank adapters of any ranks, averaged and cut by SVD",
+    adapter=FlexLora,
+    options=LoraOptions,
+    rule=TruncatingRule(),
+    shares="A and B",
+    takes_no_strategy="its factors of one round and of the next have no directions in common",
+    caches=CACHES,
+)

@@ -1,0 +1,38 @@
+"""KgCoOp (Yao et al., CVPR 2023) in a federation: a shared context held near the hand-written class features.
+
+CE(x, t) + w (1 - mean_c cos(t_c, t_c^hand))
+"""
+
+from pydantic import Field
+from torch import Tensor
+
+from fedgraft.methods.method import Method
+from fedgraft.methods.prompts import ContextOptions
+from fedgraft.methods.promptfl import PromptFL
+
+
+class KgCoOpOptions(ContextOptions):
+    """How strongly it is held."""
+
+    weight: float = Field(8.0, ge=0, description="w, of the distance to the hand-written features", examples=[1.0])
+
+
+class KgCoOp(PromptFL):
+    """PromptFL's context with the guard in the loss."""
+
+    options: KgCoOpOptions
+
+    def loss_of(self, encoded: Tensor, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+        """Cross-entropy plus w times the mean cosine distance."""
+        features = self.features_of(encoded)
+        near = (features * self.vocabulary.zero_shot[list(classes)]).sum(-1).mean()
+        return self.cross_entropy(images, features, labels) + self.options.weight * (1 - near)
+
+
+METHOD = Method(
+    name="kgcoop",
+    summary="one shared context, held near the hand-written features",
+    adapter=KgCoOp,
+    options=KgCoOpOptions,
+    shares="the context",
+)

@@ -1,0 +1,21 @@
+"""Each site alone: CoOp (Zhou et al. 2022) on the site's own images, nothing is shared."""
+
+from fedgraft.methods.method import Method
+from fedgraft.methods.prompts import ContextOptions
+from fedgraft.methods.promptfl import PromptFL
+
+
+class Local(PromptFL):
+    """PromptFL's context, kept personal."""
+
+    personal_names = frozenset({"context"})
+
+
+METHOD = Method(
+    name="local",
+    summary="each site alone, nothing is shared",
+    adapter=Local,
+    options=ContextOptions,
+    shares="nothing",
+    takes_no_strategy="it shares nothing",
+)

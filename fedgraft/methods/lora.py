@@ -1,0 +1,297 @@
+"""Low-rank adapters of the towers (Hu et al., LoRA, ICLR 2022): what the methods of the family share.
+
+Of a linear map's weight W a site trains the change (alpha / rank) B A, with A (rank, in) and B (out, rank), and of a
+tower it adapts the maps that PEFT's `target_modules` would choose. Class names stand in the hand-written templates.
+The methods differ in what of A and B is trained, kept or shared, and in how the server aggregates it.
+
+Parameters have the names that PEFT gives them, without its prefix, such as
+`text_model.encoder.layers.0.self_attn.q_proj.lora_A`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from fedgraft.config.options import Options
+from fedgraft.methods.adapter import Adapter, Batch
+from fedgraft.backbones import Backbone, ClassTokens
+from fedgraft.backbones.deltas import Delta, LinearMap, Tower
+from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.core.errors import UserError
+
+CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
+_TOKENS_TOGETHER = 64 * 1024
+"""As for learnt contexts; see docs/performance.md."""
+
+
+class LoraOptions(Options):
+    """Size and place of the adapters."""
+
+    rank: int = Field(4, ge=1, description="rank of every change", examples=[8])
+    ranks: str = Field("", description="ranks dealt to the sites in turn, such as 4,8,2, in place of one rank", examples=["4,8,2"])
+    alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank", examples=[16.0])
+    targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear", examples=["all-linear"])
+    tower: Literal["text", "image", "both"] = Field("text", description="the tower that is adapted", examples=["image"])
+    templates: int = Field(1, ge=0, description="how many of the source's templates name a class; 0 takes all", examples=[0])
+    layers: int = Field(0, ge=0, description="how many of a tower's last layers are adapted; 0 adapts all", examples=[1])
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_are_numbers(cls, text: str) -> str:
+        if text and not all(part.strip().isdigit() and int(part) >= 1 for part in text.split(",")):
+            raise ValueError("ranks are whole numbers from 1 on, separated by commas, such as 4,8,2")
+        return text
+
+    def dealt(self) -> list[int]:
+        """The ranks that are dealt to the sites in turn."""
+        return [int(part) for part in self.ranks.split(",")] if self.ranks else [self.rank]
+
+    def rank_of(self, site: int | None) -> int:
+        """The rank of a site, and the largest one for the server."""
+        dealt = self.dealt()
+        return max(dealt) if site is None else dealt[site % len(dealt)]
+
+
+class OneRankOptions(LoraOptions):
+    """For a rule that takes the mean of factors."""
+
+    @field_validator("ranks")
+    @classmethod
+    def _ranks_are_one(cls, text: str) -> str:
+        if len(several := {int(part) for part in text.split(",") if part}) > 1:
+            raise ValueError(
+                f"factors of the ranks {', '.join(map(str, sorted(several)))} have no mean; give all sites one rank, "
+                "or take flora or flexlora, whose sites may differ"
+            )
+        return text
+
+
+class PeftFactors(NamedTuple):
+    """A (rank, in) and B (out, rank) of each map, whose product PEFT scales by alpha / rank."""
+
+    rank: int
+    alpha: float
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+
+class LowRank(nn.Module):
+    """The factors of one map as PEFT initializes them: lora_A (rank, in) uniform, lora_B (out, rank) zero.
+
+    Args:
+        shape: of the weight, (out, in).
+        frozen: which factor is not trained.
+    """
+
+    lora_A: Tensor  # noqa: N815
+    lora_B: Tensor  # noqa: N815
+
+    def __init__(self, shape: torch.Size, rank: int, generator: torch.Generator, frozen: frozenset[str]) -> None:
+        super().__init__()
+        start = torch.empty(rank, shape[1])
+        nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+        for name, value in (("lora_A", start), ("lora_B", torch.zeros(shape[0], rank))):
+            if name in frozen:
+                self.register_buffer(name, value)
+            else:
+                self.register_parameter(name, nn.Parameter(value))
+
+
+class LoraAdapter(Adapter):
+    """A and B of every adapted map, both trained and shared unless a method says otherwise."""
+
+    options: LoraOptions
+    frozen: ClassVar[frozenset[str]] = frozenset()
+    """The factor that stays as it was drawn, lora_A, and does not travel."""
+    kept: ClassVar[frozenset[str]] = frozenset()
+    """The factor that stays at the site."""
+
+    def build(self, generator: torch.Generator) -> None:
+        """Factors for all maps, drawn in the order of their names.
+
+        Raises:
+            UserError: targets match nothing, or a rank or a number of layers is too large.
+        """
+        options = self.options
+        self.rank = options.rank_of(self.adapter_context.site)
+        self.adapted = {tower: adapted_maps(self.vocabulary.backbone, options, tower) for tower in towers_of(options)}
+        self._cut = self.image_layer(self.vocabulary.backbone, options)
+        self.factors: dict[str, LowRank] = {}
+        draws = self.draws(generator)
+        for name, (_, weight) in sorted(item for maps in self.adapted.values() for item in maps.items()):
+            self.factors[name] = LowRank(weight.shape, self.rank, draws, self.frozen)
+            _add_at(self, name, self.factors[name])
+        self.personal_names = frozenset(f"{name}.{factor}" for name in self.factors for factor in self.kept)
+
+    def draws(self, generator: torch.Generator) -> torch.Generator:
+        """What A is drawn from."""
+        return generator
+
+    @property
+    def scaling(self) -> float:
+        """The factor alpha / rank."""
+        return self.options.alpha / self.rank
+
+    def weight(self, name: str) -> Tensor | None:
+        """What the frozen weight of a map is before the site's own change; None where it is the backbone's."""
+        return None
+
+    def reads_the_same(self, other: Self) -> bool:
+        """Whether what a pass takes from one adapter for all, other than A and B, is the same in another one."""
+        return True
+
+    @torch.no_grad()
+    def change(self, name: str) -> Tensor:
+        """What is added to the frozen weight of a map in all, (out, in)."""
+        factors = self.factors[name]
+        return self.scaling * factors.lora_B @ factors.lora_A
+
+    def merged_weights(self, tower: Tower) -> dict[str, Tensor]:
+        """A tower's adapted weights with all changes merged into them, by their names in the Hugging Face model."""
+        maps = self.adapted.get(tower, {})
+        return {f"{name}.weight": (found.weight + self.change(name)).detach() for name, found in maps.items()}
+
+    def vision_tower(self) -> VisionTower:
+        """A copy of the image tower with all changes merged into it, for exports and tickets."""
+        tower = self.vocabulary.backbone.vision_tower()
+        merged = self.merged_weights("image")
+        own = {name.removeprefix("vision_model.encoder."): weight.float().cpu() for name, weight in merged.items()}
+        tower.load_state_dict({**tower.state_dict(), **own})
+        return tower
+
+    def as_peft(self) -> PeftFactors:
+        """The factors as PEFT holds them."""
+        factors = {name: (own.lora_A.detach(), own.lora_B.detach()) for name, own in self.factors.items()}
+        return PeftFactors(self.rank, self.options.alpha, factors)
+
+    @classmethod
+    def image_layer(cls, backbone: Backbone, options: LoraOptions) -> int | None:
+        """The first adapted layer of the image tower.
+
+        Raises:
+            UserError: as `build`, for both towers: this is asked for before any image is computed.
+        """
+        adapted = {tower: adapted_maps(backbone, options, tower) for tower in towers_of(options)}
+        return min(found.layer for found in adapted["image"].values()) if "image" in adapted else None
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Through the adapted layers of the image tower."""
+        if "image" not in self.adapted:
+            return images
+        backbone, deltas = self.vocabulary.backbone, self._deltas([self], "image")
+        return backbone.finish_images(images, self._cut, deltas)
+
+    # --- the classifier ---------------------------------------------------------------------------
+
+    def class_features(self, classes: tuple[int, ...]) -> Tensor:
+        """The normalized mean over the hand-written templates, through the adapted text tower."""
+        return self.all_class_features([self], classes)[0]
+
+    @classmethod
+    def all_class_features(cls, adapters: Sequence[Self], classes: tuple[int, ...]) -> list[Tensor]:
+        """One pass of the text tower over all sites, for each template."""
+        first = adapters[0]
+        if "text" not in first.adapted:
+            return [first.vocabulary.zero_shot[list(classes)]] * len(adapters)
+        if not all(first.reads_the_same(other) for other in adapters[1:]):
+            return [adapter.class_features(classes) for adapter in adapters]
+        deltas = cls._deltas(adapters, "text")
+        encode = first.vocabulary.backbone.text.encode_prompts
+        encoded = [
+            encode(context.expand(len(adapters), -1, -1), tokens, deltas=deltas)
+            for context, tokens in first._written(classes)
+        ]
+        features = encoded[0] if len(encoded) == 1 else F.normalize(torch.stack(encoded).mean(0), dim=-1)
+        return list(features)
+
+    @classmethod
+    def losses(cls, adapters: Sequence[Self], batches: Sequence[Batch], classes: tuple[int, ...]) -> list[Tensor]:
+        """One pass of the text tower over all sites."""
+        features = cls.all_class_features(adapters, classes)
+        return [
+            adapter.cross_entropy(adapter.image_features(batch.images), own, batch.labels)
+            for adapter, own, batch in zip(adapters, features, batches, strict=True)
+        ]
+
+    def sites_together(self, classes: tuple[int, ...]) -> int:
+        """As many as keep one pass in the processor's cache."""
+        tokens = max(len(tokens.kept) for _, tokens in self._written(classes))
+        return max(1, _TOKENS_TOGETHER // (tokens * self.vocabulary.backbone.text.width))
+
+    def _written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
+        """The hand-written prompts that the classifier takes."""
+        return self.vocabulary.written(classes)[: self.options.templates or None]
+
+    @classmethod
+    def _deltas(cls, adapters: Sequence[Self], tower: Tower) -> dict[str, Delta]:
+        """The changes of a tower, one row a site; smaller ranks are filled up with zeros, which add nothing."""
+        rank = max(adapter.rank for adapter in adapters)
+        deltas = {}
+        for name in adapters[0].adapted[tower]:
+            own = [adapter.factors[name] for adapter in adapters]
+            right = [F.pad(factors.lora_A, (0, 0, 0, rank - len(factors.lora_A))) for factors in own]
+            left = [
+                adapter.scaling * F.pad(factors.lora_B, (0, rank - adapter.rank))
+                for adapter, factors in zip(adapters, own, strict=True)
+            ]
+            deltas[name] = Delta(torch.stack(right), torch.stack(left), adapters[0].weight(name))
+        return deltas
+
+
+def towers_of(options: LoraOptions) -> tuple[Tower, ...]:
+    """The towers that are adapted."""
+    return ("text", "image") if options.tower == "both" else (options.tower,)
+
+
+def adapted_maps(backbone: Backbone, options: LoraOptions, tower: Tower) -> dict[str, LinearMap]:
+    """The maps of a tower that PEFT would adapt with these targets and layers.
+
+    Raises:
+        UserError: a target matches none, there are not so many layers, or a rank is larger than a dimension.
+    """
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    maps = backbone.linear_maps(tower)
+    if not maps:
+        raise UserError(f"The backbone {backbone.name!r} has no linear maps in its {tower} tower that can be adapted.")
+    kinds = list(dict.fromkeys(name.rsplit(".", 1)[1] for name in maps))
+    depth = 1 + max(found.layer for found in maps.values())
+    if options.layers > depth:
+        raise UserError(f"layers={options.layers}, and the {tower} tower has {depth}; 0 adapts all of them.")
+    targets = kinds if options.targets == "all-linear" else [part.strip() for part in options.targets.split(",")]
+    chosen: dict[str, LinearMap] = {}
+    for target in targets:
+        config = LoraConfig(target_modules=[target])
+        matched = {name: found for name, found in maps.items() if check_target_module_exists(config, name)}
+        if not matched:
+            raise UserError(
+                f"The target module {target!r} matches no linear map of the {tower} tower; "
+                f"there are {', '.join(kinds)} in {depth} layers, such as {next(iter(maps))}."
+            )
+        chosen.update(matched)
+    last = {
+        name: chosen[name] for name in maps if name in chosen and maps[name].layer >= depth - (options.layers or depth)
+    }
+    largest = options.rank_of(None)
+    name, smallest = min(((n, min(found.weight.shape)) for n, found in last.items()), key=lambda pair: pair[1])
+    if largest > smallest:
+        raise UserError(
+            f"The rank {largest} is larger than a dimension of {name}, "
+            f"{' x '.join(map(str, last[name].weight.shape))}; give at most {smallest}."
+        )
+    return last
+
+
+def _add_at(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Make a module known under a dotted name."""
+    *parents, last = path.split(".")
+    for part in parents:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = root.get_submodule(part)
+    root.add_module(last, module)

@@ -1,0 +1,36 @@
+"""What a method is: an adapter, its options and the rule that aggregates it, under one name and in one file."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedgraft.config.registry import Registered
+from fedgraft.methods.adapter import Adapter
+from fedgraft.strategies.components import Rule
+from fedgraft.strategies.weighted_average import WeightedAverage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Registered):
+    """A registered method.
+
+    Attributes:
+        adapter: what a site trains.
+        rule: how the server aggregates it.
+        shares: what travels to the server, in a few words.
+        trains: whether there is anything to train; a method without parameters is evaluated once.
+        takes_no_strategy: why no strategy of the user's can be combined with the method, as "it shares nothing";
+            empty where any can.
+        keeps_its_rule: why neither a site's answer nor the rule that aggregates can be another than the method's own;
+            steps behind the rule still go with it.
+        caches: what is computed once of each image.
+    """
+
+    kind: ClassVar[str] = "method"
+
+    adapter: type[Adapter]
+    rule: Rule = WeightedAverage()  # noqa: RUF009 (it has no state)
+    shares: str
+    trains: bool = True
+    takes_no_strategy: str = ""
+    keeps_its_rule: str = ""
+    caches: str = "final image features"

@@ -1,0 +1,40 @@
+"""A low-rank adapter in a folder as PEFT saves one: `PeftModel.from_pretrained(model, folder)` opens it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors.torch import save
+
+from fedgraft.methods.lora import LoraAdapter
+from fedgraft.core.files import write_bytes, write_text
+
+
+def save_as_peft(adapter: LoraAdapter, folder: Path, base_model: str) -> int:
+    """Write adapter_config.json and adapter_model.safetensors, and return the rank that was written.
+
+    Args:
+        base_model: the backbone's Hugging Face id or folder, for the configuration.
+    """
+    rank, alpha, factors = adapter.as_peft()
+    tensors = {}
+    for name, (right, left) in factors.items():
+        for factor, value in (("lora_A", right), ("lora_B", left)):
+            tensors[f"base_model.model.{name}.{factor}.weight"] = value.cpu().contiguous()
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        target_modules=list(factors),
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    )
+    settings = config.to_dict()  # type: ignore[no-untyped-call]
+    write_bytes(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
+    write_text(folder / "adapter_config.json", json.dumps(settings, default=_plain, indent=2, sort_keys=True))
+    return rank
+
+
+def _plain(value: Any) -> Any:
+    """Sets as sorted lists; other things of PEFT's by name."""
+    return sorted(value) if isinstance(value, set) else str(value)

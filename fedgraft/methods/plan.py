@@ -1,0 +1,154 @@
+"""A plan: a configuration with all that it names, resolved in one place, once; every room receives it ready."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from fedgraft.backbones import Backbone, best_device, load_backbone
+from fedgraft.backbones.feature_store import FeatureStore
+from fedgraft.config.options import Options
+from fedgraft.config.registry import METHODS, PROTOCOLS
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import derived_seed
+from fedgraft.data.examples import Examples
+from fedgraft.data.protocols.protocol import Protocol
+from fedgraft.data.sources.source import find_source
+from fedgraft.data.split import Split
+from fedgraft.methods.adapter import Adapter, AdapterContext
+from fedgraft.methods.method import Method
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.strategies.composition import Composition, compose
+
+
+def asked_sites(sites: int, participation: float) -> int:
+    """How many sites are asked to train in a round."""
+    return max(1, round(participation * sites))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of, before anything is loaded.
+
+    Attributes:
+        options: of the method.
+        protocol_options: of the protocol.
+        composition: the method's own rule, or what the user's strategy makes of it.
+    """
+
+    config: RunConfig
+    method: Method
+    options: Options
+    protocol: Protocol
+    protocol_options: Options
+    composition: Composition
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """Resolve a configuration, and refuse what can be known to be wrong before anything is loaded.
+
+        Raises:
+            UserError: an option is wrong, or method, strategy and the number of sites do not go together.
+        """
+        method, protocol = METHODS.load(config.method), PROTOCOLS.load(config.protocol)
+        plan = cls(
+            config,
+            method,
+            method.parse_options(config.method_options),
+            protocol,
+            protocol.parse_options(config.protocol_options),
+            compose(config.strategy, method.rule),
+        )
+        plan._check_strategy()
+        return plan
+
+    def _check_strategy(self) -> None:
+        config, method, composition = self.config, self.method, self.composition
+        if not config.strategy.strip():
+            return
+        if method.takes_no_strategy:
+            raise UserError(
+                f"The method {config.method!r} takes no strategy, because {method.takes_no_strategy}; leave out "
+                f"{config.strategy!r}."
+            )
+        if method.keeps_its_rule and (composition.transform or composition.rule is not method.rule):
+            raise UserError(
+                f"The method {config.method!r} keeps its own rule, because {method.keeps_its_rule}; leave out of "
+                f"{config.strategy!r} what is no step. Steps such as 'anchored' may follow the rule."
+            )
+        asked, least = asked_sites(config.sites, config.participation), composition.rule.least()
+        if asked < least:
+            raise UserError(
+                f"The strategy {config.strategy!r} needs the answers of {least} sites in a round, and the "
+                f"run asks {asked} of its {config.sites} sites; take more sites, or ask less of the rule."
+            )
+        composition.rule.check(asked)
+
+    # --- data and backbone ------------------------------------------------------------------------
+
+    def open_examples(self) -> Examples:
+        """The data source's table of examples.
+
+        Raises:
+            UserError: its files are not as they should be.
+        """
+        source, options = find_source(self.config.data, self.config.data_options)
+        return source.open(options, self.config.seed)
+
+    def split(self, examples: Examples) -> Split:
+        """Deal examples under the protocol.
+
+        Raises:
+            UserError: they do not suit it.
+        """
+        return self.protocol.split(examples, self.config, self.protocol_options)
+
+    @cached_property
+    def announced(self) -> Split:
+        """What a deployment's server knows of the split: the classes, and nothing of the sites' images."""
+        assert self.protocol.announced is not None
+        return self.protocol.announced(self.protocol_options)
+
+    def load_backbone(self, name: str | None = None) -> Backbone:
+        """The frozen backbone, on the best device that is here.
+
+        Args:
+            name: of a copy in another place.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        config = self.config
+        return load_backbone(name or config.backbone, config.precision, best_device(), config.backbone_options)
+
+    def image_layer(self, backbone: Backbone) -> int | None:
+        """The layer of the image tower whose input the method has cached; None for final features."""
+        return self.method.adapter.image_layer(backbone, self.options)
+
+    def feature_store(self, cache: Path, backbone: Backbone) -> FeatureStore:
+        """Where the method's cached image features are kept."""
+        return FeatureStore(cache, backbone, self.image_layer(backbone))
+
+    # --- adapters ---------------------------------------------------------------------------------
+
+    def adapter(self, vocabulary: Vocabulary, site: int | None = None, fold: int = 0, last_round: int = 0) -> Adapter:
+        """The method's adapter as it is before anything is loaded into it.
+
+        Args:
+            site: whose it is; None for the server's.
+            last_round: the last round before it.
+
+        Raises:
+            UserError: an option does not suit the backbone.
+        """
+        seed = self.config.seed
+        place: tuple[int | str, ...] = ("server",) if site is None else (fold, site)
+        generator = torch.Generator().manual_seed(derived_seed(seed, "adapter", *place))
+        return self.method.adapter(vocabulary, self.options, generator, AdapterContext(seed, fold, site, last_round))
+
+    def identity(self, backbone: Backbone) -> dict[str, str]:
+        """What personal state belongs to; another identity is refused."""
+        return {"method": self.config.method, "fingerprint": backbone.fingerprint}

@@ -1,0 +1,116 @@
+"""Learnt context vectors, as in CoOp (Zhou et al. 2022): what prompt methods share.
+
+The text tower is nearly all of a prompt method's step, and it does not care whose context it encodes. So the steps
+of several sites on one backbone go through it in one pass, and each site's loss is taken from its own features.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from fedgraft.config.options import Options
+from fedgraft.methods.adapter import Adapter, Batch
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.backbones.backbone import Placement
+from fedgraft.core.errors import UserError
+
+INITIAL_STD = 0.02
+_TOKENS_TOGETHER = 64 * 1024
+"""Token embeddings times width beyond which more sites in a pass gain nothing on a CPU; see docs/performance.md."""
+
+
+class ContextOptions(Options):
+    """Length and start of the context."""
+
+    n_ctx: int = Field(16, ge=1, description="context vectors before the class name", examples=[4])
+    ctx_init: str = Field(
+        "", description="words whose embeddings start the context; they then set its length", examples=["a photo of a"]
+    )
+    placement: Placement = Field(
+        "before", description="the context before the class name or behind it", examples=["behind"]
+    )
+
+
+def initial_context(
+    vocabulary: Vocabulary, options: ContextOptions, generator: torch.Generator, prompts: int = 1
+) -> Tensor:
+    """The context at the start, (prompts, n_ctx, width): Normal(0, 0.02^2), or the embeddings of `ctx_init`.
+
+    Raises:
+        UserError: context and longest class name do not fit into the text tower.
+    """
+    text = vocabulary.backbone.text
+    if options.ctx_init:
+        context = text.embed_words(options.ctx_init).detach().cpu().expand(prompts, -1, -1).clone()
+    else:
+        context = INITIAL_STD * torch.randn(prompts, options.n_ctx, text.width, generator=generator)
+    longest = vocabulary.tokens(tuple(range(len(vocabulary.class_names)))).ids.shape[1]
+    needed = 1 + context.shape[1] + longest
+    if needed > text.max_tokens:
+        raise UserError(
+            f"A context of {context.shape[1]} vectors and the longest class name need {needed} positions; "
+            f"the text tower has {text.max_tokens}. Lower n_ctx to {text.max_tokens - 1 - longest} or less."
+        )
+    return context
+
+
+class PromptAdapter(Adapter):
+    """A method whose class features come from learnt prompts around the class names."""
+
+    options: ContextOptions
+
+    @abstractmethod
+    def prompts(self) -> Tensor:
+        """The prompts of the classifier, (N, n_ctx, width)."""
+
+    def training_prompts(self) -> Tensor:
+        """What a training step encodes, (M, n_ctx, width); the prompts of the classifier unless the loss needs more."""
+        return self.prompts()
+
+    def features_of(self, encoded: Tensor) -> Tensor:
+        """Class features (C, dim) from the encoded prompts (N, C, dim): their normalized mean."""
+        return encoded[0] if len(encoded) == 1 else F.normalize(encoded.mean(0), dim=-1)
+
+    def loss_of(self, encoded: Tensor, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+        """The loss from the encoded training prompts (M, C, dim)."""
+        return self.cross_entropy(images, self.features_of(encoded), labels)
+
+    def class_features(self, classes: tuple[int, ...]) -> Tensor:
+        """The normalized mean over prompts."""
+        return self.features_of(self.encode(self.prompts(), classes))
+
+    def loss(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
+        """`loss_of` this site's prompts."""
+        return self.loss_of(self.encode(self.training_prompts(), classes), images, labels, classes)
+
+    def encode(self, prompts: Tensor, classes: tuple[int, ...]) -> Tensor:
+        """Features (N, C, dim) of prompts (N, n_ctx, width)."""
+        tokens = self.vocabulary.tokens(classes)
+        return self.vocabulary.backbone.text.encode_prompts(prompts, tokens, placement=self.options.placement)
+
+    def sites_together(self, classes: tuple[int, ...]) -> int:
+        """As many as keep one pass in the processor's cache."""
+        with torch.no_grad():
+            prompts = len(self.training_prompts())
+        tokens = prompts * self.vocabulary.tokens(classes).ids.numel()
+        return max(1, _TOKENS_TOGETHER // (tokens * self.vocabulary.backbone.text.width))
+
+    @classmethod
+    def losses(cls, adapters: Sequence[Self], batches: Sequence[Batch], classes: tuple[int, ...]) -> list[Tensor]:
+        """One pass of the text tower over all sites' prompts."""
+        encoded = adapters[0].encode(torch.cat([adapter.training_prompts() for adapter in adapters]), classes)
+        return [
+            adapter.loss_of(own, batch.images, batch.labels, classes)
+            for adapter, own, batch in zip(adapters, encoded.chunk(len(adapters)), batches, strict=True)
+        ]
+
+    @classmethod
+    def all_class_features(cls, adapters: Sequence[Self], classes: tuple[int, ...]) -> list[Tensor]:
+        """One pass of the text tower over all sites' prompts."""
+        encoded = adapters[0].encode(torch.cat([adapter.prompts() for adapter in adapters]), classes)
+        return [adapter.features_of(own) for adapter, own in zip(adapters, encoded.chunk(len(adapters)), strict=True)]

@@ -1,0 +1,28 @@
+"""Zero-shot classification with hand-written templates (Radford et al. 2021): the line to beat, nothing is trained."""
+
+import torch
+from torch import Tensor
+
+from fedgraft.methods.adapter import Adapter
+from fedgraft.methods.method import Method
+
+
+class ZeroShot(Adapter):
+    """No parameters; the class features of the data source's templates."""
+
+    def build(self, generator: torch.Generator) -> None:
+        """Nothing to create."""
+
+    def class_features(self, classes: tuple[int, ...]) -> Tensor:
+        """The mean over templates."""
+        return self.vocabulary.zero_shot[list(classes)]
+
+
+METHOD = Method(
+    name="zeroshot",
+    summary="hand-written templates, nothing is trained",
+    adapter=ZeroShot,
+    shares="nothing",
+    trains=False,
+    takes_no_strategy="it trains nothing",
+)

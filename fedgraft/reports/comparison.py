@@ -1,0 +1,101 @@
+"""The page of a comparison: what each method reached over the seeds, and what it cost."""
+
+import math
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fedgraft.reports import comparison_plots as plots
+from fedgraft.reports import elements as page
+from fedgraft.reports import units
+
+
+def comparison_page(comparison: dict[str, Any], directory: Path) -> str:
+    """The report of a comparison as HTML.
+
+    Args:
+        comparison: what `comparison.json` holds.
+        directory: where it lies; runs inside it that have a report are linked.
+    """
+    methods, seeds = comparison["methods"], comparison["seeds"]
+    subtitle = (
+        f"{units.plural(len(methods), 'method')} under the protocol {comparison['protocol']}: "
+        f"{units.plural(comparison['sites'], 'site')}, {units.plural(comparison['rounds'], 'round')}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}."
+    )
+    sections = [
+        _result(comparison),
+        _bars(comparison),
+        _tradeoff(comparison),
+        _cost(methods),
+        _runs(comparison, directory),
+    ]
+    return page.document(f"Methods on {comparison['data']}", subtitle, sections)
+
+
+def _result(comparison: dict[str, Any]) -> str:
+    methods, several = comparison["methods"], len(comparison["seeds"]) > 1
+    keys = plots.metric_keys(comparison)
+    best = {key: _best(key, [method["metrics"].get(key, {}).get("mean") for method in methods]) for key in keys}
+
+    def cell(method: dict[str, Any], key: str) -> str:
+        statistics = method["metrics"].get(key, {})
+        mean = units.number(statistics.get("mean"))
+        text = f"{mean} ± {units.number(statistics.get('std'))}" if several else mean
+        return page.Best(text) if len(methods) > 1 and mean == best[key] else text
+
+    rows = [(str(method["method"]), *(cell(method, key) for key in keys)) for method in methods]
+    head = ("Method", *(units.metric_label(key) for key in keys))
+    seeds = f", mean ± standard deviation over {len(comparison['seeds'])} seeds" if several else ""
+    explained = "; ".join(
+        f"{units.metric_label(key)}: {units.metric_meaning(key).replace(';', ',')}"
+        for key in keys
+        if key in units.METRICS
+    )
+    note = page.paragraph(f"Percent, after the last round{seeds}; the best of a column is bold. {explained}.")
+    return page.section("Result", page.table(head, rows), note)
+
+
+def _best(key: str, means: list[float | None]) -> str | None:
+    known = [mean for mean in means if mean is not None and math.isfinite(mean)]
+    if not known:
+        return None
+    return units.number(min(known) if key == "std" else max(known))
+
+
+def _bars(comparison: dict[str, Any]) -> str:
+    if not comparison["methods"]:
+        return ""
+    errors = "; the whiskers are the standard deviation over seeds" if len(comparison["seeds"]) > 1 else ""
+    caption = f"Accuracy of each method after the last round, in percent{errors}."
+    return page.section("Accuracy by method", page.figure(plots.comparison_figure(comparison), "methods", caption))
+
+
+def _tradeoff(comparison: dict[str, Any]) -> str:
+    if not {"local", "novel"} <= set(plots.metric_keys(comparison)):
+        return ""
+    caption = "Personalization against generalization: a site's own classes to the right, novel classes upwards."
+    if plots.numbered(comparison):
+        caption += " The numbers are those of the methods above."
+    return page.section("Local against novel", page.figure(plots.tradeoff_figure(comparison), "tradeoff", caption))
+
+
+def _cost(methods: list[dict[str, Any]]) -> str:
+    rows = [
+        (
+            str(method["method"]),
+            units.byte_size(method.get("uplink_bytes_per_site_round")),
+            units.count(method.get("trainable_parameters")),
+            units.count(method.get("shared_parameters")),
+            units.duration(method.get("wall_seconds")),
+        )
+        for method in methods
+    ]
+    head = ("Method", "Uplink per site and round", "Trainable parameters", "Shared parameters", "Wall time")
+    return page.section("Cost", page.table(head, rows))
+
+
+def _runs(comparison: dict[str, Any], directory: Path) -> str:
+    names = [str(name) for name in comparison.get("runs", [])]
+    reports = {name: f"{quote(name)}/report.html" for name in names if (directory / name / "report.html").is_file()}
+    return page.section("Runs", page.links((name, reports.get(name)) for name in names) if names else "")

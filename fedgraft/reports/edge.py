@@ -1,0 +1,207 @@
+"""What tickets and their exports measured: accuracy against sparsity, latency against size, as plots and tables.
+
+The rows lie in a folder: `tickets.jsonl`, a row a ticket, and `latency.jsonl`, a row an exported model.
+"""
+
+import html
+import io
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import write_text
+
+Row = Mapping[str, Any]
+TICKETS, LATENCY = "tickets.jsonl", "latency.jsonl"
+_QUANTITIES = ("base", "novel", "faded", "mosaic", "noisy", "all", "attacked")
+_STYLE: dict[str, Any] = {
+    "figure.constrained_layout.use": True,
+    "font.size": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.4,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fedgraft",
+}
+_COLOURS = {"none": "#0072b2", "pgd": "#d55e00", "smoothing": "#009e73"}
+_NAMES = {"none": "natural", "pgd": "robust (pgd)", "smoothing": "robust (smoothing)"}
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width">
+<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
+table{{border-collapse:collapse;margin:1rem 0;font-size:13px}}td,th{{padding:.2rem .6rem;text-align:right}}
+td:first-child,th:first-child{{text-align:left}}tr+tr{{border-top:1px solid #ddd}}
+svg{{max-width:100%;height:auto}}</style>
+<h1>{title}</h1>{body}</html>
+"""
+
+
+def write_edge_report(folder: Path) -> Path:
+    """Write `edge-report.html`, and each figure as a file of its own.
+
+    Raises:
+        UserError: the folder holds no rows, or a line is no row.
+    """
+    tickets, latency = read_rows(folder / TICKETS), read_rows(folder / LATENCY)
+    if not tickets and not latency:
+        raise UserError(
+            f"The folder {folder} has neither {TICKETS} nor {LATENCY}; `fedgraft edge-report RUN` "
+            "measures the tickets of a run."
+        )
+    parts = []
+    if tickets:
+        svg = _svg(accuracy_figure(tickets), folder / "tickets.svg")
+        parts.append(f"<h2>Accuracy against sparsity</h2>{svg}{_html_table(*ticket_table(tickets))}")
+    if latency:
+        svg = _svg(latency_figure(latency), folder / "latency.svg")
+        parts.append(f"<h2>Latency against size</h2>{svg}{_html_table(*latency_table(latency))}")
+    path = folder / "edge-report.html"
+    write_text(path, _PAGE.format(title="Tickets on the edge", body="".join(parts)))
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, none where there is no file; a last line torn by a kill is no row.
+
+    Raises:
+        UserError: another line is no JSON object.
+    """
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"Line {number} of {path} is no row: {error}.") from error
+        if not isinstance(row, dict):
+            raise UserError(f"Line {number} of {path} is no row but {line[:40]!r}.")
+        rows.append(row)
+    return rows
+
+
+def accuracy_figure(rows: Sequence[Row], quantities: Sequence[str] | None = None) -> Figure:
+    """Accuracy against sparsity: a row of axes a pattern, a column a quantity, a line a kind of ticket.
+
+    Every seed is a dot and the line goes through their means; a dense tower stands at sparsity 0 of every pattern.
+
+    Args:
+        rows: with `pattern`, `sparsity`, `induction` and the quantities, in percent.
+        quantities: keys of the rows; all accuracies that the rows have unless given.
+    """
+    quantities = quantities or [name for name in _QUANTITIES if name in rows[0]]
+    patterns = sorted({row["pattern"] for row in rows} - {"dense"}, reverse=True) or ["dense"]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(2.1 * len(quantities) + 0.4, 2.1 * len(patterns) + 0.3))
+        grid = figure.subplots(len(patterns), len(quantities), squeeze=False, sharey="col")
+        for line, pattern in zip(grid, patterns, strict=True):
+            shown = [row for row in rows if row["pattern"] in (pattern, "dense")]
+            for axes, quantity in zip(line, quantities, strict=True):
+                _draw_kinds(axes, shown, quantity)
+                axes.set_title(f"{quantity}, {pattern}", loc="left", fontsize=8.5)
+            line[0].set_ylabel("accuracy, %")
+        for axes in grid[-1]:
+            axes.set_xlabel("removed, %")
+        grid[0][0].legend(frameon=False, fontsize=7.5)
+        return figure
+
+
+def latency_figure(rows: Sequence[Row]) -> Figure:
+    """Latency against size, a named point for each exported model.
+
+    Args:
+        rows: with `name`, `megabytes` and `ms`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.2))
+        axes = figure.subplots()
+        axes.plot([row["megabytes"] for row in rows], [row["ms"] for row in rows], "o", color=_COLOURS["none"])
+        for row in rows:
+            place = (row["megabytes"], row["ms"])
+            axes.annotate(row["name"], place, (4, 4), textcoords="offset points", fontsize=7.5)
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.2)
+        axes.set_xlabel("megabytes")
+        axes.set_ylabel("milliseconds an image")
+        return figure
+
+
+def ticket_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines: mean ± standard deviation over seeds of every accuracy, the kinds of a cut below each other."""
+    quantities = [name for name in _QUANTITIES if name in rows[0]]
+    groups: dict[tuple[str, float, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["pattern"], row["sparsity"], row["induction"]].append(row)
+    kinds = list(_NAMES)
+    lines = []
+    for pattern, sparsity, induction in sorted(
+        groups, key=lambda key: (key[0] != "dense", key[0] != "unstructured", key[0], key[1], kinds.index(key[2]))
+    ):
+        members = groups[pattern, sparsity, induction]
+        cells = [_cell([row[quantity] for row in members]) for quantity in quantities]
+        lines.append([pattern, f"{100 * sparsity:.0f} %", _NAMES[induction], str(len(members)), *cells])
+    return ["pattern", "removed", "ticket", "seeds", *quantities], lines
+
+
+def latency_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and lines, with how many times faster and smaller than the first row each is."""
+    first = rows[0]
+    lines = [
+        [
+            row["name"],
+            f"{row['megabytes']:.1f}",
+            f"{row['ms']:.1f}",
+            f"{first['megabytes'] / row['megabytes']:.2f}",
+            f"{first['ms'] / row['ms']:.2f}",
+        ]
+        for row in rows
+    ]
+    return ["model", "MB", "ms", "times smaller", "times faster"], lines
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table for a page of documentation."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def _cell(values: Sequence[float]) -> str:
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def _draw_kinds(axes: Axes, rows: Sequence[Row], quantity: str) -> None:
+    for induction, colour in _COLOURS.items():
+        values: dict[float, list[float]] = defaultdict(list)
+        for row in rows:
+            if row["induction"] == induction:
+                values[100 * row["sparsity"]].append(row[quantity])
+        if values:
+            removed = sorted(values)
+            axes.plot(removed, [mean(values[x]) for x in removed], color=colour, label=_NAMES[induction], linewidth=1.4)
+            dots = [(x, y) for x in removed for y in values[x]]
+            axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=4, alpha=0.6)
+
+
+def _svg(figure: Figure, path: Path) -> str:
+    """Write a figure to a file and return it as a page has it."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    write_text(path, buffer.getvalue())
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return f"<table>{line(head, 'th')}{''.join(line(cells, 'td') for cells in lines)}</table>"

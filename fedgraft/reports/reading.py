@@ -1,0 +1,135 @@
+"""Reading a run directory or a comparison directory, with a clear sentence for what is missing or broken."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedgraft.core.errors import UserError
+
+SUMMARY_KEYS = ("method", "data", "protocol", "backbone", "sites", "rounds", "seed", "metrics")
+COMPARISON_KEYS = ("data", "protocol", "sites", "rounds", "seeds", "methods")
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One evaluation: the accuracy of a scope after a round in percent, over all sites and of each."""
+
+    round: int
+    mean: float
+    sites: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A site whose answer a round did not use."""
+
+    round: int
+    fold: str | None
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run directory holds. Series are keyed by the held-out domain where there is one, else by the scope."""
+
+    summary: dict[str, Any]
+    config: str
+    accuracy: dict[str, list[Accuracy]]
+    loss: dict[str, list[tuple[int, float]]]
+    drift: dict[str, list[tuple[int, float]]]
+    left_out: list[LeftOut]
+    confusion: dict[str, dict[str, Any]]
+
+
+def read_run(directory: Path) -> Run:
+    """Read a finished run.
+
+    Raises:
+        UserError: `summary.json`, `metrics.jsonl` or `config.toml` is missing, or a file is not what it should be.
+    """
+    summary = _read_json(directory / "summary.json", SUMMARY_KEYS)
+    path = directory / "metrics.jsonl"
+    accuracy: dict[str, dict[int, Accuracy]] = {}
+    loss: dict[str, dict[int, float]] = {}
+    drift: dict[str, dict[int, float]] = {}
+    left_out: list[LeftOut] = []
+    for number, row in _rows(path):
+        try:
+            key = row["scope"] if row.get("fold") is None else str(row["fold"])
+            if row["scope"] == "left_out":
+                left_out.append(LeftOut(row["round"], row.get("fold"), str(row["site"]), str(row["reason"])))
+            elif row["scope"] == "train":
+                if (value := row.get("loss")) is not None:
+                    loss.setdefault(key, {})[row["round"]] = float(value)
+                if (value := row.get("drift")) is not None:
+                    drift.setdefault(key, {})[row["round"]] = float(value)
+            elif row["accuracy"] is not None:
+                sites = {str(site): float(value) for site, value in row.get("sites", {}).items() if value is not None}
+                evaluation = Accuracy(row["round"], float(row["accuracy"]), sites)
+                accuracy.setdefault(key, {})[row["round"]] = evaluation  # a row that a resumed run repeats counts once
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"Line {number} of {path} is not a row of metrics: {error!r}.") from error
+    return Run(
+        summary=summary,
+        config=_read_text(directory / "config.toml"),
+        accuracy={key: [rows[at] for at in sorted(rows)] for key, rows in accuracy.items()},
+        loss={key: sorted(rows.items()) for key, rows in loss.items()},
+        drift={key: sorted(rows.items()) for key, rows in drift.items()},
+        left_out=left_out,
+        confusion=_read_confusion(directory / "confusion.json"),
+    )
+
+
+def read_comparison(directory: Path) -> dict[str, Any]:
+    """Read `comparison.json`.
+
+    Raises:
+        UserError: it is not what it should be.
+    """
+    return _read_json(directory / "comparison.json", COMPARISON_KEYS)
+
+
+def _read_confusion(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.is_file():
+        return {}
+    scopes: dict[str, dict[str, Any]] = _read_json(path, ("scopes",))["scopes"]
+    for scope, matrix in scopes.items():
+        size = len(matrix["classes"])
+        if [len(row) for row in matrix["counts"]] != [size] * size:
+            raise UserError(
+                f"{path} should count {size} by {size} images for the {size} classes of the scope {scope!r}."
+            )
+    return scopes
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; the report of a run needs it beside summary.json.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        content = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, where a JSON object is expected.")
+    if missing := [key for key in keys if key not in content]:
+        raise UserError(f"{path} lacks {', '.join(missing)}.")
+    return content
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"Line {number} of {path} is not JSON: {error}.") from error

@@ -1,0 +1,220 @@
+"""The run directory: configuration, metrics row by row, split, checkpoints, summary. Whatever is there is whole."""
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from fedgraft.config.run_config import RunConfig
+from fedgraft.config.settings import read_toml
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import stored_key, write_text
+from fedgraft.data.results import Row
+from fedgraft.data.split import Split
+from fedgraft.runs.checkpoints import Checkpoints
+from fedgraft.runs.split_file import read_split, write_split
+
+_POLL_SECONDS = 0.2
+_SPLIT, _SPLIT_OF_0_1 = "split.safetensors", "deal.safetensors"
+REPORT = "report.html"
+
+
+class RunDirectory:
+    """A run on disk; it alone knows where what of a run lies."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / "checkpoints")
+        self._lock: IO[str] | None = None
+
+    # --- configuration ----------------------------------------------------------------------------
+
+    @property
+    def begun(self) -> bool:
+        """Whether it holds a run."""
+        return (self.path / "config.toml").is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it holds a run that has ended."""
+        return (self.path / "summary.json").is_file()
+
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            UserError: there is no run, or its configuration is not one that this version knows.
+        """
+        if not self.begun:
+            raise UserError(f"There is no run in {self.path}: it has no config.toml.")
+        return RunConfig.build(read_toml(self.path / "config.toml"))
+
+    def check_free(self, config: RunConfig, resume: bool) -> None:
+        """Refuse a directory that holds something else, before anything is written.
+
+        Raises:
+            UserError: it holds another run, or one that is to be resumed with another configuration.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --out takes a directory.")
+        if not self.begun:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise UserError(f"The directory {self.path} is not empty and holds no run; give another --out.")
+            if resume:
+                raise UserError(f"There is no run to resume in {self.path}.")
+            return
+        if not resume:
+            raise UserError(
+                f"The directory {self.path} holds a run; add --resume to go on with it or give another --out."
+            )
+        known, given = self.config().model_dump(), config.model_dump()
+        if different := [key for key in given if known[key] != given[key]]:
+            key = different[0]
+            raise UserError(
+                f"The run in {self.path} has {key} = {known[key]!r}, not {given[key]!r}; "
+                "resume it with its own configuration."
+            )
+
+    def create(self, config: RunConfig) -> None:
+        """Write the complete configuration."""
+        write_text(self.path / "config.toml", config.to_toml())
+
+    # --- who works on it --------------------------------------------------------------------------
+
+    def lock(self, seconds: float = 0.0) -> None:
+        """Keep the directory for this process until `unlock` or its end.
+
+        Args:
+            seconds: how long another process may take to leave it.
+
+        Raises:
+            UserError: another process is at work on the run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / ".lock").open("w")
+        deadline = time.monotonic() + seconds
+        while not _locked(file):
+            if time.monotonic() >= deadline:
+                file.close()
+                raise UserError(f"Another process is at work on the run in {self.path}; wait for it or stop it.")
+            time.sleep(_POLL_SECONDS)
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let other processes work on the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether a process is at work on the run."""
+        if not (self.path / ".lock").exists():
+            return False
+        with (self.path / ".lock").open("a") as file:
+            return not _locked(file)
+
+    def begin_attempt(self) -> tuple[str, int]:
+        """The run's name among all runs, kept for ever, and how many server processes have begun it, this one included.
+
+        A site keeps its state under the name, and knows by the number that a message is of a process that is gone.
+        """
+        known = self.read_json("attempts.json") or {}
+        name = str(known.get("run") or f"{_plain(self.path.absolute().name)}-{secrets.token_hex(4)}")
+        attempt = int(known.get("attempts", 0)) + 1
+        self.write_json("attempts.json", {"run": name, "attempts": attempt})
+        return name, attempt
+
+    def deployed_name(self) -> str | None:
+        """The name under which deployed sites keep their state; None where no site has taken part."""
+        attempts = self.read_json("attempts.json")
+        return None if attempts is None else str(attempts["run"])
+
+    def noise_key(self) -> bytes:
+        """The secret that the server's noise is drawn from, made once; a resumed run goes on with it."""
+        return stored_key(self.path / "noise.key")
+
+    # --- what sites hold --------------------------------------------------------------------------
+
+    def write_split(self, split: Split) -> None:
+        """Keep who holds which image."""
+        write_split(self.path / _SPLIT, split)
+
+    @cached_property
+    def split(self) -> Split:
+        """Who holds which image.
+
+        Raises:
+            UserError: it was not written, or is not whole.
+        """
+        old = self.path / _SPLIT_OF_0_1
+        return read_split(old if old.exists() else self.path / _SPLIT)
+
+    def personal_state(self, fold: int, site: int) -> Path:
+        """Where the personal state of a simulated site is kept."""
+        return self.path / "sites" / f"{fold:03d}" / f"{site:06d}"
+
+    # --- metrics ----------------------------------------------------------------------------------
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add rows to metrics.jsonl, flushed to disk."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> list[Row]:
+        """All whole rows; a line torn by a kill is not one."""
+        path = self.path / "metrics.jsonl"
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+    def replace_rows(self, rows: Iterable[Row]) -> None:
+        """Rewrite metrics.jsonl."""
+        write_text(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write summary.json or another result."""
+        write_text(self.path / name, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """What `write_json` wrote, or None where it has not."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json holds.
+
+        Raises:
+            UserError: the run is not finished or not there.
+        """
+        try:
+            loaded: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} holds no finished run: summary.json cannot be read.") from error
+        return loaded
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether this process has the file's lock now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]|^[.-]", "_", name)[:80] or "run"

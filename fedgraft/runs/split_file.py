@@ -1,0 +1,64 @@
+"""The split of a run on disk: who holds which image, by content key. Written once, read by every process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import write_bytes
+from fedgraft.data.split import Fold, Scope, SiteShare, Split
+
+_HEADER = "deal"
+"""The key of the description; fedgraft 0.1.0 named it so, and its runs are still read."""
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write a run's split."""
+    arrays: dict[str, NDArray[np.generic]] = {"keys": split.keys, "labels": split.labels}
+    shared: dict[int, str] = {}
+    folds = []
+    for number, fold in enumerate(split.folds):
+        sites = []
+        for site, share in enumerate(fold.sites):
+            arrays[f"{number}/{site}/train"] = share.train
+            tests = {}
+            for scope, positions in share.tests.items():
+                tests[scope] = shared.setdefault(id(positions), f"{number}/{site}/{scope}")
+                arrays[tests[scope]] = positions
+            sites.append({"train": f"{number}/{site}/train", "tests": tests})
+        scopes = [[scope.name, list(scope.classes)] for scope in fold.scopes]
+        folds.append({"name": fold.name, "train_classes": list(fold.train_classes), "scopes": scopes, "sites": sites})
+    header = {"class_names": split.class_names, "templates": split.templates, "folds": folds}
+    write_bytes(path, save(arrays, {_HEADER: json.dumps(header)}))
+
+
+def read_split(path: Path) -> Split:
+    """Read what `write_split` wrote.
+
+    Raises:
+        UserError: the file is not there or not whole.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads(file.metadata()[_HEADER])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise UserError(f"The split {path} cannot be read: {error}") from error
+    folds = tuple(
+        Fold(
+            fold["name"],
+            tuple(fold["train_classes"]),
+            tuple(Scope(name, tuple(classes)) for name, classes in fold["scopes"]),
+            tuple(
+                SiteShare(arrays[site["train"]], {scope: arrays[name] for scope, name in site["tests"].items()})
+                for site in fold["sites"]
+            ),
+        )
+        for fold in header["folds"]
+    )
+    names, templates = tuple(header["class_names"]), tuple(header["templates"])
+    return Split(names, templates, arrays["labels"], arrays["keys"], folds)

@@ -1,0 +1,126 @@
+"""The server's rounds: who trains, which answers count, and what becomes of them.
+
+Flower's `Strategy` interface is not used: its `start` loop can neither resume nor be stopped, and nothing else calls its
+methods; see docs/design.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flwr.app import MetricRecord
+
+from fedgraft.core.errors import RunFailed
+from fedgraft.core.randomness import generator, keyed_normal
+from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record
+from fedgraft.methods.plan import Plan, asked_sites
+from fedgraft.server.router import Reply
+from fedgraft.strategies.answers import Answer, LeftOut
+from fedgraft.strategies.components import Drift, Round, State
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What a round of training led to.
+
+    Attributes:
+        arrays: the next shared parameters.
+        state: what the strategy remembers.
+        figures: loss, examples and what rule and steps say, for the round's row.
+        counted: the sites whose answers count.
+        left_out: the other sites that were asked, and why.
+    """
+
+    arrays: Arrays
+    state: State
+    figures: dict[str, float]
+    counted: list[int]
+    left_out: list[LeftOut]
+
+
+class RoundDriver:
+    """Samples sites from the seed, checks their answers, and aggregates them in the order of the sites.
+
+    Args:
+        fold: name of the fold, which takes part in the draws.
+        initial: the shared parameters of round 0.
+        noise_key: of the server's noise, secret where the noise is to protect anything.
+        drift: of shared parameters.
+    """
+
+    def __init__(self, plan: Plan, fold: str, initial: Arrays, noise_key: bytes, drift: Drift) -> None:
+        self._plan, self._fold, self._initial = plan, fold, initial
+        self._noise_key, self._drift = noise_key, drift
+
+    def participants(self, server_round: int) -> list[int]:
+        """The sites that train in a round, sorted."""
+        config = self._plan.config
+        count = asked_sites(config.sites, config.participation)
+        rng = generator(config.seed, "participation", self._fold, server_round)
+        return sorted(int(site) for site in rng.permutation(list(range(config.sites)))[:count])
+
+    def conclude(self, server_round: int, previous: Arrays, replies: Sequence[Reply], state: State) -> RoundResult:
+        """Check the replies of a round's participants, leave out what is wrong, aggregate the rest.
+
+        Args:
+            previous: the shared parameters that the sites began with.
+            state: what the strategy remembers of the round before.
+
+        Raises:
+            RunFailed: fewer answers count than the quorum.
+        """
+        asked = self.participants(server_round)
+        composition = self._plan.composition
+        answers, silent = _answers(replies, asked)
+        kept, bad = composition.rule.check_answers(answers, previous)
+        left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
+        self._require_quorum(server_round, len(kept), len(asked), left_out)
+        total = sum(answer.num_examples for answer in kept)
+        loss = sum(answer.loss * answer.num_examples for answer in kept) / total
+        outcome = composition.aggregate(kept, self._round(server_round, previous, len(asked)), state)
+        figures = {"loss": loss, "num_examples": total, **outcome.figures}
+        return RoundResult(outcome.arrays, outcome.state, figures, [answer.site for answer in kept], left_out)
+
+    def _require_quorum(self, server_round: int, sound: int, asked: int, left_out: Sequence[LeftOut]) -> None:
+        quorum, least = max(1, round(self._plan.config.quorum * asked)), self._plan.composition.rule.least()
+        if sound < max(quorum, least):
+            reasons = "; ".join(f"site {entry.site}: {entry.reason}" for entry in left_out)
+            needed = f"the quorum is {quorum}" if quorum >= least else f"the strategy needs {least}"
+            raise RunFailed(f"Round {server_round} has {sound} sound answers of {asked}, {needed}. {reasons}")
+
+    def _round(self, server_round: int, previous: Arrays, asked: int) -> Round:
+        place = (self._fold, server_round)
+        return Round(
+            number=server_round,
+            previous=previous,
+            initial=self._initial,
+            asked=asked,
+            noise=lambda count, content: keyed_normal(self._noise_key, count, "server noise", *place, content),
+            rounds=self._plan.config.rounds,
+            drift=self._drift,
+        )
+
+
+def _answers(replies: Sequence[Reply], asked: Sequence[int]) -> tuple[list[Answer], list[LeftOut]]:
+    """Answers by site, and the asked sites without one."""
+    answers: list[Answer] = []
+    failed = {site: "it did not answer in time" for site in asked}
+    for reply in replies:
+        try:
+            answers.append(_answer(reply))
+            del failed[reply.site]
+        except (KeyError, ValueError, TypeError) as error:
+            failed[reply.site] = reply.error or f"its answer cannot be read: {error}"
+    return answers, [LeftOut(site, reason) for site, reason in failed.items()]
+
+
+def _answer(reply: Reply) -> Answer:
+    """The answer in a reply.
+
+    Raises:
+        KeyError, ValueError, TypeError: there is none that can be read.
+    """
+    if reply.content is None:
+        raise ValueError(reply.error)
+    metrics: MetricRecord = reply.content.metric_records[METRICS]
+    arrays = from_array_record(reply.content.array_records[SHARED])
+    return Answer(reply.site, arrays, int(str(metrics[NUM_EXAMPLES])), float(str(metrics["loss"])))

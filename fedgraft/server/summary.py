@@ -1,0 +1,138 @@
+"""What the server writes down: the rows of metrics.jsonl, and summary.json at the end."""
+
+import platform
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from fedgraft import __version__
+from fedgraft.data.results import Row
+from fedgraft.flower.messages import METRICS, wire_size
+from fedgraft.methods.adapter import Adapter
+from fedgraft.methods.plan import Plan
+from fedgraft.server.rounds import RoundDriver, RoundResult
+from fedgraft.server.router import Reply
+
+ScopeCounts = dict[str, dict[int, tuple[int, int]]]
+"""Of each scope and site the images classified right and the images classified."""
+
+
+def training_rows(
+    place: dict[str, Any], result: RoundResult, replies: Sequence[Reply], downlink: int, seconds: float
+) -> list[Row]:
+    """The rows of a round of training: what it led to, and a row for each site that was left out.
+
+    Args:
+        place: round and fold.
+        downlink: bytes that each site got.
+    """
+    row = {
+        **place,
+        "scope": "train",
+        **result.figures,
+        "downlink_bytes_per_site": downlink,
+        "uplink_bytes_per_site": _mean([wire_size(reply.content) for reply in replies if reply.content is not None]),
+        "seconds": round(seconds, 3),
+        "training_seconds": round(sum(map(_training_seconds, replies)), 3),
+        "sites": result.counted,
+    }
+    left_out = [left_out_row(place, entry.site, entry.reason) for entry in result.left_out]
+    return [row, *left_out]
+
+
+def left_out_row(place: dict[str, Any], site: int, reason: str) -> Row:
+    """The row of a site whose answer does not count."""
+    return {**place, "scope": "left_out", "site": site, "reason": reason}
+
+
+def evaluation_row(place: dict[str, Any], scope: str, counts: dict[int, tuple[int, int]]) -> Row:
+    """The row of a scope: the mean of the sites' accuracies, in percent, and each site's own.
+
+    Args:
+        place: round and fold.
+        counts: as in `ScopeCounts`; sites without images do not count.
+    """
+    sites = {str(site): 100 * right / total for site, (right, total) in sorted(counts.items()) if total}
+    accuracy = float(np.mean(list(sites.values()))) if sites else float("nan")
+    return {**place, "scope": scope, "accuracy": accuracy, "sites": sites}
+
+
+def scope_counts(replies: Sequence[Reply], record: str) -> ScopeCounts:
+    """What the sites counted.
+
+    Args:
+        record: the record of a reply that holds it.
+    """
+    counts: ScopeCounts = defaultdict(dict)
+    for reply in replies:
+        if reply.content is None or record not in reply.content.metric_records:
+            continue
+        for scope, pair in reply.content.metric_records[record].items():
+            right, total = pair  # type: ignore[misc]
+            counts[scope][reply.site] = (int(right), int(total))
+    return counts
+
+
+def run_summary(
+    plan: Plan, fingerprint: str, adapter: Adapter, rows: Sequence[Row], zero_shot: dict[str, float], seconds: float
+) -> dict[str, Any]:
+    """What summary.json holds, but for privacy.
+
+    Args:
+        adapter: the server's.
+        rows: of the whole run.
+    """
+    config, protocol = plan.config, plan.protocol
+    trained = [row for row in rows if row["scope"] == "train"]
+    return {
+        "method": config.method,
+        "strategy": config.strategy,
+        "data": config.data,
+        "protocol": config.protocol,
+        "backbone": config.backbone,
+        "fingerprint": fingerprint,
+        "sites": config.sites,
+        "rounds": config.rounds,
+        "seed": config.seed,
+        "metrics": protocol.last_round(rows),
+        "metrics_last5": protocol.last_five(rows),
+        "zero_shot": zero_shot,
+        "uplink_bytes_per_site_round": _mean([row["uplink_bytes_per_site"] for row in trained]),
+        "downlink_bytes_per_site_round": _mean([row["downlink_bytes_per_site"] for row in trained]),
+        "trainable_parameters": sum(parameter.numel() for parameter in adapter.parameters()),
+        "shared_parameters": sum(value.numel() for value in adapter.shared().values()),
+        "left_out": sum(row["scope"] == "left_out" for row in rows),
+        "wall_seconds": round(seconds, 2),
+        "versions": _versions(),
+    }
+
+
+def privacy_account(plan: Plan, drivers: Sequence[RoundDriver]) -> dict[str, Any] | None:
+    """What the run's strategy spent of privacy; None where it promises none.
+
+    Args:
+        drivers: of all folds.
+    """
+    if (promise := plan.composition.privacy()) is None:
+        return None
+    rounds = range(1, plan.config.rounds + 1)
+    asked = Counter(site for driver in drivers for number in rounds for site in driver.participants(number))
+    return promise.spent(max(asked.values()))
+
+
+def _training_seconds(reply: Reply) -> float:
+    """What a site spent in its worker, as it says itself; sites trained together share their time equally."""
+    metrics = None if reply.content is None else reply.content.metric_records.get(METRICS)
+    return float(str(metrics.get("seconds", 0.0))) if metrics else 0.0
+
+
+def _mean(values: list[int]) -> int:
+    return round(sum(values) / len(values)) if values else 0
+
+
+def _versions() -> dict[str, str]:
+    packages = ("flwr", "torch", "transformers", "numpy")
+    return {"fedgraft": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,1 @@
+"""Federations on one machine or one cluster, and comparisons of methods."""

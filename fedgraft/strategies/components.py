@@ -1,0 +1,153 @@
+"""The components of which a strategy is composed, and what each gets and gives.
+
+A strategy is written `local-dp(...)+median+...`: at most one site-side transform, which changes an answer before it
+leaves the site; at most one rule, which aggregates in place of the method's own rule; then steps, in the order in which
+they are written, from the aggregate to the next shared parameters. Every component is one file, and its numerics are
+pure functions of arrays. What a component remembers from round to round are arrays in the checkpoint.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.flower.messages import Arrays
+from fedgraft.config.options import Options
+from fedgraft.config.registry import Registered
+from fedgraft.strategies.answers import Answer, LeftOut, checked
+from fedgraft.strategies.privacy import Privacy
+
+State = dict[str, NDArray[Any]]
+"""What a component remembers: arrays by name, kept in the checkpoint of the round."""
+Wide = dict[str, NDArray[np.float64]]
+"""Arrays in which updates are computed before they become parameters again."""
+Noise = Callable[[int, bytes], NDArray[np.float64]]
+"""Standard normal noise of a length, the same only for the same round and the same bytes."""
+
+Drift = Callable[[Arrays], float]
+"""How far shared parameters have carried the text features of classes that no site holds."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What every component may know of a round.
+
+    Attributes:
+        number: of the round, from 1.
+        previous: the shared parameters that the sites began with.
+        initial: those of round 0.
+        asked: how many sites were asked to train.
+        noise: keyed by the run and the round.
+        rounds: of the whole run.
+        drift: how far shared parameters carry foreign classes, in cosine distance.
+    """
+
+    number: int
+    previous: Arrays
+    initial: Arrays
+    asked: int
+    noise: Noise
+    rounds: int
+    drift: Drift
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Shared parameters, what the component remembers, and figures for the round's row."""
+
+    arrays: Arrays
+    state: State = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class Component:
+    """A component of a strategy with its options."""
+
+    options: Any
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    def privacy(self) -> Privacy | None:
+        """What it promises of each round, or None where it promises nothing."""
+        return None
+
+
+class SiteTransform(Component, ABC):
+    """Changes an answer at the site."""
+
+    @abstractmethod
+    def release(self, trained: Arrays, received: Arrays, noise: Noise) -> Arrays:
+        """What leaves the site instead of the trained parameters; a pure function."""
+
+
+class Rule(Component, ABC):
+    """Aggregates answers: a method's own rule, or one that a user puts in its place."""
+
+    bounds_updates = False
+    """Whether it clips every update, so that none is left out for its size: that would depend on the other sites."""
+
+    def least(self) -> int:
+        """How many answers it needs."""
+        return 1
+
+    def check(self, asked: int) -> None:
+        """Refuse options that do not go with the number of sites that are asked in a round; none unless overridden."""
+
+    def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+        """`checked` against what was sent, unless the sites of a method answer with something else."""
+        return checked(answers, previous, sizes=not self.bounds_updates)
+
+    @abstractmethod
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """The aggregate of checked answers in the order of sites; a pure function."""
+
+
+class Step(Component, ABC):
+    """Goes from the aggregate to the next shared parameters."""
+
+    needs_drift = False
+    """Whether it measures drift, for which the server prepares."""
+
+    @abstractmethod
+    def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
+        """The next shared parameters; a pure function."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyComponent(Registered):
+    """A registered component.
+
+    Attributes:
+        component: its class, which takes the options.
+    """
+
+    kind: ClassVar[str] = "strategy"
+
+    component: type[Component]
+
+    def make(self, values: dict[str, Any]) -> Component:
+        """The component with a user's options.
+
+        Raises:
+            UserError: an option does not exist or has a wrong value.
+        """
+        return self.component(self.parse_options(values))
+
+
+def updates(answers: Sequence[Answer], previous: Arrays) -> list[Wide]:
+    """What each site changed, in float64."""
+    return [difference(answer.arrays, previous) for answer in answers]
+
+
+def difference(arrays: Arrays, previous: Arrays) -> Wide:
+    """What was changed, in float64."""
+    return {name: arrays[name].astype(np.float64) - array for name, array in previous.items()}
+
+
+def moved(previous: Arrays, update: Wide) -> Arrays:
+    """Parameters after an update."""
+    return {name: (array + update[name]).astype(array.dtype) for name, array in previous.items()}
