@@ -15,9 +15,9 @@ __version__ = "0.2.0.dev0"
 __all__ = ["Resources", "RunConfig", "UserError", "compare", "simulate"]
 
 if TYPE_CHECKING:
-    from fedgraft.simulation.comparison import compare
     from fedgraft.config.run_config import RunConfig
     from fedgraft.core.errors import UserError
+    from fedgraft.simulation.comparison import compare
     from fedgraft.simulation.engine import Resources
     from fedgraft.simulation.simulate import simulate
 

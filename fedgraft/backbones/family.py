@@ -49,6 +49,7 @@ class Family(Registered):
     """
 
     kind: ClassVar[str] = "backbone family"
+    columns: ClassVar[tuple[str, ...]] = ("prompts", "adapters", "tickets")
 
     recognizes: Callable[[Path], bool]
     load: Callable[[Request], Backbone]
@@ -56,6 +57,13 @@ class Family(Registered):
     deep_prompts: bool = False
     adapts: tuple[Tower, ...] = ()
     prunes: bool = False
+
+    def facts(self) -> dict[str, str]:
+        """What its towers can do."""
+        prompts = " or ".join(self.placements) + " the class name" if self.placements else "none"
+        deep = ", deep" if self.deep_prompts else ""
+        adapters = " and ".join(self.adapts) + " tower" if self.adapts else "none"
+        return {"prompts": prompts + deep, "adapters": adapters, "tickets": "yes" if self.prunes else "no"}
 
 
 def model_type(folder: Path) -> str | None:

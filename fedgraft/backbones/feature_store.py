@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fedgraft.backbones.backbone import Backbone
-from fedgraft.data.examples import KEY_BYTES, IntArray
 from fedgraft.core.errors import UserError
+from fedgraft.data.examples import KEY_BYTES, IntArray
 
 _BATCH = 128
 Progress = Callable[[int, int], None]

@@ -6,16 +6,20 @@ import shlex
 import socket
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from fedgraft.cli.fields import with_fields
+from fedgraft.cli.settings import Config, Json, Set, settings_from
+from fedgraft.config.run_config import DEPLOYED_PROTOCOL, RunConfig
+
 site_app = typer.Typer(no_args_is_help=True, help="A deployed site: its folder, its check, its processes.")
 server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its folder, its processes, who is admitted.")
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's or the server's folder.")]
 _DEFAULT_PORT = 9092
 _POLL_SECONDS = 0.5
+_LOCAL = {"sites": 3}
 
 
 @site_app.command("init")
@@ -49,8 +53,8 @@ def site_check(
     from dataclasses import asdict
 
     from fedgraft.client.site_check import check_site
-    from fedgraft.runs.site_folder import SiteFolder
     from fedgraft.core.errors import UserError
+    from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
     images = data or site.data
@@ -73,8 +77,8 @@ def site_check(
 @site_app.command("state")
 def site_state(folder: Folder, as_json: Json = False) -> None:
     """Show what personal state the site keeps: by run, fold and round."""
-    from fedgraft.runs.site_folder import SiteFolder
     from fedgraft.runs.personal_state import PersonalState
+    from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
     kept = {
@@ -99,9 +103,9 @@ def site_start(
     ca: Annotated[Path | None, typer.Option(help="The server's ca.pem.", show_default="DIR/ca.pem")] = None,
 ) -> None:
     """Run the site's worker and Flower's SuperNode until Ctrl-C."""
-    from fedgraft.runs.site_folder import SiteFolder
     from fedgraft.deployment.running_site import RunningSite
     from fedgraft.deployment.service import tend_until_ended
+    from fedgraft.runs.site_folder import SiteFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     site = RunningSite(SiteFolder.open(folder), server, ca or folder / "ca.pem")
@@ -138,29 +142,30 @@ def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/
     typer.echo(f"Admitted {name!r}.")
 
 
+@with_fields(RunConfig, "Settings of the run", without=("data",), defaults={"protocol": DEPLOYED_PROTOCOL})
 def run(
+    settings: dict[str, Any],
     folder: Folder,
     out: Annotated[Path, typer.Option(help="The run directory.")],
-    config: Annotated[Path | None, typer.Option(help="A TOML file with settings, class_names among them.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any setting.")] = None,
+    config: Config = None,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """Run a federation on a started server: with the same OUT again, it goes on where it was."""
-    from fedgraft.cli.main import settings_from
     from fedgraft.cli.printing import print_summary
-    from fedgraft.config.run_config import RunConfig
+    from fedgraft.core.errors import UserError
     from fedgraft.deployment.running_server import is_running
     from fedgraft.deployment.submitted import SubmittedRun
-    from fedgraft.core.errors import UserError
-    from fedgraft.runs.server_folder import ServerFolder
     from fedgraft.reports import write_report
     from fedgraft.runs.run_directory import RunDirectory
+    from fedgraft.runs.server_folder import ServerFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = ServerFolder.open(folder)
-    settings = settings_from(config, {"protocol": "own-data", "data": "folder:own"}, set_)
-    run_config = RunConfig.build(settings)
-    RunDirectory(out).check_free(run_config, resume=(out / "config.toml").exists())
+    given = {"protocol": DEPLOYED_PROTOCOL, **settings, "data": "folder:own"}
+    run_config = RunConfig.build(settings_from(config, given, set_))
+    directory = RunDirectory(out)
+    directory.check_free(run_config, resume=directory.begun)
     if not is_running(server):
         raise UserError(f"No server runs on port {server.port}; start it: fedgraft server start {folder}")
     submitted = SubmittedRun(server, run_config, out)
@@ -171,41 +176,41 @@ def run(
     finally:
         submitted.stop()
     write_report(out)
-    summary = RunDirectory(out).summary()
+    summary = directory.summary()
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        print_summary(summary, out / "report.html")
+        print_summary(summary, directory.report)
 
 
+@with_fields(RunConfig, "Settings of the run", without=("data", "protocol"), defaults=_LOCAL)
 def up(
+    settings: dict[str, Any],
     data: Annotated[str, typer.Option(help="folder:PATH, class/image or domain/class/image.")],
     out: Annotated[Path, typer.Option(help="A directory for the server, the sites and the run.")] = Path("runs/up"),
-    sites: Annotated[int, typer.Option(help="Number of sites.")] = 3,
-    rounds: Annotated[int | None, typer.Option(help="Number of rounds.", show_default="25")] = None,
-    method: Annotated[str | None, typer.Option(help="See `fedgraft methods`.", show_default="fedpgp")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file with settings.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting.")] = None,
+    config: Config = None,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """A real deployment on this machine: SuperLink and SuperNodes with TLS and keys, each site with its own images."""
-    from fedgraft.cli.main import settings_from
     from fedgraft.cli.printing import print_summary
     from fedgraft.cli.status import site_table
-    from fedgraft.data.sources.source import check_source
-    from fedgraft.deployment.local import up as run
     from fedgraft.core.errors import UserError
+    from fedgraft.data.sources.source import find_source
+    from fedgraft.deployment.local import up as run
+    from fedgraft.runs.run_directory import RunDirectory
 
-    source, path = check_source(data)
-    if source.usage != "folder:PATH":
+    source, options = find_source(data)
+    if not source.folder:
         raise UserError(f"Deployed sites have folders of images; give folder:PATH, not {data!r}.")
-    settings = settings_from(config, {"sites": sites, "rounds": rounds, "method": method}, set_)
+    given = settings_from(config, {**_LOCAL, **settings}, set_)
+    images = Path(getattr(options, source.folder)).expanduser()
     with site_table(quiet=as_json) as watch:
-        summary = run(Path(path).expanduser(), settings, out, watch)
+        summary = run(images, given, out, watch)
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        print_summary(summary, out / "run" / "report.html")
+        print_summary(summary, RunDirectory(out / "run").report)
 
 
 @server_app.command("start")

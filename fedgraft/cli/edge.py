@@ -50,9 +50,9 @@ def export(
     from fedgraft.cli.progress import progress
     from fedgraft.edge_export.export import ExportOptions
     from fedgraft.edge_export.export import export as write
-    from fedgraft.edge_export.trained_run import parse_labels
     from fedgraft.edge_export.onnx_model import checked_quantization
     from fedgraft.edge_export.towers import TicketChoice
+    from fedgraft.edge_export.trained_run import parse_labels
 
     options = ExportOptions(
         site=site,

@@ -6,40 +6,31 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from fedgraft.config.registry import PROTOCOLS
+from fedgraft.data.protocols.protocol import flat_results
+
 if TYPE_CHECKING:
     from fedgraft.edge_export.export import Exported
-
-_TITLES = {
-    "local": "local",
-    "base": "base",
-    "novel": "novel",
-    "hm": "HM",
-    "hm2": "HM(base, novel)",
-    "cm": "CM",
-    "accuracy": "accuracy",
-    "worst_site": "worst site",
-    "std": "std over sites",
-    "mean": "mean",
-}
 
 
 def print_summary(summary: dict[str, Any], report: Path) -> None:
     """The results of a run."""
-    metrics, last5 = _flat(summary["metrics"]), _flat(summary["metrics_last5"])
+    protocol = PROTOCOLS.load(summary["protocol"])
+    metrics, last5 = flat_results(summary["metrics"]), flat_results(summary["metrics_last5"])
     method = "+".join(filter(None, (summary["method"], summary.get("strategy"))))
     table = Table(title=f"{method} on {summary['data']}, {summary['protocol']}, {summary['sites']} sites")
     table.add_column("percent")
     for name in metrics:
-        table.add_column(_title(name), justify="right")
+        table.add_column(protocol.metric(name).label, justify="right")
     table.add_row("last round", *(f"{value:.2f}" for value in metrics.values()))
     table.add_row("mean of last five", *(f"{value:.2f}" for value in last5.values()))
     console = Console()
     console.print(table)
     console.print(
         f"{summary['trainable_parameters']:,} trainable and {summary['shared_parameters']:,} shared parameters, "
-        f"{summary['uplink_bytes_per_site_round']:,} bytes up and "
-        f"{summary['downlink_bytes_per_site_round']:,} bytes down "
-        f"a site and round, {summary['wall_seconds']:.0f} s."
+        f"{summary['uplink_bytes_per_site_round']:,} bytes uplink and "
+        f"{summary['downlink_bytes_per_site_round']:,} bytes downlink per site per round, "
+        f"{summary['wall_seconds']:.0f} s."
     )
     if privacy := summary.get("privacy"):
         console.print(f"{privacy['mechanism']}: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}.")
@@ -48,6 +39,7 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
 
 def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     """The table of a comparison; mean and standard deviation where there are several seeds."""
+    protocol = PROTOCOLS.load(comparison["protocol"])
     seeds = comparison["seeds"]
     title = (
         f"{comparison['data']}, {comparison['protocol']}, {comparison['sites']} sites, {comparison['rounds']} rounds"
@@ -55,8 +47,8 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     table = Table(title=f"{title}, seeds {', '.join(map(str, seeds))}")
     table.add_column("method", overflow="fold")  # entries may differ at their ends alone
     for name in comparison["methods"][0]["metrics"]:
-        table.add_column(_title(name), justify="right")
-    table.add_column("bytes up", justify="right")
+        table.add_column(protocol.metric(name).label, justify="right")
+    table.add_column("uplink bytes", justify="right")
     table.add_column("seconds", justify="right")
     for entry in comparison["methods"]:
         cells = [_cell(statistics, len(seeds)) for statistics in entry["metrics"].values()]
@@ -94,15 +86,6 @@ def print_export(written: "Exported") -> None:
     lines.append(f"Signed by {written.signer.hex()}.")
     for line in lines:
         print(line)
-
-
-def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    per_domain = metrics.get("per_domain", {})
-    return {**per_domain, **{key: value for key, value in metrics.items() if key != "per_domain"}}
-
-
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.removeprefix("domain:"))
 
 
 def _cell(statistics: dict[str, float], seeds: int) -> str:

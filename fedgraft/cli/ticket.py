@@ -97,9 +97,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Zero-shot accuracy of a ticket and of its dense backbone, on clean and on attacked images."""
+    from fedgraft.core.errors import UserError
     from fedgraft.edge_export.tickets.attack import Attack
     from fedgraft.edge_export.tickets.evaluation import evaluate as run
-    from fedgraft.core.errors import UserError
 
     if not 0 < epsilon < 1:
         raise UserError(f"--epsilon is a radius in pixels from 0 to 1, such as 0.0157 for 4/255, not {epsilon}.")
@@ -121,8 +121,8 @@ def edge_report(
     as_json: Json = False,
 ) -> None:
     """Accuracy against sparsity and latency against size, as a plot and a table; tickets of a run are drawn first."""
-    from fedgraft.reports.edge import LATENCY, TICKETS, write_edge_report
     from fedgraft.edge_export.sweep import measure, sweep_of_run
+    from fedgraft.reports.edge import LATENCY, TICKETS, write_edge_report
 
     if (run / "config.toml").is_file() or not ((run / TICKETS).is_file() or (run / LATENCY).is_file()):
         steps = {"induction_steps": induction_steps, "distillation_steps": distillation_steps}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedgraft.methods.adapter import Adapter
 from fedgraft.data.examples import IntArray
+from fedgraft.methods.adapter import Adapter
 
 
 @dataclass(frozen=True)

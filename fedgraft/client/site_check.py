@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 from fedgraft.data.examples import DEFAULT_TEMPLATES
 from fedgraft.data.sources.folder import decode, list_images, readable
-from fedgraft.core.errors import UserError
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 

@@ -8,8 +8,8 @@ import torch
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft.client.evaluation import ScopeResult
-from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
 from fedgraft.client.loaded_run import LoadedRun
+from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
 from fedgraft.flower.messages import (
     COUNTS,
     JOB,

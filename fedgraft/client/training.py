@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.config.run_config import RunConfig
+from fedgraft.methods.adapter import Adapter, Batch
 
 
 @dataclass(frozen=True)

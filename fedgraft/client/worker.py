@@ -20,17 +20,17 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from fedgraft import __version__
 from fedgraft.backbones import Backbone
 from fedgraft.client import tasks
-from fedgraft.client.worker_status import report_task, start_pulse
-from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.client.loaded_run import DeployedRun
 from fedgraft.client.relay import KINDS, OPTIONS, SERVICE
-from fedgraft.config.run_config import RunConfig
 from fedgraft.client.site import require_fingerprint
-from fedgraft.data.sources.folder import open_own
+from fedgraft.client.worker_status import report_task, start_pulse
+from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError, reason_of
+from fedgraft.data.sources.folder import open_own
 from fedgraft.flower.internals import record_bytes, record_from_bytes
 from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
 from fedgraft.methods.plan import Plan
+from fedgraft.runs.site_folder import SiteFolder
 
 _RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
 _log = logging.getLogger("fedgraft.worker")

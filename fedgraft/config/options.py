@@ -40,7 +40,9 @@ def parse_options(model: type[SomeOptions], values: dict[str, Any], kind: str, n
         if first["type"] == "missing":
             raise UserError(f"The {kind} {name!r} needs the option {first['loc'][0]!r}.") from error
         if not first["loc"]:
-            raise UserError(f"The options of the {kind} {name!r} do not go together: {first['ctx']['error']}.") from error
+            raise UserError(
+                f"The options of the {kind} {name!r} do not go together: {first['ctx']['error']}."
+            ) from error
         raise UserError(
             f"The option {first['loc'][0]!r} of {name!r} has the value {first['input']!r}: {first['msg']}."
         ) from error

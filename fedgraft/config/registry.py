@@ -1,4 +1,4 @@
-"""The five doors: what any package adds under an entry-point group `fedgraft.<door>`, found by name, loaded when used."""
+"""The five doors: what any package adds under an entry-point group `fedgraft.<door>`, loaded when it is used."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,10 +29,16 @@ class Registered:
 
     kind: ClassVar[str]
     """What users are told that it is, such as "method"."""
+    columns: ClassVar[tuple[str, ...]] = ()
+    """The facts that stand in the table of all entries."""
 
     name: str
     summary: str
     options: type[Options] = Options
+
+    def facts(self) -> dict[str, str]:
+        """What it says of itself in listings, beside name, summary and options."""
+        return {}
 
     def parse_options(self, values: dict[str, Any]) -> Any:
         """The options that a user gives, checked; an instance of `options`.
@@ -96,7 +102,9 @@ class Registry(Generic[Entry]):
         try:
             loaded = points[0].load()
         except (ImportError, AttributeError) as error:
-            raise UserError(f"{where} is registered as {points[0].value}, which cannot be imported: {error}.") from error
+            raise UserError(
+                f"{where} is registered as {points[0].value}, which cannot be imported: {error}."
+            ) from error
         module, _, expected = self._entry.partition(":")
         if not isinstance(loaded, getattr(import_module(module), expected)):
             raise UserError(f"{where} is a {type(loaded).__name__}, and {self.group} takes a {expected}.")

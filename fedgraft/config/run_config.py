@@ -10,6 +10,8 @@ from fedgraft.config.options import OptionValue
 from fedgraft.config.registry import METHODS, PROTOCOLS, SOURCES, STRATEGIES
 from fedgraft.core.errors import UserError, unknown
 
+DEPLOYED_PROTOCOL = "own-data"
+"""The protocol of a deployment where none is given."""
 OptionTable = dict[str, OptionValue]
 
 
@@ -22,35 +24,39 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    method: str = Field("fedpgp", description="what a site trains; see `fedgraft methods`")
-    strategy: str = Field("", description="instead of the method's own rule, or after it; see `fedgraft strategies`")
-    data: str = Field("digits", description="where the images come from; see `fedgraft data`")
-    protocol: str = Field("base-to-novel", description="who holds what; see `fedgraft protocols`")
-    backbone: str = Field("mini", description="mini, a Hugging Face folder or ID; see `fedgraft backbones`")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
-    sites: int = Field(10, ge=1, description="number of sites")
-    rounds: int = Field(25, ge=1, description="number of rounds")
-    seed: int = Field(0, ge=0, description="of every random draw")
-    participation: float = Field(1.0, gt=0, le=1, description="fraction of the sites that train in a round")
-    quorum: float = Field(0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs")
-    answer_seconds: float = Field(3600.0, gt=0, description="how long the server waits for a site's answer")
+    method: str = Field(default="fedpgp", description="what a site trains; see `fedgraft methods`")
+    strategy: str = Field(
+        default="", description="instead of the method's own rule, or after it; see `fedgraft strategies`"
+    )
+    data: str = Field(default="digits", description="where the images come from; see `fedgraft data`")
+    protocol: str = Field(default="base-to-novel", description="who holds what; see `fedgraft protocols`")
+    backbone: str = Field(default="mini", description="mini, a Hugging Face folder or ID; see `fedgraft backbones`")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the frozen weights")
+    sites: int = Field(default=10, ge=1, description="number of sites")
+    rounds: int = Field(default=25, ge=1, description="number of rounds")
+    seed: int = Field(default=0, ge=0, description="of every random draw")
+    participation: float = Field(default=1.0, gt=0, le=1, description="fraction of the sites that train in a round")
+    quorum: float = Field(
+        default=0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs"
+    )
+    answer_seconds: float = Field(default=3600.0, gt=0, description="how long the server waits for a site's answer")
     resend_seconds: float = Field(
-        120.0, gt=0, description="when a deployed site's message without an answer is sent again, then doubled"
+        default=120.0, gt=0, description="when a deployed site's message without an answer is sent again, then doubled"
     )
-    eval_every: int = Field(1, ge=1, description="rounds between evaluations; the last round always has one")
+    eval_every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round always has one")
 
-    shots: int = Field(16, ge=0, description="training images per class; 0 takes all")
-    views: int = Field(1, ge=1, description="augmented views of each training image, computed once")
+    shots: int = Field(default=16, ge=0, description="training images per class; 0 takes all")
+    views: int = Field(default=1, ge=1, description="augmented views of each training image, computed once")
     test_fraction: float = Field(
-        0.3, gt=0, lt=1, description="of each class, where the source has no split of its own"
+        default=0.3, gt=0, lt=1, description="of each class, where the source has no split of its own"
     )
 
-    local_epochs: int = Field(2, ge=1, description="epochs that a site trains in a round")
-    batch_size: int = Field(32, ge=1, description="images per step")
-    optimizer: Literal["adam", "sgd"] = Field("adam", description="of the sites")
-    lr: float = Field(0.003, gt=0, description="learning rate of the sites")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
-    weight_decay: float = Field(0.0, ge=0, description="of the sites' optimizer")
+    local_epochs: int = Field(default=2, ge=1, description="epochs that a site trains in a round")
+    batch_size: int = Field(default=32, ge=1, description="images per step")
+    optimizer: Literal["adam", "sgd"] = Field(default="adam", description="of the sites")
+    lr: float = Field(default=0.003, gt=0, description="learning rate of the sites")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
+    weight_decay: float = Field(default=0.0, ge=0, description="of the sites' optimizer")
 
     method_options: OptionTable = Field(default_factory=dict, description="of the method")
     protocol_options: OptionTable = Field(default_factory=dict, description="of the protocol")

@@ -32,7 +32,7 @@ def read_toml(path: Path) -> Settings:
 
 def upgraded(settings: Settings) -> Settings:
     """A configuration that fedgraft 0.1.0 wrote, where every run had the options of every protocol and source."""
-    if not _LEGACY <= settings.keys():
+    if not settings.keys() >= _LEGACY:
         return settings
     kept = {key: value for key, value in settings.items() if key not in _LEGACY}
     for table in TABLES.values():

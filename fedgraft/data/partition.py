@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedgraft.data.examples import IntArray
 from fedgraft.core.errors import UserError
+from fedgraft.data.examples import IntArray
 
 _MIN_PER_SITE = 4
 

@@ -81,7 +81,5 @@ def site_results(rows: Sequence[Row], count: int) -> Results:
 SITE_METRICS = (
     Metric("accuracy", "Accuracy", "each site on its own test images", "blue"),
     Metric("worst_site", "Worst site", "the lowest accuracy of a site", "orange"),
-    Metric(
-        "std", "Std", "standard deviation over sites, in percentage points", drawn=False, lower_is_better=True
-    ),
+    Metric("std", "Std", "standard deviation over sites, in percentage points", drawn=False, lower_is_better=True),
 )

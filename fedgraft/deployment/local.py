@@ -13,20 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.config.run_config import RunConfig
+from fedgraft.config.run_config import DEPLOYED_PROTOCOL, RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import generator
 from fedgraft.data.results import is_evaluation
 from fedgraft.data.sources.folder import ImageFile, list_images, readable
 from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
-from fedgraft.core.errors import UserError
-from fedgraft.data.protocols.protocol import DEPLOYED_PROTOCOL
-from fedgraft.core.randomness import generator
-from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.runs.site_folder import SiteFolder
 
 _POLL_SECONDS = 0.5
 

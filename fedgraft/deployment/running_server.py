@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import IO
 
 from fedgraft import __version__
-from fedgraft.deployment.processes import Process, flower_environment
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.deployment.processes import Process, flower_environment
 from fedgraft.runs.server_folder import ServerFolder
 
 _READY_SECONDS = 60.0

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 from fedgraft.client.worker_status import clear_status, last_pulse, running_task
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.deployment.processes import Process, flower_environment, free_port
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.deployment.processes import Process, flower_environment, free_port
+from fedgraft.runs.site_folder import SiteFolder
 
 _AGAIN_SECONDS = 5.0
 """Between two tries of a SuperNode to connect."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import tomli_w
 
 from fedgraft.config.run_config import RunConfig
-from fedgraft.deployment.running_server import is_running, submit
 from fedgraft.core.errors import RunFailed
-from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.deployment.running_server import is_running, submit
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.server_folder import ServerFolder
 
 _ABANDONED_SECONDS = 10.0
 _SERVER_SECONDS = 600.0
@@ -64,7 +64,9 @@ class SubmittedRun:
         if self._directory.is_locked():
             return True
         if is_running(self._server):
-            _log.warning("The run is handed in again and goes on after round %d", self._directory.checkpoints.newest_round())
+            _log.warning(
+                "The run is handed in again and goes on after round %d", self._directory.checkpoints.newest_round()
+            )
             self._submit()
         elif time.monotonic() - self._server_seen > _SERVER_SECONDS:
             raise RunFailed(f"The server does not come back; the run in {self._directory.path} goes on once it runs.")

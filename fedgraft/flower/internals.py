@@ -60,7 +60,7 @@ def identify(run: int, node: int) -> None:
 
 
 def gaussian_epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of a Gaussian mechanism of sensitivity 1 used several times, by Renyi accounting without amplification."""
+    """Epsilon of a Gaussian mechanism of sensitivity 1 used several times: Renyi accounting, no amplification."""
     from flwr.supercore.privacy_accounting import (
         GaussianPrivacyEvent,
         NeighboringRelation,

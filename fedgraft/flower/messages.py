@@ -74,7 +74,7 @@ class Job:
         """
         if _series(str(record["version"])) != _series(__version__):
             raise UserError(
-                f"the server runs fedgraft {record['version']}, this site {__version__}; upgrade the older one"
+                f"the server runs fedgraft {record['version']!s}, this site {__version__}; upgrade the older one"
             )
         return cls(
             config=RunConfig.model_validate(json.loads(str(record["config"]))),

@@ -26,7 +26,9 @@ class Flora(MergingAdapter):
         """Anew in every round."""
         context = self.adapter_context
         place = "server" if context.site is None else str(context.site)
-        return torch.Generator().manual_seed(derived_seed(context.seed, "A of a round", context.fold, place, context.round))
+        return torch.Generator().manual_seed(
+            derived_seed(context.seed, "A of a round", context.fold, place, context.round)
+        )
 
     def server_state(self) -> dict[str, Tensor]:
         """What is merged alone."""

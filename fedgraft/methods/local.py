@@ -1,8 +1,8 @@
 """Each site alone: CoOp (Zhou et al. 2022) on the site's own images, nothing is shared."""
 
 from fedgraft.methods.method import Method
-from fedgraft.methods.prompts import ContextOptions
 from fedgraft.methods.promptfl import PromptFL
+from fedgraft.methods.prompts import ContextOptions
 
 
 class Local(PromptFL):

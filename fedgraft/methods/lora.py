@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from fedgraft.config.options import Options
-from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.backbones import Backbone, ClassTokens
 from fedgraft.backbones.deltas import Delta, LinearMap, Tower
 from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
+from fedgraft.methods.adapter import Adapter, Batch
 
 CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
 _TOKENS_TOGETHER = 64 * 1024
@@ -33,12 +33,18 @@ class LoraOptions(Options):
     """Size and place of the adapters."""
 
     rank: int = Field(4, ge=1, description="rank of every change", examples=[8])
-    ranks: str = Field("", description="ranks dealt to the sites in turn, such as 4,8,2, in place of one rank", examples=["4,8,2"])
+    ranks: str = Field(
+        "", description="ranks dealt to the sites in turn, such as 4,8,2, in place of one rank", examples=["4,8,2"]
+    )
     alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank", examples=[16.0])
     targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear", examples=["all-linear"])
     tower: Literal["text", "image", "both"] = Field("text", description="the tower that is adapted", examples=["image"])
-    templates: int = Field(1, ge=0, description="how many of the source's templates name a class; 0 takes all", examples=[0])
-    layers: int = Field(0, ge=0, description="how many of a tower's last layers are adapted; 0 adapts all", examples=[1])
+    templates: int = Field(
+        1, ge=0, description="how many of the source's templates name a class; 0 takes all", examples=[0]
+    )
+    layers: int = Field(
+        0, ge=0, description="how many of a tower's last layers are adapted; 0 adapts all", examples=[1]
+    )
 
     @field_validator("ranks")
     @classmethod

@@ -26,6 +26,7 @@ class Method(Registered):
     """
 
     kind: ClassVar[str] = "method"
+    columns: ClassVar[tuple[str, ...]] = ("shares",)
 
     adapter: type[Adapter]
     rule: Rule = WeightedAverage()  # noqa: RUF009 (it has no state)
@@ -34,3 +35,10 @@ class Method(Registered):
     takes_no_strategy: str = ""
     keeps_its_rule: str = ""
     caches: str = "final image features"
+
+    def facts(self) -> dict[str, str]:
+        """What travels, what is cached, and what a user's strategy may change."""
+        strategy = f"none: {self.takes_no_strategy}" if self.takes_no_strategy else "any"
+        if self.keeps_its_rule:
+            strategy = f"steps only: {self.keeps_its_rule}"
+        return {"shares": self.shares, "caches": self.caches, "strategies": strategy}

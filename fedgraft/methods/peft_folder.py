@@ -7,8 +7,8 @@ from typing import Any
 from peft import LoraConfig
 from safetensors.torch import save
 
-from fedgraft.methods.lora import LoraAdapter
 from fedgraft.core.files import write_bytes, write_text
+from fedgraft.methods.lora import LoraAdapter
 
 
 def save_as_peft(adapter: LoraAdapter, folder: Path, base_model: str) -> int:

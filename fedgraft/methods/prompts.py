@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from fedgraft.backbones.backbone import Placement
 from fedgraft.config.options import Options
+from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.methods.vocabulary import Vocabulary
-from fedgraft.backbones.backbone import Placement
-from fedgraft.core.errors import UserError
 
 INITIAL_STD = 0.02
 _TOKENS_TOGETHER = 64 * 1024

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedgraft.methods.method import Method
-from fedgraft.methods.prompts import ContextOptions
 from fedgraft.methods.promptfl import PromptFL
+from fedgraft.methods.prompts import ContextOptions
 
 
 class ProxPromptOptions(ContextOptions):

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fedgraft.config.registry import PROTOCOLS
+from fedgraft.data.results import Metric
 from fedgraft.reports import comparison_plots as plots
 from fedgraft.reports import elements as page
 from fedgraft.reports import units
@@ -36,7 +38,9 @@ def comparison_page(comparison: dict[str, Any], directory: Path) -> str:
 def _result(comparison: dict[str, Any]) -> str:
     methods, several = comparison["methods"], len(comparison["seeds"]) > 1
     keys = plots.metric_keys(comparison)
-    best = {key: _best(key, [method["metrics"].get(key, {}).get("mean") for method in methods]) for key in keys}
+    protocol = PROTOCOLS.load(comparison["protocol"])
+    shown = {key: protocol.metric(key) for key in keys}
+    best = {key: _best(shown[key], [method["metrics"].get(key, {}).get("mean") for method in methods]) for key in keys}
 
     def cell(method: dict[str, Any], key: str) -> str:
         statistics = method["metrics"].get(key, {})
@@ -45,22 +49,18 @@ def _result(comparison: dict[str, Any]) -> str:
         return page.Best(text) if len(methods) > 1 and mean == best[key] else text
 
     rows = [(str(method["method"]), *(cell(method, key) for key in keys)) for method in methods]
-    head = ("Method", *(units.metric_label(key) for key in keys))
+    head = ("Method", *(metric.label for metric in shown.values()))
     seeds = f", mean ± standard deviation over {len(comparison['seeds'])} seeds" if several else ""
-    explained = "; ".join(
-        f"{units.metric_label(key)}: {units.metric_meaning(key).replace(';', ',')}"
-        for key in keys
-        if key in units.METRICS
-    )
+    explained = "; ".join(f"{metric.label}: {metric.meaning}" for metric in protocol.metrics if metric.key in shown)
     note = page.paragraph(f"Percent, after the last round{seeds}; the best of a column is bold. {explained}.")
     return page.section("Result", page.table(head, rows), note)
 
 
-def _best(key: str, means: list[float | None]) -> str | None:
+def _best(metric: Metric, means: list[float | None]) -> str | None:
     known = [mean for mean in means if mean is not None and math.isfinite(mean)]
     if not known:
         return None
-    return units.number(min(known) if key == "std" else max(known))
+    return units.number(min(known) if metric.lower_is_better else max(known))
 
 
 def _bars(comparison: dict[str, Any]) -> str:
@@ -91,7 +91,7 @@ def _cost(methods: list[dict[str, Any]]) -> str:
         )
         for method in methods
     ]
-    head = ("Method", "Uplink per site and round", "Trainable parameters", "Shared parameters", "Wall time")
+    head = ("Method", "Uplink per site per round", "Trainable parameters", "Shared parameters", "Wall time")
     return page.section("Cost", page.table(head, rows))
 
 

@@ -6,12 +6,11 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from fedgraft.config.registry import PROTOCOLS
 from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, apart, brief, colours, wrapped
-from fedgraft.reports.units import metric_label
 
 _NAMED, _SHORT = 8, 24
 """Up to so many methods with names of so many letters have them beside their points."""
-_DRAWN = ("local", "base", "novel", "hm", "accuracy", "worst_site", "mean")  # and every domain
 
 
 def comparison_figure(comparison: dict[str, Any]) -> Figure:
@@ -21,7 +20,8 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         comparison: what `comparison.json` holds.
     """
     methods = comparison["methods"]
-    keys = [key for key in metric_keys(comparison) if key in _DRAWN or key.startswith("domain:")]
+    protocol = PROTOCOLS.load(comparison["protocol"])
+    keys = [key for key in metric_keys(comparison) if protocol.metric(key).drawn]
     thickness = 0.8 / max(len(keys), 1)
     many = numbered(comparison)
     names = [wrapped(f"{n}. {method['method']}" if many else method["method"]) for n, method in enumerate(methods, 1)]
@@ -30,11 +30,11 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 0.9 + len(methods) * row))
         axes = figure.subplots()
-        for number, (key, colour) in enumerate(colours(keys).items()):
+        for number, (key, colour) in enumerate(colours(keys, lambda key: protocol.metric(key).colour).items()):
             positions = np.arange(len(methods)) - 0.4 + thickness * (number + 0.5)
             means = [_number(method, key, "mean") for method in methods]
             spreads = [_number(method, key, "std") for method in methods]
-            axes.barh(positions, means, 0.92 * thickness, color=colour, label=brief(metric_label(key)))
+            axes.barh(positions, means, 0.92 * thickness, color=colour, label=brief(protocol.metric(key).label))
             if len(comparison["seeds"]) > 1:
                 axes.errorbar(means, positions, xerr=spreads, fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
             for position, mean, spread in zip(positions, means, spreads, strict=True):

@@ -4,11 +4,13 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from fedgraft.data.results import Colour
 
 WIDTH = 4.7  # inches; narrow, so that the text stays readable when a phone scales the figure down
 INK, MUTED, GRID = "#1b1d21", "#686d76", "#dfe1e6"
@@ -17,9 +19,9 @@ _THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
 # Okabe and Ito's palette, safe for colour-blind readers. Yellow is too pale for lines, black vanishes in the dark.
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 _CYCLE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED)
-_FIXED = {
-    **{"local": _BLUE, "base": _ORANGE, "novel": _GREEN, "hm": _PURPLE, "hm2": _SKY, "cm": _RED},
-    **{"personal": _BLUE, "accuracy": _BLUE, "worst_site": _ORANGE, "mean": MUTED, "train": MUTED},
+_COLOURS: dict[Colour, str] = {
+    **{"blue": _BLUE, "orange": _ORANGE, "green": _GREEN, "purple": _PURPLE, "sky": _SKY, "red": _RED},
+    "muted": MUTED,
 }
 
 RC: dict[str, Any] = {
@@ -47,14 +49,20 @@ RC: dict[str, Any] = {
 }
 
 
-def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name: a scope's or metric's own, and for others (domains) the next of the cycle."""
+def colours(names: Iterable[str], own: Callable[[str], Colour]) -> dict[str, str]:
+    """A colour for each name: its own, and for others (domains) the next of the cycle.
+
+    Args:
+        own: the colour that a protocol gives a scope or a metric; empty where it gives none.
+    """
     others = 0
     chosen = {}
     for name in names:
-        if name not in _FIXED:
+        if colour := own(name):
+            chosen[name] = _COLOURS[colour]
+        else:
+            chosen[name] = _CYCLE[others % len(_CYCLE)]
             others += 1
-        chosen[name] = _FIXED.get(name) or _CYCLE[(others - 1) % len(_CYCLE)]
     return chosen
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from fedgraft.reports.drawing import GRID, INK, RC, WIDTH, apart, brief, colours
+from fedgraft.reports.drawing import GRID, INK, RC, WIDTH, apart, brief
 
 NAMED_SITES = 20  # more than these are drawn as a strip sorted by accuracy
 NAMED_CLASSES = 40  # more than these lose their tick labels
@@ -18,21 +18,27 @@ WRITTEN_CLASSES = 12  # up to these have their percentages in the cells
 UPRIGHT: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
 
 
-def rounds_figure(series: Mapping[str, Sequence[tuple[int, float]]], quantity: str, decimals: int) -> Figure:
-    """A line for each series of (round, value), its last value written at its right end."""
+def rounds_figure(
+    series: Mapping[str, Sequence[tuple[int, float]]], chosen: Mapping[str, str], quantity: str, decimals: int
+) -> Figure:
+    """A line for each series of (round, value), its last value written at its right end.
+
+    Args:
+        chosen: the colour of each series.
+    """
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 2.7))
         axes = figure.subplots()
-        for (_, points), colour in zip(series.items(), colours(series).values(), strict=True):
+        for name, points in series.items():
             rounds, values = zip(*points, strict=True)
             axes.plot(
-                rounds, values, color=colour, linewidth=1.6, marker="o", markersize=2.6 if len(rounds) < 40 else 0
+                rounds, values, color=chosen[name], linewidth=1.6, marker="o", markersize=2.6 if len(rounds) < 40 else 0
             )
         axes.margins(x=0.02, y=0.08)
         low, high = axes.get_ylim()
         ends = {name: points[-1] for name, points in series.items()}
         heights = apart([value for _, value in ends.values()], (high - low) * 0.075)
-        for (name, (at, value)), height, colour in zip(ends.items(), heights, colours(series).values(), strict=True):
+        for (name, (at, value)), height in zip(ends.items(), heights, strict=True):
             axes.annotate(
                 f"{brief(name)} {value:.{decimals}f}",
                 (at, value),
@@ -41,7 +47,7 @@ def rounds_figure(series: Mapping[str, Sequence[tuple[int, float]]], quantity: s
                 va="center",
                 arrowprops={
                     "arrowstyle": "-",
-                    "color": colour,
+                    "color": chosen[name],
                     "linewidth": 0.8,
                     "relpos": (0, 0.5),
                     "shrinkA": 1,
@@ -56,18 +62,22 @@ def rounds_figure(series: Mapping[str, Sequence[tuple[int, float]]], quantity: s
         return figure
 
 
-def sites_figure(scopes: Mapping[str, Mapping[str, float]]) -> Figure:
-    """For each scope a row of bars, one a site, with their mean as a dashed line."""
+def sites_figure(scopes: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]) -> Figure:
+    """For each scope a row of bars, one per site, with their mean as a dashed line.
+
+    Args:
+        chosen: the colour of each scope.
+    """
     upright = any(len(site) > 4 for sites in scopes.values() if len(sites) <= NAMED_SITES for site in sites)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 0.5 + (2.0 if upright else 1.25) * len(scopes)))
         rows = figure.subplots(len(scopes), sharey=True, squeeze=False)[:, 0]
-        for axes, (name, sites), colour in zip(rows, scopes.items(), colours(scopes).values(), strict=True):
+        for axes, (name, sites) in zip(rows, scopes.items(), strict=True):
             many = len(sites) > NAMED_SITES
             labels = sorted(sites, key=lambda site: sites[site]) if many else list(sites)
             values = [sites[label] for label in labels]
             positions = range(len(values))
-            axes.bar(positions, values, width=0.94 if many else 0.7 * min(1, len(values) / 8), color=colour)
+            axes.bar(positions, values, width=0.94 if many else 0.7 * min(1, len(values) / 8), color=chosen[name])
             mean = float(np.mean(values))
             axes.axhline(mean, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.set_title(f"{brief(name)}: {min(values):.1f} to {max(values):.1f}, mean {mean:.1f}")

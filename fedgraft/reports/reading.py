@@ -1,12 +1,17 @@
 """Reading a run directory or a comparison directory, with a clear sentence for what is missing or broken."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedgraft.config.registry import PROTOCOLS
 from fedgraft.core.errors import UserError
+from fedgraft.data.protocols.protocol import Protocol
+from fedgraft.data.results import Colour, is_evaluation
+from fedgraft.data.split import series_name
+from fedgraft.reports.drawing import colours
 
 SUMMARY_KEYS = ("method", "data", "protocol", "backbone", "sites", "rounds", "seed", "metrics")
 COMPARISON_KEYS = ("data", "protocol", "sites", "rounds", "seeds", "methods")
@@ -33,7 +38,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds. Series are keyed by the held-out domain where there is one, else by the scope."""
+    """What a run directory holds. Series are keyed by scope, by held-out domain where there is one, or both."""
 
     summary: dict[str, Any]
     config: str
@@ -42,6 +47,12 @@ class Run:
     drift: dict[str, list[tuple[int, float]]]
     left_out: list[LeftOut]
     confusion: dict[str, dict[str, Any]]
+    protocol: Protocol
+
+    def colours(self, names: Iterable[str]) -> dict[str, str]:
+        """A colour for each series: that of its scope where the protocol gives it one."""
+        own: Mapping[str, Colour] = {"train": "muted", **self.protocol.colours}
+        return colours(names, lambda name: own.get(name, ""))
 
 
 def read_run(directory: Path) -> Run:
@@ -52,13 +63,16 @@ def read_run(directory: Path) -> Run:
     """
     summary = _read_json(directory / "summary.json", SUMMARY_KEYS)
     path = directory / "metrics.jsonl"
+    rows = list(_rows(path))
+    several = _has_several_scopes(row for _, row in rows)
     accuracy: dict[str, dict[int, Accuracy]] = {}
     loss: dict[str, dict[int, float]] = {}
     drift: dict[str, dict[int, float]] = {}
     left_out: list[LeftOut] = []
-    for number, row in _rows(path):
+    for number, row in rows:
         try:
-            key = row["scope"] if row.get("fold") is None else str(row["fold"])
+            fold, scope = row.get("fold"), str(row["scope"])
+            key = scope if fold is None else str(fold)
             if row["scope"] == "left_out":
                 left_out.append(LeftOut(row["round"], row.get("fold"), str(row["site"]), str(row["reason"])))
             elif row["scope"] == "train":
@@ -69,17 +83,19 @@ def read_run(directory: Path) -> Run:
             elif row["accuracy"] is not None:
                 sites = {str(site): float(value) for site, value in row.get("sites", {}).items() if value is not None}
                 evaluation = Accuracy(row["round"], float(row["accuracy"]), sites)
+                key = series_name(fold, scope, several)
                 accuracy.setdefault(key, {})[row["round"]] = evaluation  # a row that a resumed run repeats counts once
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"Line {number} of {path} is not a row of metrics: {error!r}.") from error
     return Run(
         summary=summary,
         config=_read_text(directory / "config.toml"),
-        accuracy={key: [rows[at] for at in sorted(rows)] for key, rows in accuracy.items()},
-        loss={key: sorted(rows.items()) for key, rows in loss.items()},
-        drift={key: sorted(rows.items()) for key, rows in drift.items()},
+        accuracy={key: [series[at] for at in sorted(series)] for key, series in accuracy.items()},
+        loss={key: sorted(series.items()) for key, series in loss.items()},
+        drift={key: sorted(series.items()) for key, series in drift.items()},
         left_out=left_out,
         confusion=_read_confusion(directory / "confusion.json"),
+        protocol=PROTOCOLS.load(str(summary["protocol"])),
     )
 
 
@@ -90,6 +106,15 @@ def read_comparison(directory: Path) -> dict[str, Any]:
         UserError: it is not what it should be.
     """
     return _read_json(directory / "comparison.json", COMPARISON_KEYS)
+
+
+def _has_several_scopes(rows: Iterable[Any]) -> bool:
+    """Whether a fold with a name is measured in more than one way."""
+    scopes: dict[str, set[str]] = {}
+    for row in rows:
+        if isinstance(row, dict) and row.get("fold") is not None and is_evaluation(row):
+            scopes.setdefault(str(row["fold"]), set()).add(str(row.get("scope")))
+    return any(len(names) > 1 for names in scopes.values())
 
 
 def _read_confusion(path: Path) -> dict[str, dict[str, Any]]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.reports import elements as page
 from fedgraft.reports import plots, units
-from fedgraft.reports.drawing import colours
 from fedgraft.reports.reading import Run
 
 CONFUSED_PAIRS = 10
@@ -24,16 +24,17 @@ def run_page(run: Run) -> str:
         f"{units.plural(summary['sites'], 'site')}, {units.plural(summary['rounds'], 'round')}, "
         f"seed {summary['seed']}, on the frozen backbone {summary['backbone']}."
     )
-    sections = (_result(summary), _rounds(run), _sites(run), _confusion(run), _cost(summary))
+    sections = (_result(run), _rounds(run), _sites(run), _confusion(run), _cost(summary))
     rest = (_privacy(summary), _left_out(run), _configuration(run), _versions(summary))
     return page.document(title, subtitle, [*sections, *rest])
 
 
-def _result(summary: dict[str, Any]) -> str:
-    last = units.flat_metrics(summary["metrics"])
-    last5 = units.flat_metrics(summary.get("metrics_last5") or {})
+def _result(run: Run) -> str:
+    summary = run.summary
+    last, last5 = flat_results(summary["metrics"]), flat_results(summary.get("metrics_last5") or {})
+    shown = {key: run.protocol.metric(key) for key in last}
     rows = [
-        (units.metric_label(key), units.number(value), units.number(last5.get(key)), units.metric_meaning(key))
+        (shown[key].label, units.number(value), units.number(last5.get(key)), shown[key].meaning)
         for key, value in last.items()
     ]
     return page.section("Result", page.table(("Percent", "Last round", "Mean of last 5", ""), rows, text=(0, 3)))
@@ -44,16 +45,18 @@ def _rounds(run: Run) -> str:
         return ""
     series = {name: [(row.round, row.mean) for row in rows] for name, rows in run.accuracy.items()}
     caption = "Accuracy on test images after each round, in percent, mean over sites. Round 0 is before any training."
-    parts = [page.figure(plots.rounds_figure(series, "accuracy, %", 1), "accuracy", caption)]
+    parts = [page.figure(plots.rounds_figure(series, run.colours(series), "accuracy, %", 1), "accuracy", caption)]
     if run.loss:
         caption = "Mean training loss of each round."
-        parts.append(page.figure(plots.rounds_figure(run.loss, "training loss", 3), "loss", caption))
+        parts.append(
+            page.figure(plots.rounds_figure(run.loss, run.colours(run.loss), "training loss", 3), "loss", caption)
+        )
     if run.drift:
         caption = (
             "Drift: how far the shared parameters hold the text features of classes that no site has from the "
             "hand-written ones, as a mean cosine distance."
         )
-        parts.append(page.figure(plots.rounds_figure(run.drift, "drift", 3), "drift", caption))
+        parts.append(page.figure(plots.rounds_figure(run.drift, run.colours(run.drift), "drift", 3), "drift", caption))
     return page.section("Round by round", *parts)
 
 
@@ -62,12 +65,12 @@ def _sites(run: Run) -> str:
     if not last:
         return ""
     caption = "Accuracy of each site after the last round, in percent; the dashed line is the mean over sites."
-    return page.section("Site by site", page.figure(plots.sites_figure(last), "sites", caption))
+    return page.section("Site by site", page.figure(plots.sites_figure(last, run.colours(last)), "sites", caption))
 
 
 def _confusion(run: Run) -> str:
     parts = []
-    chosen = colours(run.confusion)
+    chosen = run.colours(run.confusion)
     for number, (scope, matrix) in enumerate(run.confusion.items()):
         classes = [str(name) for name in matrix["classes"]]
         counts = np.asarray(matrix["counts"], dtype=np.float64)
@@ -94,8 +97,8 @@ def _confused(classes: list[str], counts: NDArray[np.float64]) -> list[tuple[str
 
 def _cost(summary: dict[str, Any]) -> str:
     rows = [
-        ("Uplink per site and round", units.byte_size(summary.get("uplink_bytes_per_site_round"))),
-        ("Downlink per site and round", units.byte_size(summary.get("downlink_bytes_per_site_round"))),
+        ("Uplink per site per round", units.byte_size(summary.get("uplink_bytes_per_site_round"))),
+        ("Downlink per site per round", units.byte_size(summary.get("downlink_bytes_per_site_round"))),
         ("Trainable parameters", units.count(summary.get("trainable_parameters"))),
         ("of these shared with the server", units.count(summary.get("shared_parameters"))),
         ("Wall time", units.duration(summary.get("wall_seconds"))),

@@ -1,37 +1,7 @@
-"""Numbers as a reader wants them: bytes, durations, counts, percentages, and the names of the metrics."""
+"""Numbers as a reader wants them: bytes, durations, counts, percentages."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-METRICS = {
-    "local": ("Local", "a site's own classes, among all base classes; mean over sites"),
-    "base": ("Base", "base classes that other sites hold, among all base classes; mean over sites"),
-    "novel": ("Novel", "classes that no site trained on, among the novel classes; mean over sites"),
-    "hm": ("HM", "harmonic mean of local, base and novel"),
-    "hm2": ("HM2", "harmonic mean of base and novel"),
-    "cm": ("CM", "mean of local and HM2"),
-    "accuracy": ("Accuracy", "each site on its own test images"),
-    "worst_site": ("Worst site", "the lowest accuracy of a site"),
-    "std": ("Std", "standard deviation over sites, in percentage points"),
-    "mean": ("Mean", "over the held-out domains"),
-}
-
-
-def flat_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of a summary in one level: `per_domain` becomes a key `domain:NAME` for each domain."""
-    domains = {f"domain:{name}": value for name, value in metrics.get("per_domain", {}).items()}
-    return domains | {key: value for key, value in metrics.items() if key != "per_domain"}
-
-
-def metric_label(key: str) -> str:
-    """How a metric is called in a table or legend."""
-    return key.removeprefix("domain:") if key.startswith("domain:") else METRICS.get(key, (key, ""))[0]
-
-
-def metric_meaning(key: str) -> str:
-    """What a metric measures, in half a sentence."""
-    return "this domain held out from training" if key.startswith("domain:") else METRICS.get(key, ("", ""))[1]
+from collections.abc import Iterable
 
 
 def number(value: float | None, decimals: int = 2) -> str:

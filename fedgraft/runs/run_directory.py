@@ -22,7 +22,6 @@ from fedgraft.runs.split_file import read_split, write_split
 
 _POLL_SECONDS = 0.2
 _SPLIT, _SPLIT_OF_0_1 = "split.safetensors", "deal.safetensors"
-REPORT = "report.html"
 
 
 class RunDirectory:
@@ -44,6 +43,11 @@ class RunDirectory:
     def finished(self) -> bool:
         """Whether it holds a run that has ended."""
         return (self.path / "summary.json").is_file()
+
+    @property
+    def report(self) -> Path:
+        """The page about the run."""
+        return self.path / "report.html"
 
     def config(self) -> RunConfig:
         """The run's configuration.

@@ -136,7 +136,9 @@ class ServerFolder:
         app = self.path / "app"
         write_text(app / "pyproject.toml", _APP.format(version=version))
         write_text(app / "graft" / "__init__.py", "")
-        write_text(app / "graft" / "server_app.py", _MODULE.format("fedgraft.deployment.flower_app", "server_app as app"))
+        write_text(
+            app / "graft" / "server_app.py", _MODULE.format("fedgraft.deployment.flower_app", "server_app as app")
+        )
         write_text(app / "graft" / "client_app.py", _MODULE.format("fedgraft.client.app", "app"))
         return app
 

@@ -58,7 +58,13 @@ class Coordinator:
         observer: Observer,
         zero_shot: dict[str, float],
     ) -> None:
-        self.plan, self.config, self.directory, self.split, self.backbone = plan, plan.config, directory, split, backbone
+        self.plan, self.config, self.directory, self.split, self.backbone = (
+            plan,
+            plan.config,
+            directory,
+            split,
+            backbone,
+        )
         self.observer = observer
         self.zero_shot = zero_shot
         self._stopping = threading.Event()

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedgraft.backbones import Backbone
+from fedgraft.backbones.drift_classes import drift_classes
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import generator
+from fedgraft.data.examples import DEFAULT_TEMPLATES
+from fedgraft.flower.messages import Arrays
 from fedgraft.methods.adapter import Adapter
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
-from fedgraft.backbones import Backbone
-from fedgraft.backbones.drift_classes import drift_classes
-from fedgraft.data.examples import DEFAULT_TEMPLATES
-from fedgraft.core.errors import UserError
-from fedgraft.flower.messages import Arrays
-from fedgraft.core.randomness import generator
 
 _NUDGE = 0.02
 """Standard deviation of a change of the shared parameters that must show in the features."""
@@ -52,8 +52,8 @@ class DriftMonitor:
         }
         if np.allclose(self._features(nudged), self._features(self._initial), atol=1e-7):
             raise UserError(
-                f"The strategy {self._plan.config.strategy!r} measures drift by the text features of class names, and what "
-                f"the method {self._plan.config.method!r} shares does not change them; leave it out."
+                f"The strategy {self._plan.config.strategy!r} measures drift by the text features of class names, and "
+                f"what the method {self._plan.config.method!r} shares does not change them; leave it out."
             )
 
     @cached_property

@@ -1,7 +1,7 @@
 """The server's rounds: who trains, which answers count, and what becomes of them.
 
-Flower's `Strategy` interface is not used: its `start` loop can neither resume nor be stopped, and nothing else calls its
-methods; see docs/design.md.
+Flower's `Strategy` interface is not used: its `start` loop can neither resume nor be stopped, and nothing else calls
+its methods; see docs/design.md.
 """
 
 from collections.abc import Sequence
@@ -103,7 +103,7 @@ class RoundDriver:
 def _answers(replies: Sequence[Reply], asked: Sequence[int]) -> tuple[list[Answer], list[LeftOut]]:
     """Answers by site, and the asked sites without one."""
     answers: list[Answer] = []
-    failed = {site: "it did not answer in time" for site in asked}
+    failed = dict.fromkeys(asked, "it did not answer in time")
     for reply in replies:
         try:
             answers.append(_answer(reply))

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from fedgraft.config.run_config import RunConfig
+from fedgraft.config.notation import parse_terms, split
 from fedgraft.config.registry import METHODS
+from fedgraft.config.run_config import RunConfig
+from fedgraft.config.settings import placed
 from fedgraft.core.errors import UserError, unknown
+from fedgraft.core.observer import Observer
 from fedgraft.data.examples import Examples
 from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.methods.plan import Plan
-from fedgraft.core.observer import Observer
 from fedgraft.reports import write_report
 from fedgraft.reports.comparison_plots import comparison_figure
-from fedgraft.runs.run_directory import REPORT, RunDirectory
+from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.simulation.engine import Resources, open_engine
 from fedgraft.simulation.simulate import simulate_on
-from fedgraft.config.notation import parse_terms, split
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def compare(
     entries = [Entry.parse(text) for text in methods]
     if not entries or not seeds:
         raise UserError("A comparison needs at least one method and one seed.")
+    settings = placed(settings, [entry.method for entry in entries])
     configs = {
         entry.run_name(seed): RunConfig.build({**settings, **_own(settings, entry, entries), "seed": seed})
         for seed in seeds
@@ -105,7 +107,7 @@ def compare(
             observer.on_notice(name)
             run = RunDirectory(out / name)
             begun = resume and run.begun
-            reported = begun and run.finished and (run.path / REPORT).exists()
+            reported = begun and run.finished and run.report.exists()
             summaries[name] = simulate_on(engine, config, run.path, begun, observer, open_examples)
             if not reported:
                 write_report(run.path)

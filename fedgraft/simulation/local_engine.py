@@ -79,9 +79,7 @@ class LocalGrid:
         for message in messages:
             identifier = uuid.uuid4().hex
             set_message_id(message, identifier)
-            future = self._processes.submit(
-                _answer, message_bytes(message), message.metadata.dst_node_id, self._nodes
-            )
+            future = self._processes.submit(_answer, message_bytes(message), message.metadata.dst_node_id, self._nodes)
             self._waiting[identifier] = (message, future)
             identifiers.append(identifier)
         return identifiers

@@ -13,10 +13,10 @@ round can go on in another direction; else where the round began.
 
 from pydantic import Field
 
-from fedgraft.flower.messages import Arrays
 from fedgraft.config.options import Options
-from fedgraft.strategies.interpolate import interpolated
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import Drift, Outcome, Round, State, Step, StrategyComponent
+from fedgraft.strategies.interpolate import interpolated
 
 _HALVINGS = 12
 

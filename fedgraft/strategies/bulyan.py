@@ -11,8 +11,8 @@ from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.krum import KrumOptions, selected
 from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
+from fedgraft.strategies.krum import KrumOptions, selected
 
 
 def bulyan(answers: Sequence[Answer], previous: Arrays, malicious: int) -> Arrays:

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
 from fedgraft.flower.internals import adaptive_noise, noise_deviation
 from fedgraft.flower.messages import Arrays
-from fedgraft.config.options import Options
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Noise, Outcome, Round, Rule, State, StrategyComponent, Wide, moved, updates
 from fedgraft.strategies.privacy import Privacy, clipped, content, noised, norm

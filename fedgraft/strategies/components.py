@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.flower.messages import Arrays
-from fedgraft.config.options import Options
 from fedgraft.config.registry import Registered
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer, LeftOut, checked
 from fedgraft.strategies.privacy import Privacy
 
@@ -126,8 +125,14 @@ class StrategyComponent(Registered):
     """
 
     kind: ClassVar[str] = "strategy"
+    columns: ClassVar[tuple[str, ...]] = ("kind",)
 
     component: type[Component]
+
+    def facts(self) -> dict[str, str]:
+        """Where it acts."""
+        kinds = {SiteTransform: "at the site", Rule: "rule", Step: "step"}
+        return {"kind": next(text for kind, text in kinds.items() if issubclass(self.component, kind))}
 
     def make(self, values: dict[str, Any]) -> Component:
         """The component with a user's options.

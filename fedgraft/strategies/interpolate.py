@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from fedgraft.flower.messages import Arrays
 from fedgraft.config.options import Options
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, difference, moved
 
 

@@ -11,8 +11,8 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.serverapp.strategy.multikrum import select_multikrum
 from pydantic import Field
 
-from fedgraft.flower.messages import Arrays
 from fedgraft.config.options import Options
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
 

@@ -9,8 +9,8 @@ sets differ by 2 C at most, and epsilon is counted with z / 2.
 
 from pydantic import Field
 
-from fedgraft.flower.messages import Arrays
 from fedgraft.config.options import Options
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import Noise, SiteTransform, StrategyComponent, difference, moved
 from fedgraft.strategies.privacy import Privacy, clipped, content, noised
 

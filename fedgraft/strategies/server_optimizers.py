@@ -10,8 +10,8 @@ from abc import abstractmethod
 import numpy as np
 from pydantic import Field
 
-from fedgraft.flower.messages import Arrays
 from fedgraft.config.options import Options
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, Wide, difference, moved
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from pydantic import Field
 
-from fedgraft.flower.messages import Arrays
 from fedgraft.config.options import Options
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent
 

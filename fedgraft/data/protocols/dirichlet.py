@@ -1,4 +1,4 @@
-"""Label skew (Hsu et al. 2019): every class in proportions that differ from site to site, each site measured on its own.
+"""Label skew (Hsu et al. 2019): classes in proportions that differ from site to site, each site measured on its own.
 
 A site that got no test image trains and is not measured.
 """

@@ -11,8 +11,6 @@ from fedgraft.data.examples import Examples
 from fedgraft.data.results import Colour, Metric, Results, Row
 from fedgraft.data.split import Fold, Split
 
-DEPLOYED_PROTOCOL = "own-data"
-"""What a deployment takes where nothing else is asked for."""
 _LAST = 5
 _DOMAIN = "domain:"
 
@@ -33,6 +31,7 @@ class Protocol(Registered):
     """
 
     kind: ClassVar[str] = "protocol"
+    columns: ClassVar[tuple[str, ...]] = ("measures", "where")
 
     folds: Callable[[Examples, RunConfig, Any], tuple[Fold, ...]]
     results: Callable[[Sequence[Row], int], Results]
@@ -40,6 +39,11 @@ class Protocol(Registered):
     preserved: str
     colours: Mapping[str, Colour] = field(default_factory=dict)
     announced: Callable[[Any], Split] | None = None
+
+    def facts(self) -> dict[str, str]:
+        """What is measured, and where it is run."""
+        where = "deployed sites" if self.deployed else "simulations"
+        return {"measures": ", ".join(metric.label for metric in self.metrics), "where": where}
 
     @property
     def deployed(self) -> bool:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from fedgraft.config.options import Options
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import derived_seed, generator
 from fedgraft.data.examples import Examples, pixel_examples
 from fedgraft.data.sources.source import Source
 from fedgraft.data.worlds import glyphs, shapes
-from fedgraft.core.errors import UserError
-from fedgraft.core.randomness import derived_seed, generator
 
 TEMPLATES = ("the character {}.", "an image of the {}.", "a printed {}.", "the {}", "{}")
 DRAWINGS_PER_CLASS_AND_FAMILY = 24

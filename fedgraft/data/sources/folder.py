@@ -9,9 +9,9 @@ from PIL import Image, ImageOps
 from pydantic import Field
 
 from fedgraft.config.options import Options
+from fedgraft.core.errors import UserError
 from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples, as_rgb, content_key
 from fedgraft.data.sources.source import Source
-from fedgraft.core.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 

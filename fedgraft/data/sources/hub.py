@@ -8,10 +8,10 @@ from PIL import Image
 from pydantic import Field
 
 from fedgraft.config.options import Options
+from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples, as_rgb, content_key
 from fedgraft.data.sources.folder import readable
 from fedgraft.data.sources.source import Source
-from fedgraft.core.errors import UserError
 
 
 class HubOptions(Options):

@@ -4,11 +4,11 @@ import numpy as np
 from pydantic import Field
 
 from fedgraft.config.options import Options
+from fedgraft.core.errors import unknown
+from fedgraft.core.randomness import generator
 from fedgraft.data.examples import Examples, pixel_examples
 from fedgraft.data.sources.source import Source
 from fedgraft.data.worlds import shapes
-from fedgraft.core.errors import unknown
-from fedgraft.core.randomness import generator
 
 IMAGES_PER_CLASS_AND_STYLE = 18
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "this is a {}", "a {}")

@@ -21,6 +21,7 @@ class Source(Registered):
     """
 
     kind: ClassVar[str] = "data source"
+    columns: ClassVar[tuple[str, ...]] = ("usage",)
 
     open: Callable[[Any, int], Examples]
     argument: str = ""
@@ -33,6 +34,10 @@ class Source(Registered):
             return self.name
         behind = f":{self.argument.upper()}"
         return self.name + (behind if self.options.model_fields[self.argument].is_required() else f"[{behind}]")
+
+    def facts(self) -> dict[str, str]:
+        """How it is written."""
+        return {"usage": self.usage}
 
     def parse(self, argument: str, values: dict[str, Any]) -> Any:
         """Its options from what stands behind the colon, and from a table.

@@ -1,0 +1,87 @@
+"""`fedgraft methods`, `strategies`, `data`, `protocols` and `backbones`: what stands behind the five doors."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from fedgraft.cli.settings import Json
+from fedgraft.config.registry import BACKBONES, METHODS, PROTOCOLS, SOURCES, STRATEGIES, Registered, Registry
+
+Name = Annotated[str | None, typer.Argument(help="Only this one, with its options.", show_default="all")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="With all options.")]
+
+
+def methods(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
+    """What a site can train, and how the server aggregates it."""
+    _list(METHODS, name, verbose, as_json)
+
+
+def strategies(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
+    """What any method that shares parameters can be combined with."""
+    _list(STRATEGIES, name, verbose, as_json)
+
+
+def data(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
+    """Where images can come from."""
+    _list(SOURCES, name, verbose, as_json)
+
+
+def protocols(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
+    """How images are dealt to sites, and what is measured."""
+    _list(PROTOCOLS, name, verbose, as_json)
+
+
+def backbones(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
+    """Which backbones open, and what their towers can do."""
+    _list(BACKBONES, name, verbose, as_json)
+
+
+def _list(registry: Registry[Any], name: str | None, verbose: bool, as_json: bool) -> None:
+    entries: list[Registered] = list(registry) if name is None else [registry.load(name)]
+    if as_json:
+        typer.echo(json.dumps({entry.name: _described(entry) for entry in entries}))
+    elif name is None and not verbose:
+        _print_table(entries)
+    else:
+        for entry in entries:
+            _print_entry(entry)
+    if name is None:
+        for fault in registry.faults():
+            typer.echo(f"fedgraft: {fault}", err=True)
+
+
+def _described(entry: Registered) -> dict[str, Any]:
+    fields = entry.options.model_fields.items()
+    options = {key: None if field.is_required() else field.default for key, field in fields}
+    return {"summary": entry.summary, **entry.facts(), "options": options}
+
+
+def _print_table(entries: list[Registered]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = entries[0].columns
+    table = Table("name", *columns, "what it is for", box=box.SIMPLE, pad_edge=False)
+    for entry in entries:
+        facts = entry.facts()
+        table.add_row(entry.name, *(facts[column] for column in columns), entry.summary)
+    Console().print(table)
+
+
+def _print_entry(entry: Registered) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{entry.name}[/bold]: {entry.summary}", highlight=False)
+    for key, value in entry.facts().items():
+        console.print(f"  {key}: {value or 'nothing'}", highlight=False)
+    if entry.options.model_fields:
+        table = Table("option", "default", "example", "what it is", box=box.SIMPLE, pad_edge=False)
+        for key, field in entry.options.model_fields.items():
+            default = "needed" if field.is_required() else repr(field.default)
+            table.add_row(key, default, repr((field.examples or [""])[0]), field.description or "")
+        console.print(table)

@@ -1,0 +1,132 @@
+"""`fedgraft simulate`, `fedgraft compare`, `fedgraft report` and `fedgraft adapter`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedgraft.cli.fields import with_fields
+from fedgraft.cli.settings import Config, Json, Set, layered, settings_from
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one per GPU or CPU")
+]
+GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs of a worker, or a part of one; runs on Ray.")]
+RayAddress = Annotated[
+    str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one of this machine.')
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+@with_fields(RunConfig, "Settings of the run")
+def simulate(
+    settings: dict[str, Any],
+    out: Annotated[Path, typer.Option(help="The run directory.")],
+    config: Config = None,
+    set_: Set = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    ray_address: RayAddress = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Run a federation with simulated sites."""
+    run_config = RunConfig.build(settings_from(config, settings, set_))
+    from fedgraft.cli.printing import print_summary
+    from fedgraft.cli.progress import progress
+    from fedgraft.reports import write_report
+    from fedgraft.simulation.engine import Resources
+    from fedgraft.simulation.simulate import simulate as run
+
+    resources = Resources(workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address)
+    with progress(quiet=as_json) as observer:
+        summary = run(run_config, out, resume=resume, resources=resources, observer=observer)
+    report = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        print_summary(summary, report)
+
+
+@with_fields(RunConfig, "Settings of all runs", without=("method",))
+def compare(
+    settings: dict[str, Any],
+    out: Annotated[Path, typer.Option(help="The directory of the comparison and of its runs.")],
+    methods: Annotated[
+        str,
+        typer.Option(help='Separated by commas; "promptfl(n_ctx=4)+anchored(drift=0.05)" adds options, a strategy.'),
+    ] = "zeroshot,local,promptfl,fedpgp",
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, separated by commas.")] = None,
+    config: Config = None,
+    set_: Set = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
+    ray_address: RayAddress = None,
+    resume: Resume = False,
+    as_json: Json = False,
+) -> None:
+    """Run several methods on the same data: a table, a plot, a report."""
+    from fedgraft.cli.printing import print_comparison
+    from fedgraft.cli.progress import progress
+    from fedgraft.config.notation import split
+
+    if "seed" in settings and seeds is not None:
+        raise UserError("Give --seed or --seeds, not both.")
+    given = layered(config, settings, set_)
+    seed = given.pop("seed", 0)
+    from fedgraft.reports import write_report
+    from fedgraft.simulation.comparison import compare as run
+    from fedgraft.simulation.engine import Resources
+
+    with progress(quiet=as_json) as observer:
+        comparison = run(
+            given,
+            [text.strip() for text in split(methods, ",") if text.strip()],
+            _seeds(seeds) or [seed],
+            out,
+            resume=resume,
+            resources=Resources(workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address),
+            observer=observer,
+        )
+    report = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(comparison))
+    else:
+        print_comparison(comparison, report)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The directory of a run or of a comparison.")], as_json: Json = False
+) -> None:
+    """Write report.html for a run or a comparison."""
+    from fedgraft.reports import write_report
+
+    path = write_report(run)
+    typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
+
+
+def adapter(
+    run: Annotated[Path, typer.Argument(help="The directory of a run.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    site: Annotated[str, typer.Option(help="The number of a site, or global.")] = "global",
+    fold: Annotated[str | None, typer.Option(help="The domain left out, where the run has several.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a low-rank adapter that a run has trained as PEFT saves one."""
+    from fedgraft.edge_export.adapter_folder import save_adapter
+
+    if site != "global" and not site.isdecimal():
+        raise UserError(f"--site takes the number of a site, or global, not {site!r}.")
+    saved = save_adapter(run, out, None if site == "global" else int(site), fold)
+    number = len(saved["maps"])
+    typer.echo(json.dumps(saved) if as_json else f"Wrote {out}: rank {saved['rank']}, {number} linear maps")
+
+
+def _seeds(text: str | None) -> list[int]:
+    try:
+        return [int(seed) for seed in (text or "").split(",") if seed.strip()]
+    except ValueError:
+        raise UserError(f"--seeds takes whole numbers separated by commas, not {text!r}.") from None
