@@ -1,54 +1,35 @@
-"""What several tests use: a cache of their own, and small random backbones with the real tokenizer of `mini`."""
+"""What several tests use, beside the fixtures of the contract tests: images in a folder, and one engine for all runs."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.loading import mini_folder
+from fedgraft.simulation.engine import Engine, Resources, open_engine
+from fedgraft.testing.fixtures import _few_threads, _own_cache, mini, random_clip, random_clip_folder
 
+__all__ = ["_few_threads", "_own_cache", "mini", "random_clip", "random_clip_folder"]
 
-@pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the user's feature store."""
-    before = os.environ.get("FEDGRAFT_CACHE")
-    os.environ["FEDGRAFT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["FEDGRAFT_CACHE"]
-    else:
-        os.environ["FEDGRAFT_CACHE"] = before
+COLOURS = {"blue_circle": (20, 40, 220), "green_square": (20, 200, 40), "red_triangle": (220, 30, 20)}
 
 
 @pytest.fixture(scope="session")
-def mini() -> Backbone:
-    """The embedded backbone."""
-    return load_backbone("mini")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve images of each of three classes, one colour a class."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = np.clip(np.asarray(colour) + rng.normal(0, 30, (48, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
 
 
 @pytest.fixture(scope="session")
-def random_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP folder with random weights, three text layers and another width and head count than `mini`."""
-    from transformers import CLIPConfig, CLIPModel
-
-    folder = tmp_path_factory.mktemp("random-clip")
-    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
-        shutil.copy(mini_folder() / name, folder / name)
-    config = CLIPConfig.from_pretrained(mini_folder())
-    config.text_config.update({"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6})
-    config.text_config.update({"intermediate_size": 96, "initializer_range": 0.2, "initializer_factor": 3.0})
-    config.vision_config.update({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2})
-    config.projection_dim = 24
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def random_clip(random_clip_folder: Path) -> Backbone:
-    """The backbone of `random_clip_folder`."""
-    return load_backbone(str(random_clip_folder))
+def engine(_own_cache: None, _few_threads: None) -> Iterator[Engine]:
+    """Two worker processes of this machine for all runs, for `simulate_on`: the import of torch happens once."""
+    with open_engine(Resources(workers=2)) as opened:
+        yield opened

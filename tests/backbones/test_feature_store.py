@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from fedgraft.backbones import Backbone, features
+from fedgraft.backbones import Backbone, feature_store
 from fedgraft.backbones.feature_store import FeatureStore, require_rows, view_image, view_keys
-from fedgraft.data.examples import content_key
 from fedgraft.core.errors import UserError
+from fedgraft.data.examples import content_key
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -63,7 +63,7 @@ def _stored(store: FeatureStore, values: Sequence[int]) -> np.ndarray:
 @pytest.fixture(autouse=True, scope="module")
 def _small_batches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "_BATCH", BATCH)
+        patch.setattr(feature_store, "_BATCH", BATCH)
         yield
 
 

@@ -6,13 +6,16 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from fedgraft import RunConfig, UserError, simulate
-from fedgraft.methods.adapter import Vocabulary
-from fedgraft.methods.fedpgp import METHOD
+from fedgraft import Resources, RunConfig, UserError, simulate
 from fedgraft.backbones import Backbone, ClassTokens, load_backbone
 from fedgraft.backbones.clip.text_tower import ClipTextTower
 from fedgraft.backbones.feature_store import FeatureStore
 from fedgraft.backbones.loading import mini_folder
+from fedgraft.core.observer import Observer
+from fedgraft.methods.fedpgp import METHOD
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 
 NAMES = ("red circle", "dog", "a very long name of something else", "cup")
 
@@ -44,12 +47,14 @@ def test_features_of_another_precision_are_kept_apart(mini: Backbone, tmp_path: 
     assert FeatureStore(tmp_path, half).folder != FeatureStore(tmp_path, mini).folder
 
 
-def test_a_run_in_bfloat16_learns_as_well(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_run_in_bfloat16_learns_as_well(engine: Engine, tmp_path: Path) -> None:
     """The last round's accuracy is within three points of float32's."""
     runs = {}
     for precision in ("float32", "bfloat16"):
         config = RunConfig(data="digits", sites=2, rounds=4, shots=8, precision=precision)
-        runs[precision] = simulate(config, tmp_path / precision)["metrics"]["local"]
+        summary = simulate_on(engine, config, tmp_path / precision, False, Observer())
+        runs[precision] = summary["metrics"]["local"]
     assert runs["bfloat16"] == pytest.approx(runs["float32"], abs=3)
 
 
@@ -77,7 +82,7 @@ def test_every_tensor_of_a_step_is_on_the_device_of_the_weights(mini: Backbone) 
 def test_gpus_that_are_not_there_are_one_sentence(gpus: float, tmp_path: Path) -> None:
     """Before anything is computed."""
     with pytest.raises(UserError, match="GPUs; this machine has"):
-        simulate(RunConfig(sites=2, rounds=1), tmp_path / "run", gpus_per_worker=gpus)
+        simulate(RunConfig(sites=2, rounds=1), tmp_path / "run", resources=Resources(gpus_per_worker=gpus))
     assert not (tmp_path / "run").exists()
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedgraft.methods.adapter import Vocabulary
-from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.backbones import load_backbone
+from fedgraft.methods.fedpgp import METHOD, FedPGP
+from fedgraft.methods.vocabulary import Vocabulary
 from tests.plain_text import PlainTextTower
 
 NAMES = ("blue circle", "green dotted heart", "seven", "x")

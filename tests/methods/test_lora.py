@@ -10,30 +10,31 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from fedgraft.methods.adapter import Batch, Seat, Vocabulary
-from fedgraft.methods.lora import LoraAdapter
-from fedgraft.methods.merging_lora import MergingAdapter
-from fedgraft.methods.peft_folder import save_as_peft
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.clip.family import clip_linear_maps
 from fedgraft.backbones.loading import mini_folder
 from fedgraft.backbones.ticket_backbone import PrunedBackbone, TicketFile
+from fedgraft.config.registry import METHODS
 from fedgraft.core.errors import UserError
-from fedgraft.methods import load_method
+from fedgraft.methods.adapter import AdapterContext, Batch
+from fedgraft.methods.lora import LoraAdapter
+from fedgraft.methods.merging_lora import MergingAdapter
+from fedgraft.methods.peft_folder import save_as_peft
+from fedgraft.methods.vocabulary import Vocabulary
 
 NAMES = ("blue circle", "green dotted heart", "seven", "x")
 TEMPLATES = ("a photo of a {}.", "{} in a photo, or the like", "a picture of one {}")
 CLASSES = (0, 1, 3)
-METHODS = ("fedit", "ffa-lora", "fedsa-lora", "fedex-lora", "flora", "flexlora")
+LOW_RANK = ("fedit", "ffa-lora", "fedsa-lora", "fedex-lora", "flora", "flexlora")
 
 
-def _adapter(method: str, backbone: Backbone, seat: Seat | None = None, **options: object) -> LoraAdapter:
+def _adapter(method: str, backbone: Backbone, context: AdapterContext | None = None, **options: object) -> LoraAdapter:
     """With B, and what is merged, as if much had been learnt."""
-    loaded = load_method(method)
+    loaded = METHODS.load(method)
     vocabulary = Vocabulary(backbone, NAMES, TEMPLATES)
     generator = torch.Generator().manual_seed(4)
     parsed = loaded.parse_options({"templates": 0, **options})
-    adapter = cast(LoraAdapter, loaded.adapter(vocabulary, parsed, generator, seat))
+    adapter = cast(LoraAdapter, loaded.adapter(vocabulary, parsed, generator, context))
     learnt = {**adapter.server_state(), **adapter.shared(), **adapter.personal()}
     sizes = {"lora_B": 0.1, "merged": 0.005}
     for name, value in learnt.items():
@@ -101,7 +102,7 @@ def test_loss_and_gradients_are_those_of_pefts_model(
             assert (mine.grad - other.grad).norm() <= 1e-4 * other.grad.norm()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LOW_RANK)
 def test_a_saved_adapter_is_opened_by_peft_and_gives_the_same_features(
     method: str, mini: Backbone, tmp_path: Path
 ) -> None:
@@ -142,7 +143,9 @@ def test_a_tickets_backbone_takes_adapters_of_its_text_tower(mini: Backbone) -> 
 
 @pytest.mark.parametrize("tower", ["text", "both"])
 def test_sites_of_different_ranks_go_through_one_pass(tower: str, mini: Backbone) -> None:
-    adapters = [_adapter("flora", mini, Seat(site=site), ranks="2,5,1", tower=tower, layers=1) for site in range(3)]
+    adapters = [
+        _adapter("flora", mini, AdapterContext(site=site), ranks="2,5,1", tower=tower, layers=1) for site in range(3)
+    ]
     for adapter in adapters[1:]:
         adapter.load({f"{name}.merged": value for name, value in adapters[0].merged.items()})
     assert [adapter.rank for adapter in adapters] == [2, 5, 1]
@@ -160,7 +163,7 @@ def test_nothing_reaches_the_backbone(mini: Backbone) -> None:
     """Two adapters are alive, one has learnt; the backbone and the other one are what they were."""
     before = mini.text.encode_texts(["a photo of a seven."])
     _adapter("fedex-lora", mini).class_features(CLASSES)
-    loaded = load_method("fedit")
+    loaded = METHODS.load("fedit")
     options = loaded.parse_options({"templates": 0})
     fresh = loaded.adapter(Vocabulary(mini, NAMES, TEMPLATES), options, torch.Generator())
     assert torch.equal(mini.text.encode_texts(["a photo of a seven."]), before)
@@ -168,17 +171,17 @@ def test_nothing_reaches_the_backbone(mini: Backbone) -> None:
 
 
 def test_a_flora_site_draws_a_new_a_every_round_and_ffa_one_for_all(mini: Backbone) -> None:
-    def first(method: str, seat: Seat, seed: int = 0) -> Tensor:
-        loaded, vocabulary = load_method(method), Vocabulary(mini, NAMES, TEMPLATES)
-        adapter = loaded.adapter(vocabulary, loaded.options(), torch.Generator().manual_seed(seed), seat)
+    def first(method: str, context: AdapterContext, seed: int = 0) -> Tensor:
+        loaded, vocabulary = METHODS.load(method), Vocabulary(mini, NAMES, TEMPLATES)
+        adapter = loaded.adapter(vocabulary, loaded.options(), torch.Generator().manual_seed(seed), context)
         return next(value for name, value in adapter.state_dict().items() if name.endswith("lora_A"))
 
-    seats = [Seat(0, 0, 1, 1), Seat(0, 0, 1, 2), Seat(0, 0, 2, 1), Seat(1, 0, 1, 1), Seat(0, 1, 1, 1)]
-    drawn = [first("flora", seat).numpy().tobytes() for seat in seats]
-    assert len(set(drawn)) == len(seats)
-    assert first("flora", seats[0], seed=9).numpy().tobytes() == drawn[0]
-    assert torch.equal(first("ffa-lora", Seat(0, 0, 1), 1), first("ffa-lora", Seat(0, 0, None), 2))
-    assert not torch.equal(first("ffa-lora", Seat(0)), first("ffa-lora", Seat(1)))
+    places = [(0, 0, 1, 1), (0, 0, 1, 2), (0, 0, 2, 1), (1, 0, 1, 1), (0, 1, 1, 1)]  # seed, fold, site, round
+    drawn = [first("flora", AdapterContext(*place)).numpy().tobytes() for place in places]
+    assert len(set(drawn)) == len(places)
+    assert first("flora", AdapterContext(*places[0]), seed=9).numpy().tobytes() == drawn[0]
+    assert torch.equal(first("ffa-lora", AdapterContext(0, 0, 1), 1), first("ffa-lora", AdapterContext(0, 0, None), 2))
+    assert not torch.equal(first("ffa-lora", AdapterContext(0)), first("ffa-lora", AdapterContext(1)))
 
 
 def test_bfloat16_weights_stay_close(mini: Backbone) -> None:
@@ -235,7 +238,7 @@ class _ViTB16(Backbone):
 def test_parameters_at_vit_b16_are_as_many_as_by_hand(
     method: str, options: dict[str, object], trained: int, shared: int
 ) -> None:
-    loaded = load_method(method)
+    loaded = METHODS.load(method)
     adapter = loaded.adapter(Vocabulary(_ViTB16(), NAMES, TEMPLATES), loaded.parse_options(options), torch.Generator())
     assert sum(parameter.numel() for parameter in adapter.parameters()) == trained
     assert sum(value.numel() for value in adapter.shared().values()) == shared
@@ -263,7 +266,7 @@ def test_parameters_at_vit_b16_are_as_many_as_by_hand(
 def test_a_mistake_is_one_sentence_before_anything_is_trained(
     method: str, options: dict[str, object], said: list[str], mini: Backbone
 ) -> None:
-    loaded = load_method(method)
+    loaded = METHODS.load(method)
     with pytest.raises(UserError) as caught:
         loaded.adapter(Vocabulary(mini, NAMES, TEMPLATES), loaded.parse_options(options), torch.Generator())
     assert all(part in str(caught.value) for part in said), caught.value
