@@ -1,18 +1,55 @@
-"""What several tests use, beside the fixtures of the contract tests: images in a folder, and one engine for all runs."""
+"""What several tests use, beside the fixtures of the contract tests: small data, and one engine for all runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fedgraft.data.examples import Examples, content_key
 from fedgraft.simulation.engine import Engine, Resources, open_engine
 from fedgraft.testing.fixtures import _few_threads, _own_cache, mini, random_clip, random_clip_folder
 
 __all__ = ["_few_threads", "_own_cache", "mini", "random_clip", "random_clip_folder"]
 
+ExamplesOf = Callable[..., Examples]
+WriteImage = Callable[..., Path]
 COLOURS = {"blue_circle": (20, 40, 220), "green_square": (20, 200, 40), "red_triangle": (220, 30, 20)}
+
+
+@pytest.fixture(scope="session")
+def examples_of() -> ExamplesOf:
+    """Makes a table of examples: `examples_of(classes, per_class, domains, contents)`."""
+
+    def make(
+        classes: int = 6, per_class: int = 20, domains: int = 1, contents: Sequence[int] | None = None
+    ) -> Examples:
+        """Labels and domains in turn; example i shows content `contents[i]`, its own unless given."""
+        count = classes * per_class
+        shown = range(count) if contents is None else contents
+        return Examples(
+            class_names=tuple(f"class {index:02d}" for index in range(classes)),
+            labels=np.arange(count) % classes,
+            domain_names=tuple(f"domain {index}" for index in range(domains)),
+            domains=np.arange(count) // classes % domains,
+            keys=np.stack([content_key(str(content).encode()) for content in shown]),
+            load=lambda index: Image.new("RGB", (4, 4), (index % 256, 0, 0)),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_image() -> WriteImage:
+    """Writes a one-colour image and the folders above it."""
+
+    def write(path: Path, colour: tuple[int, int, int] = (10, 20, 30), size: tuple[int, int] = (8, 6)) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedgraft.data.examples import Examples
-from fedgraft.data.sources.source import open_source
 from fedgraft.core.errors import UserError
+from fedgraft.data.examples import Examples
+from fedgraft.data.sources.folder import open_own
+from fedgraft.data.sources.source import open_source
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -22,7 +23,7 @@ OFFICE = Path(__file__).parents[3] / "shared" / "data" / "office_caltech10"
 
 
 def _open(root: Path, domains: bool = False) -> Examples:
-    return open_source(f"folder:{root}", seed=0, force_domains=domains)
+    return open_source(f"folder:{root}", seed=0, values={"domains": domains})
 
 
 def _error(root: Path, domains: bool = False) -> str:
@@ -201,6 +202,15 @@ def test_a_key_follows_the_content_and_not_the_name(tmp_path: Path, write_image:
     np.testing.assert_array_equal(keys[0], keys[1])
     write_image(first, colour=(1, 2, 3))
     assert (_open(tmp_path).keys[1] != keys[1]).any()
+
+
+def test_a_class_that_the_federation_does_not_know_is_named(images: Path) -> None:
+    known = ["azure disk", "green square", "red triangle"]
+    with pytest.raises(UserError, match="the class 'blue_circle', which the federation does not know"):
+        open_own(images, known, {})
+    renamed = open_own(images, known, {"blue_circle": "azure disk"})
+    assert renamed.class_names == tuple(known)
+    assert sorted(set(renamed.labels.tolist())) == [0, 1, 2]
 
 
 @pytest.mark.skipif(not OFFICE.is_dir(), reason="Office-Caltech10 is not beside the repository")

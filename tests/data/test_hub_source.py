@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples
 from fedgraft.data.sources.source import open_source
-from fedgraft.core.errors import UserError
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
@@ -115,6 +115,7 @@ def test_a_missing_column_is_named_beside_those_there_are(tmp_path: Path, kept: 
     assert f"['{kept}']" in sentence
 
 
+@pytest.mark.slow
 def test_an_unknown_id_offline_is_one_sentence_with_the_id(tmp_path: Path) -> None:
     code = (
         "from fedgraft.data.sources.source import open_source\n"

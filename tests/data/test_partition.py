@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.data.partition import by_domain, partition
 from fedgraft.core.errors import UserError
+from fedgraft.data.partition import by_domain, partition
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

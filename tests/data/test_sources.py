@@ -1,6 +1,5 @@
 """What a researcher would lose: built-in data that is what it says, the same from the same seed, and truly unseen."""
 
-from importlib import import_module
 from pathlib import Path
 
 import matplotlib
@@ -10,14 +9,15 @@ import torch
 from PIL import Image, ImageFont
 from sklearn.datasets import load_digits
 
+from fedgraft.config.registry import SOURCES
 from fedgraft.config.run_config import RunConfig
-from fedgraft.data import characters
-from fedgraft.data import shapes as shapes_source
-from fedgraft.data.examples import Examples, as_rgb, pixel_examples
-from fedgraft.data.protocols.protocol import deal
-from fedgraft.data.sources.source import SOURCES, open_source
-from fedgraft.data.worlds import glyphs, shapes
 from fedgraft.core.errors import UserError
+from fedgraft.data.examples import Examples, as_rgb, pixel_examples
+from fedgraft.data.sources import characters
+from fedgraft.data.sources import shapes as shapes_source
+from fedgraft.data.sources.source import open_source
+from fedgraft.data.worlds import glyphs, shapes
+from fedgraft.methods.plan import Plan
 
 BUILT_IN = ("characters", "digits", "shapes")
 ALL_FONTS = characters.FAMILIES
@@ -67,9 +67,10 @@ def test_class_protocols_draw_from_the_styles_that_pretraining_never_saw(
 ) -> None:
     monkeypatch.setattr(shapes_source, "IMAGES_PER_CLASS_AND_STYLE", 2)
     examples = open_source("shapes", seed=0)
-    config = RunConfig.build({"protocol": protocol, "sites": 3, "data": "shapes", "shots": 0, "alpha": 5.0})
+    options = {"alpha": 5.0} if protocol == "dirichlet" else {}
+    config = RunConfig(protocol=protocol, sites=3, data="shapes", shots=0, protocol_options=options)
     unseen = {examples.domain_names.index(style) for style in shapes.EVALUATION_STYLES}
-    for share in deal(examples, config).folds[0].sites:
+    for share in Plan.of(config).split(examples).folds[0].sites:
         held = np.concatenate([share.train, *share.tests.values()])
         assert set(examples.domains[held].tolist()) <= unseen
 
@@ -156,7 +157,7 @@ def test_another_seed_draws_other_images_of_the_same_classes(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", BUILT_IN)
 def test_templates_have_one_place_for_the_class_name(spec: str) -> None:
-    for template in import_module(SOURCES[spec].module).TEMPLATES:
+    for template in open_source(spec, seed=0).templates:
         assert template.count("{}") == 1
 
 
@@ -183,8 +184,8 @@ def test_a_mistaken_source_is_named_with_the_nearest_one(spec: str, said: str) -
 
 
 def test_every_source_says_how_it_is_used() -> None:
-    for name, source in SOURCES.items():
-        assert source.usage.startswith(name)
+    for source in SOURCES:
+        assert source.usage.startswith(source.name)
         assert source.summary
 
 

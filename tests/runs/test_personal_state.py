@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedgraft.runs.personal_state import PersonalState
 from fedgraft.core.errors import UserError
+from fedgraft.runs.personal_state import PersonalState
 
 IDENTITY = {"method": "fedpgp", "fingerprint": "abc"}
 

@@ -1,19 +1,15 @@
 """The run directory keeps what resume needs and refuses what does not belong to the run."""
 
-import errno
-import os
 import re
 import threading
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
-from flwr.serverapp import Grid
 
-from fedgraft.core.errors import RunFailed, UserError
-from fedgraft.server.coordinator import Coordinator
-from fedgraft.runs.run_directory import Checkpoint, RunDirectory
+from fedgraft.core.errors import UserError
+from fedgraft.runs.checkpoints import Checkpoint
+from fedgraft.runs.run_directory import RunDirectory
 
 FINGERPRINT = "a" * 64
 
@@ -26,7 +22,7 @@ def _checkpoint(server_round: int, fold: int = 0) -> Checkpoint:
 def test_the_newest_and_every_tenth_checkpoint_stay(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     for server_round in range(1, 24):
-        directory.save_checkpoint(_checkpoint(server_round), FINGERPRINT)
+        directory.checkpoints.save(_checkpoint(server_round), FINGERPRINT)
     names = sorted(path.stem for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["fold-000-round-000010", "fold-000-round-000020", "fold-000-round-000023"]
 
@@ -34,18 +30,18 @@ def test_the_newest_and_every_tenth_checkpoint_stay(tmp_path: Path) -> None:
 def test_a_fold_resumes_from_its_own_newest_checkpoint(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     for server_round, fold in ((1, 0), (2, 0), (1, 1)):
-        directory.save_checkpoint(_checkpoint(server_round, fold), FINGERPRINT)
-    newest = directory.newest_checkpoint(0, FINGERPRINT)
+        directory.checkpoints.save(_checkpoint(server_round, fold), FINGERPRINT)
+    newest = directory.checkpoints.newest(0, FINGERPRINT)
     assert newest is not None
     assert (newest.round, newest.rows[0]["round"], float(newest.arrays["sigma"][0, 0, 0])) == (2, 2, 2.0)
-    assert directory.newest_checkpoint(2, FINGERPRINT) is None
+    assert directory.checkpoints.newest(2, FINGERPRINT) is None
 
 
 def test_a_checkpoint_of_another_backbone_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.save_checkpoint(_checkpoint(3), FINGERPRINT)
+    directory.checkpoints.save(_checkpoint(3), FINGERPRINT)
     with pytest.raises(UserError, match=r"aaaaaaaaaaaaaaaa.*bbbbbbbbbbbbbbbb"):
-        directory.newest_checkpoint(0, "b" * 64)
+        directory.checkpoints.newest(0, "b" * 64)
 
 
 def test_a_row_torn_by_a_kill_is_dropped_and_the_rest_stays(tmp_path: Path) -> None:
@@ -54,29 +50,6 @@ def test_a_row_torn_by_a_kill_is_dropped_and_the_rest_stays(tmp_path: Path) -> N
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "sco')
     assert [row["scope"] for row in directory.rows()] == ["train", "local"]
-
-
-def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_what_is_complete(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    directory = RunDirectory(tmp_path)
-    directory.save_checkpoint(Checkpoint(0, 1, {"a": np.ones(2, np.float32)}, []), "abc")
-
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("fedgraft.core.files.os.fsync", full)
-    coordinator = Coordinator.__new__(Coordinator)
-    coordinator.directory = directory
-    coordinator._run = lambda grid: directory.save_checkpoint(  # type: ignore[method-assign]
-        Checkpoint(0, 2, {"a": np.zeros(2, np.float32)}, []), "abc"
-    )
-    with pytest.raises(RunFailed, match="stopped: No space left on device"):
-        coordinator.run(cast(Grid, None))
-    newest = directory.newest_checkpoint(0, "abc")
-    assert newest is not None
-    assert (newest.round, newest.arrays["a"].tolist()) == (1, [1.0, 1.0])
-    assert [path.suffix for path in (tmp_path / "checkpoints").iterdir()] == [".safetensors"]
 
 
 def test_every_start_of_a_run_has_a_number_and_the_run_keeps_its_name(tmp_path: Path) -> None:
@@ -89,10 +62,10 @@ def test_every_start_of_a_run_has_a_number_and_the_run_keeps_its_name(tmp_path: 
 
 def test_the_newest_round_is_that_of_a_complete_checkpoint(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    assert directory.newest_round() == 0
-    directory.save_checkpoint(_checkpoint(3), FINGERPRINT)
+    assert directory.checkpoints.newest_round() == 0
+    directory.checkpoints.save(_checkpoint(3), FINGERPRINT)
     (tmp_path / "checkpoints" / ".fold-000-round-000004.safetensors.77.tmp").write_bytes(b"")
-    assert directory.newest_round() == 3
+    assert directory.checkpoints.newest_round() == 3
 
 
 def test_a_locked_directory_is_seen_from_outside_and_waited_for(tmp_path: Path) -> None:

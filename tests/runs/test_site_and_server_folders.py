@@ -8,9 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedgraft import UserError
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.data.sources.folder import open_own
 from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.runs.site_folder import SiteFolder
 
 
 def test_private_keys_are_for_their_owner_only(tmp_path: Path) -> None:
@@ -72,12 +71,3 @@ def test_what_is_no_folder_of_the_kind_is_one_sentence(tmp_path: Path) -> None:
         ServerFolder.open(tmp_path)
     with pytest.raises(UserError, match="names no folder of images"):
         _ = SiteFolder.create(tmp_path / "site", "north").data
-
-
-def test_a_class_that_the_federation_does_not_know_is_named(images: Path) -> None:
-    known = ["azure disk", "green square", "red triangle"]
-    with pytest.raises(UserError, match="the class 'blue_circle', which the federation does not know"):
-        open_own(images, known, {})
-    renamed = open_own(images, known, {"blue_circle": "azure disk"})
-    assert renamed.class_names == tuple(known)
-    assert sorted(set(renamed.labels.tolist())) == [0, 1, 2]
