@@ -1,4 +1,4 @@
-"""What a user writes becomes parts, and what cannot work is refused with a sentence before anything is trained."""
+"""What a user writes becomes components, and what cannot work is refused before anything is trained."""
 
 from pathlib import Path
 from typing import Any
@@ -6,29 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgraft import RunConfig, UserError, simulate
+from fedgraft import RunConfig, UserError
 from fedgraft.config.registry import STRATEGIES
+from fedgraft.core.observer import Observer
+from fedgraft.server.preparation import prepare
+from fedgraft.strategies.components import Rule, SiteTransform, Step
 from fedgraft.strategies.composition import compose
-from fedgraft.strategies.components import Rule, SitePart, Step
-from fedgraft.config.notation import Term, parse_terms, split
+from fedgraft.strategies.weighted_average import WeightedAverage
 from tests.strategies.conftest import answers_of, round_of
-
-
-def test_terms_and_their_options() -> None:
-    assert parse_terms("") == []
-    assert parse_terms("median") == [Term("median")]
-    assert parse_terms("local-dp( delta=1e-6 ) + trimmed-mean(fraction=0.2)") == [
-        Term("local-dp", {"delta": 1e-6}),
-        Term("trimmed-mean", {"fraction": 0.2}),
-    ]
-    assert parse_terms("a(c=word, d=1e+3, e=true)") == [Term("a", {"c": "word", "d": 1000.0, "e": True})]
-    assert split("a,b(c=1,d=2),e", ",") == ["a", "b(c=1,d=2)", "e"]
-
-
-@pytest.mark.parametrize("text", ["median(", "median)", "median+", "+median", "2", "median(fraction)", "a b"])
-def test_what_is_no_term_is_refused(text: str) -> None:
-    with pytest.raises(UserError):
-        parse_terms(text)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +41,7 @@ def test_a_strategy_that_cannot_work_is_refused_before_anything_is_written(
     settings: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        simulate(RunConfig.build({"method": "promptfl", **settings}), tmp_path / "run")
+        prepare(RunConfig.build({"method": "promptfl", **settings}), tmp_path / "run", False, Observer())
     assert not (tmp_path / "run").exists()
 
 
@@ -68,25 +53,25 @@ OTHER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
-def test_every_option_of_every_part_changes_something(name: str, start: np.ndarray) -> None:
+def test_every_option_of_every_component_changes_something(name: str, start: np.ndarray) -> None:
     registered = STRATEGIES.load(name)
     values = (start + np.random.default_rng(28).normal(0, 1, (11, 2, 3))).astype(np.float32)
 
     def outcome(options: dict[str, Any]) -> list[object]:
         drift = lambda arrays: float(np.abs(arrays["context"] - start).mean())  # noqa: E731
-        part = registered.make(options)
+        component = registered.make(options)
         now, last = (round_of(start, 11, number, drift=drift) for number in (1, 10))
-        privacy = part.privacy()
+        privacy = component.privacy()
         said: list[object] = [privacy.spent(3)["epsilon"] if privacy else None]
-        if isinstance(part, SitePart):
-            released = part.release({"context": values[0]}, now.previous, now.noise)
+        if isinstance(component, SiteTransform):
+            released = component.release({"context": values[0]}, now.previous, now.noise)
             return [*said, released["context"].tobytes()]
-        if isinstance(part, Step):
-            stepped = part.next({"context": values[0]}, now, {})
-            again = part.next({"context": values[1]}, last, stepped.state)
+        if isinstance(component, Step):
+            stepped = component.next({"context": values[0]}, now, {})
+            again = component.next({"context": values[1]}, last, stepped.state)
             return [*said, stepped.arrays["context"].tobytes(), again.arrays["context"].tobytes()]
-        assert isinstance(part, Rule)
-        first = part.aggregate(answers_of(values), now, {})
+        assert isinstance(component, Rule)
+        first = component.aggregate(answers_of(values), now, {})
         return [*said, first.arrays["context"].tobytes(), *(value.tobytes() for value in first.state.values())]
 
     for option in registered.options.model_fields:
@@ -95,7 +80,9 @@ def test_every_option_of_every_part_changes_something(name: str, start: np.ndarr
         assert outcome({option: OTHER[option]}) != outcome({}), option
 
 
-def test_a_configuration_without_a_strategy_has_no_parts() -> None:
-    composition = compose(RunConfig())
-    assert (composition.site, composition.rule, composition.steps) == (None, None, ())
+def test_without_a_strategy_the_methods_own_rule_works_alone() -> None:
+    own = WeightedAverage()
+    composition = compose("", own)
+    assert composition.rule is own
+    assert (composition.transform, composition.steps) == (None, ())
     assert composition.privacy() is None

@@ -1,6 +1,7 @@
 """Rules for low-rank adapters as functions of arrays: which are exact, and how far off plain averaging is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -9,13 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fedgraft.config.registry import METHODS
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.fedex_lora import FedExLora
-from fedgraft.strategies.fedit import FedIT
-from fedgraft.strategies.flexlora import FlexLora
-from fedgraft.strategies.flora import Flora, stacked
-from fedgraft.strategies.low_rank import LowRankStrategy, averaging_error, mean_products, product, relative_error
+from fedgraft.strategies.low_rank import (
+    LowRankRule,
+    averaging_error,
+    mean_products,
+    product,
+    relative_error,
+    stacked,
+)
+from tests.strategies.conftest import round_of
 
 OUT, IN = 7, 5
 MAPS = ("layers.0.q_proj", "layers.1.fc1")
@@ -49,8 +55,15 @@ def _by_hand(answers: Sequence[Answer], name: str) -> NDArray[np.float64]:
     return result
 
 
-def _strategy(kind: type[LowRankStrategy]) -> LowRankStrategy:
-    return kind({0: 0}, 0, "")
+def _rule(method: str) -> LowRankRule:
+    rule = METHODS.load(method).rule
+    assert isinstance(rule, LowRankRule)
+    return rule
+
+
+def _errors(method: str, answers: Sequence[Answer], previous: Arrays) -> Mapping[str, float]:
+    now = replace(round_of(np.zeros(1, np.float32)), previous=previous)
+    return _rule(method).aggregate(answers, now, {}).figures
 
 
 @settings(deadline=None, max_examples=40)
@@ -58,7 +71,7 @@ def _strategy(kind: type[LowRankStrategy]) -> LowRankStrategy:
 def test_fedex_goes_on_from_exactly_the_mean_of_the_products(seed: int, weights: list[int], rank: int) -> None:
     answers = _answers(seed, weights, [rank])
     previous = {**answers[0].arrays, **_merged(seed)}
-    after = FedExLora.aggregate(_strategy(FedExLora), answers, previous)
+    after = _rule("fedex-lora").next(answers, previous)
     for name in MAPS:
         gained = after[f"{name}.merged"].astype(np.float64) - previous[f"{name}.merged"]
         assert np.allclose(product(after, name) + gained, _by_hand(answers, name), atol=2e-6)
@@ -73,7 +86,7 @@ def test_flora_merges_exactly_the_mean_of_the_products_whatever_the_ranks(
 ) -> None:
     answers, previous = _answers(seed, weights, ranks), _merged(seed)
     stack = stacked(answers)
-    after = _strategy(Flora).aggregate(answers, previous)
+    after = _rule("flora").next(answers, previous)
     for name in MAPS:
         together = sum(len(answer.arrays[f"{name}.lora_A"]) for answer in answers)
         assert stack[f"{name}.lora_A"].shape == (together, IN)
@@ -89,7 +102,7 @@ def test_flexlora_at_full_rank_is_exactly_the_mean_of_the_products(
     seed: int, weights: list[int], ranks: list[int]
 ) -> None:
     answers, previous = _answers(seed, weights, ranks), _answers(seed + 1, [1], [IN])[0].arrays
-    after = _strategy(FlexLora).aggregate(answers, previous)
+    after = _rule("flexlora").next(answers, previous)
     for name in MAPS:
         assert after[f"{name}.lora_A"].shape == (IN, IN)
         assert np.allclose(product(after, name), _by_hand(answers, name), atol=2e-6)
@@ -101,7 +114,7 @@ def test_flexlora_keeps_the_largest_directions_and_a_part_of_them_is_the_smaller
     seed: int, weights: list[int], sent: int, own: int
 ) -> None:
     answers, previous = _answers(seed, weights, [2, 3]), _answers(seed + 1, [1], [sent])[0].arrays
-    after = _strategy(FlexLora).aggregate(answers, previous)
+    after = _rule("flexlora").next(answers, previous)
     for name in MAPS:
         left, right = after[f"{name}.lora_B"], after[f"{name}.lora_A"]
         assert np.allclose(right @ right.T, np.eye(sent), atol=1e-5)
@@ -116,30 +129,28 @@ def test_flexlora_keeps_the_largest_directions_and_a_part_of_them_is_the_smaller
 def test_the_order_of_sites_and_equal_sites_change_nothing(seed: int, weights: list[int], order: list[int]) -> None:
     answers = _answers(seed, weights, [2])
     shuffled = [answers[index] for index in order if index < len(answers)]
-    for kind, previous in ((FedExLora, _merged(0)), (Flora, _merged(0)), (FlexLora, answers[0].arrays)):
-        one, other = (_strategy(kind).aggregate(some, previous) for some in (answers, shuffled))
+    for method, previous in (("fedex-lora", _merged(0)), ("flora", _merged(0)), ("flexlora", answers[0].arrays)):
+        one, other = (_rule(method).next(some, previous) for some in (answers, shuffled))
         assert all(np.allclose(one[name], other[name], atol=1e-5) for name in one)
     same = [Answer(site, answers[0].arrays, weight, 0.0) for site, weight in enumerate(weights)]
-    after = _strategy(FedExLora).aggregate(same, {**answers[0].arrays, **_merged(0)})
+    after = _rule("fedex-lora").next(same, {**answers[0].arrays, **_merged(0)})
     assert all(np.allclose(after[name], _merged(0)[name], atol=1e-6) for name in _merged(0))
     assert averaging_error(same) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_error_of_plain_averaging_is_measured_and_the_exact_rules_have_none() -> None:
     answers = _answers(0, [10, 30, 20], [2])
-    plain = _strategy(FedIT)
-    after = plain.aggregate(answers, answers[0].arrays)
-    errors = plain.measured(answers, answers[0].arrays, after)
+    after = _rule("fedit").next(answers, answers[0].arrays)
+    errors = _errors("fedit", answers, answers[0].arrays)
     difference = sum(np.square(product(after, name) - _by_hand(answers, name)).sum() for name in MAPS)
     expected = np.sqrt(difference / sum(np.square(_by_hand(answers, name)).sum() for name in MAPS))
     assert expected > 0.1
     assert errors == {"product_error": pytest.approx(expected), "averaging_error": pytest.approx(expected)}
-    for kind, previous in ((FedExLora, {**answers[0].arrays, **_merged(1)}), (Flora, _merged(1))):
-        rule = _strategy(kind)
-        measured = rule.measured(answers, previous, rule.aggregate(answers, previous))
+    for method, previous in (("fedex-lora", {**answers[0].arrays, **_merged(1)}), ("flora", _merged(1))):
+        measured = _errors(method, answers, previous)
         assert measured["product_error"] < 1e-6
         assert measured["averaging_error"] == pytest.approx(expected)
-    assert set(_strategy(Flora).measured(_answers(0, [1, 1], [2, 3]), _merged(1), _merged(2))) == {"product_error"}
+    assert set(_errors("flora", _answers(0, [1, 1], [2, 3]), _merged(1))) == {"product_error"}
 
 
 def test_one_a_at_all_sites_makes_plain_averaging_exact() -> None:
@@ -166,8 +177,8 @@ def test_sites_of_different_ranks_count_and_a_wrong_answer_is_named() -> None:
     del answers[1].arrays[f"{MAPS[0]}.lora_B"]
     answers[2].arrays[f"{MAPS[1]}.lora_A"] = np.zeros((3, IN), np.float32)
     answers[3].arrays[f"{MAPS[1]}.lora_A"][0, 0] = np.nan
-    for kind, previous in ((Flora, _merged(0)), (FlexLora, _answers(1, [1], [4])[0].arrays)):
-        kept, left_out = _strategy(kind).check(answers, previous)
+    for method, previous in (("flora", _merged(0)), ("flexlora", _answers(1, [1], [4])[0].arrays)):
+        kept, left_out = _rule(method).check_answers(answers, previous)
         assert [answer.site for answer in kept] == [0, 4]
         assert kept[0] is answers[0]
         assert [entry.site for entry in left_out] == [1, 2, 3]
@@ -178,7 +189,7 @@ def test_sites_of_different_ranks_count_and_a_wrong_answer_is_named() -> None:
 def test_a_rank_beyond_the_dimensions_and_an_update_far_too_large_are_left_out() -> None:
     answers = _answers(0, [1, 1, 1, 1, 1], [2, 2, IN + 1, 2, 2])
     answers[3].arrays[f"{MAPS[0]}.lora_B"] *= 1e4
-    kept, left_out = _strategy(Flora).check(answers, _merged(0))
+    kept, left_out = _rule("flora").check_answers(answers, _merged(0))
     assert [answer.site for answer in kept] == [0, 1, 4]
     assert [entry.site for entry in left_out] == [2, 3]
 
@@ -186,5 +197,5 @@ def test_a_rank_beyond_the_dimensions_and_an_update_far_too_large_are_left_out()
 def test_fedex_compares_answers_with_the_factors_that_were_sent() -> None:
     answers = _answers(0, [1, 1], [2])
     previous = {**answers[0].arrays, **_merged(0)}
-    assert len(_strategy(FedExLora).check(answers, previous)[0]) == 2
-    assert _strategy(FedExLora).check(_answers(0, [1], [3]), previous)[0] == []
+    assert len(_rule("fedex-lora").check_answers(answers, previous)[0]) == 2
+    assert _rule("fedex-lora").check_answers(_answers(0, [1], [3]), previous)[0] == []

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedgraft.config.registry import STRATEGIES
-from fedgraft.strategies.krum import selected
 from fedgraft.strategies.components import Rule
+from fedgraft.strategies.krum import selected
 from tests.strategies.conftest import answers_of, round_of
 
 ROBUST = ("median", "trimmed-mean", "krum", "multi-krum", "bulyan")
@@ -21,9 +21,9 @@ UPDATES = hnp.arrays(np.float32, (COUNT, 2, 3), elements=FLOATS)
 
 
 def _rule(name: str, **options: object) -> Rule:
-    part = STRATEGIES.load(name).make(options)
-    assert isinstance(part, Rule)
-    return part
+    rule = STRATEGIES.load(name).make(options)
+    assert isinstance(rule, Rule)
+    return rule
 
 
 def _aggregate(name: str, values: np.ndarray, start: np.ndarray = START, examples: list[int] | None = None):
@@ -108,3 +108,20 @@ def test_the_trimmed_mean_cuts_the_given_fraction_at_either_end() -> None:
     assert np.allclose(_aggregate("trimmed-mean", values), 2.0)
     wide = _rule("trimmed-mean", fraction=0.4).aggregate(answers_of(values + values**2), round_of(START, 5), {})
     assert np.allclose(wide.arrays["context"], 6.0)
+
+
+def test_the_trimmed_mean_cuts_as_many_sites_as_the_fraction_says_and_not_one_less_by_rounding() -> None:
+    """0.29 of 100 sites are 29, though 0.29 x 100 is a little less in floating point."""
+    values = np.concatenate([np.full(29, -1e6), np.full(42, 1.0), np.full(29, 3e6)]).astype(np.float32)
+    rule = _rule("trimmed-mean", fraction=0.29)
+    answers = answers_of(values[:, None, None] * np.ones((100, 2, 3), np.float32))
+    assert np.allclose(rule.aggregate(answers, round_of(START, 100), {}).arrays["context"], 1.0)
+
+
+@pytest.mark.parametrize("sites", [3, 10, 49, 98, 100, 103])
+def test_with_as_few_answers_as_the_trimmed_mean_needs_it_cuts_one_at_either_end(sites: int) -> None:
+    rule = _rule("trimmed-mean", fraction=1 / sites)
+    assert rule.least() == sites
+    values = np.concatenate([[-1e6], np.ones(sites - 2), [3e6]]).astype(np.float32)
+    answers = answers_of(values[:, None, None] * np.ones((sites, 2, 3), np.float32))
+    assert np.allclose(rule.aggregate(answers, round_of(START, sites), {}).arrays["context"], 1.0)

@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
-from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedgraft.config.run_config import RunConfig
 from fedgraft.config.registry import STRATEGIES
+from fedgraft.flower.internals import SUPERLINK_NODE_ID, identify, set_message_id
 from fedgraft.strategies.anchored import drawn_back
+from fedgraft.strategies.components import Step
 from fedgraft.strategies.composition import compose
-from fedgraft.strategies.components import Outcome, Step
-from tests.strategies.conftest import round_of
+from fedgraft.strategies.weighted_average import WeightedAverage
+from tests.strategies.conftest import answers_of, round_of
 
 START = np.arange(6, dtype=np.float32).reshape(2, 3)
 VALUES = hnp.arrays(np.float32, (2, 3), elements=st.floats(-100, 100, width=32))
 
 
 def _step(name: str, **options: object) -> Step:
-    part = STRATEGIES.load(name).make(options)
-    assert isinstance(part, Step)
-    return part
+    step = STRATEGIES.load(name).make(options)
+    assert isinstance(step, Step)
+    return step
 
 
 # --- optimizers -------------------------------------------------------------------------------------------------
@@ -33,14 +33,14 @@ def _step(name: str, **options: object) -> Step:
 
 def _flowers(strategy: Any, learnt: list[np.ndarray]) -> list[np.ndarray]:
     """What Flower's own strategy makes of rounds in which all sites together learnt so much."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    identify(1, SUPERLINK_NODE_ID)
     current, result = START.astype(np.float64), []
     for number, change in enumerate(learnt, 1):
         sent = ArrayRecord({"context": Array(current)})
         if getattr(strategy, "current_arrays", None) is None or isinstance(strategy, FedAdam | FedYogi):
             strategy.current_arrays = sent if isinstance(strategy, FedAvgM) else {"context": current}
         request = Message(RecordDict({"config": ConfigRecord()}), dst_node_id=1, message_type="train")
-        request.metadata.__dict__["_message_id"] = "an-id"
+        set_message_id(request, "an-id")
         content = RecordDict(
             {"arrays": ArrayRecord({"context": Array(current + change)}), "m": MetricRecord({"num-examples": 1})}
         )
@@ -126,11 +126,11 @@ def test_a_start_beyond_the_bound_is_no_way_back() -> None:
 
 
 def test_steps_follow_one_another_and_keep_their_states_apart() -> None:
-    composition = compose(RunConfig(strategy="fedavgm(momentum=0.5)+fedavgm(momentum=0.1)+drift"))
-    now = round_of(START)
-    first = composition.after(Outcome({"context": START + 1}), now, {})
+    composition = compose("fedavgm(momentum=0.5)+fedavgm(momentum=0.1)+drift", WeightedAverage())
+    now, answers = round_of(START), answers_of(np.stack([START + 1] * 3))
+    first = composition.aggregate(answers, now, {})
     assert set(first.state) == {"1/v/context", "2/v/context"}
-    second = composition.after(Outcome({"context": START + 1}), now, first.state)
+    second = composition.aggregate(answers, now, first.state)
     assert np.allclose(second.state["1/v/context"], 1.5)
     assert np.allclose(second.state["2/v/context"], 1.6)
     assert np.allclose(second.arrays["context"], START + 1.6)

@@ -2,18 +2,12 @@
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import RunFailed
-from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
 from fedgraft.strategies.answers import Answer, checked, problem
-from fedgraft.strategies.composition import Addition, compose
-from fedgraft.strategies.weighted_average import WeightedAverage, weighted_average
+from fedgraft.strategies.weighted_average import weighted_average
 
 FLOATS = st.floats(-100, 100, width=32)
 UPDATES = hnp.arrays(np.float32, (5, 2, 3), elements=FLOATS)
@@ -109,97 +103,3 @@ def test_an_honest_site_that_still_learns_is_kept_where_the_others_have_finished
     kept, left_out = checked(answers, start)
     assert [answer.site for answer in kept] == [0, 1, 2]
     assert left_out == []
-
-
-# --- as a Flower strategy -------------------------------------------------------------------------
-
-NODES = {site: 1000 - site for site in range(8)}
-
-
-@pytest.fixture(autouse=True)
-def _as_a_server_task() -> None:
-    """Flower's messages ask who sends them."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-
-
-def _composed(strategy: str) -> WeightedAverage:
-    composition = compose(RunConfig(strategy=strategy))
-    addition = Addition(composition, REFERENCE, rounds=1, noise_key=b"k" * 32, drift=lambda arrays: 0.0)
-    return WeightedAverage(NODES, seed=0, fold="", addition=addition)
-
-
-def _ask(strategy: WeightedAverage, server_round: int) -> list[Message]:
-    config = ConfigRecord({})
-    return list(strategy.configure_train(server_round, to_array_record(REFERENCE), config, None))  # type: ignore[arg-type]
-
-
-def _reply(message: Message, value: float | None) -> Message:
-    if value is None:
-        return Message(Error(100, "the disk is full"), reply_to=message)
-    metrics = MetricRecord({NUM_EXAMPLES: 10, "loss": 1.0})
-    return Message(RecordDict({SHARED: to_array_record({"context": GOOD * value}), METRICS: metrics}), reply_to=message)
-
-
-def _answered(message: Message, value: float | None) -> Message:
-    message.metadata.__dict__["_message_id"] = "an-id"
-    return _reply(message, value)
-
-
-def test_participation_holds_in_the_first_round_too() -> None:
-    """T5: published code trains every client in its first round whatever the fraction."""
-    strategy = WeightedAverage(NODES, seed=0, fold="", participation=0.25)
-    rounds = [strategy.participants(server_round) for server_round in range(1, 30)]
-    assert all(len(sites) == 2 for sites in rounds)
-    assert {site for sites in rounds for site in sites} == set(NODES)
-    assert len(_ask(strategy, 1)) == 2
-    assert rounds == [WeightedAverage(NODES, 0, "", 0.25).participants(r) for r in range(1, 30)]
-    assert rounds != [WeightedAverage(NODES, 1, "", 0.25).participants(r) for r in range(1, 30)]
-
-
-def test_a_failing_site_is_named_and_the_round_goes_on() -> None:
-    strategy = WeightedAverage(NODES, seed=0, fold="")
-    replies = [
-        _answered(message, None if message.metadata.dst_node_id == NODES[4] else 2.0) for message in _ask(strategy, 1)
-    ]
-    silent = NODES[6]
-    arrays, _ = strategy.aggregate_train(1, [reply for reply in replies if reply.metadata.src_node_id != silent])
-    assert arrays is not None
-    assert np.allclose(arrays["context"].numpy(), 2.0)
-    assert [(entry.site, entry.reason) for entry in strategy.left_out] == [
-        (4, "the disk is full"),
-        (6, "it did not answer in time"),
-    ]
-
-
-def test_a_round_below_its_quorum_stops_with_the_reasons() -> None:
-    strategy = WeightedAverage(NODES, seed=0, fold="", quorum=0.75)
-    replies = [_answered(message, 1.0 if index < 5 else None) for index, message in enumerate(_ask(strategy, 1))]
-    with pytest.raises(RunFailed, match=r"5 sound answers of 8.*disk is full"):
-        strategy.aggregate_train(1, replies)
-
-
-def test_a_users_rule_takes_the_place_of_the_methods_own() -> None:
-    strategy = _composed("median")
-    replies = [
-        _answered(message, [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 40.0][i]) for i, message in enumerate(_ask(strategy, 1))
-    ]
-    arrays, _ = strategy.aggregate_train(1, replies)
-    assert arrays is not None
-    assert np.allclose(arrays["context"].numpy(), 1.0)
-
-
-def test_a_round_with_too_few_answers_for_the_rule_stops() -> None:
-    strategy = _composed("bulyan")
-    replies = [_answered(message, 1.0 if index < 6 else None) for index, message in enumerate(_ask(strategy, 1))]
-    with pytest.raises(RunFailed, match=r"6 sound answers of 8, the strategy needs 7"):
-        strategy.aggregate_train(1, replies)
-
-
-def test_under_clipping_no_answer_is_left_out_for_its_size() -> None:
-    """Leaving it out would let one site decide whether another counts, and the accounting would not hold."""
-    strategy = _composed("central-dp(clipping_norm=1.0, noise_multiplier=1e-9)")
-    replies = [_answered(message, 1e5 if index == 3 else 0.01) for index, message in enumerate(_ask(strategy, 1))]
-    arrays, _ = strategy.aggregate_train(1, replies)
-    assert strategy.left_out == []
-    assert arrays is not None
-    assert np.linalg.norm(arrays["context"].numpy()) == pytest.approx((7 * 0.01 * np.sqrt(6) + 1) / 8, rel=1e-4)

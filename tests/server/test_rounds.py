@@ -1,0 +1,96 @@
+"""The rounds of a server: who is asked, which answers count, and when a round stops with its reasons."""
+
+import numpy as np
+import pytest
+from flwr.app import MetricRecord, RecordDict
+
+from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import RunFailed
+from fedgraft.core.randomness import public_key
+from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
+from fedgraft.methods.plan import Plan
+from fedgraft.server.rounds import RoundDriver, RoundResult
+from fedgraft.server.router import Reply
+
+REFERENCE = {"context": np.zeros((2, 3), np.float32)}
+GOOD = np.ones((2, 3), np.float32)
+SITES = 8
+
+
+def _driver(**settings: object) -> RoundDriver:
+    plan = Plan.of(RunConfig.build({"method": "promptfl", "sites": SITES, **settings}))
+    return RoundDriver(plan, "", REFERENCE, public_key(0), drift=lambda arrays: 0.0)
+
+
+def _reply(site: int, value: float | None) -> Reply:
+    if value is None:
+        return Reply(site, error="the disk is full")
+    metrics = MetricRecord({NUM_EXAMPLES: 10, "loss": 1.0})
+    return Reply(site, RecordDict({SHARED: to_array_record({"context": GOOD * value}), METRICS: metrics}))
+
+
+def _concluded(driver: RoundDriver, values: list[float | None]) -> RoundResult:
+    """A first round in which the sites answer in turn with these values; None fails."""
+    return driver.conclude(1, REFERENCE, [_reply(site, value) for site, value in enumerate(values)], {})
+
+
+def test_participation_holds_in_the_first_round_too() -> None:
+    """T5: published code trains every client in its first round whatever the fraction."""
+    driver = _driver(participation=0.25)
+    rounds = [driver.participants(server_round) for server_round in range(1, 30)]
+    assert all(len(sites) == 2 for sites in rounds)
+    assert {site for sites in rounds for site in sites} == set(range(SITES))
+    assert rounds == [_driver(participation=0.25).participants(number) for number in range(1, 30)]
+    assert rounds != [_driver(participation=0.25, seed=1).participants(number) for number in range(1, 30)]
+
+
+def test_a_failing_site_is_named_and_the_round_goes_on() -> None:
+    replies = [_reply(site, None if site == 4 else 2.0) for site in range(SITES) if site != 6]
+    result = _driver().conclude(1, REFERENCE, replies, {})
+    assert np.allclose(result.arrays["context"], 2.0)
+    assert result.counted == [0, 1, 2, 3, 5, 7]
+    assert [(entry.site, entry.reason) for entry in result.left_out] == [
+        (4, "the disk is full"),
+        (6, "it did not answer in time"),
+    ]
+
+
+def test_the_order_in_which_answers_arrive_changes_not_one_bit() -> None:
+    values = np.random.default_rng(0).normal(1, 0.1, SITES)
+    replies = [_reply(site, float(value)) for site, value in enumerate(values)]
+    one = _driver().conclude(1, REFERENCE, replies, {})
+    other = _driver().conclude(1, REFERENCE, replies[::-1], {})
+    assert one.arrays["context"].tobytes() == other.arrays["context"].tobytes()
+    assert one.figures == other.figures
+
+
+def test_an_answer_that_is_no_answer_is_left_out_with_what_is_wrong() -> None:
+    replies = [_reply(site, 1.0) for site in range(SITES)]
+    replies[3] = Reply(3, RecordDict({METRICS: MetricRecord({"loss": 1.0})}))
+    (entry,) = _driver().conclude(1, REFERENCE, replies, {}).left_out
+    assert entry.site == 3
+    assert entry.reason.startswith("its answer cannot be read")
+
+
+def test_a_round_below_its_quorum_stops_with_the_reasons() -> None:
+    with pytest.raises(RunFailed, match=r"5 sound answers of 8.*disk is full"):
+        _concluded(_driver(quorum=0.75), [1.0] * 5 + [None] * 3)
+
+
+def test_a_users_rule_takes_the_place_of_the_methods_own() -> None:
+    result = _concluded(_driver(strategy="median"), [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 40.0])
+    assert np.allclose(result.arrays["context"], 1.0)
+
+
+def test_a_round_with_too_few_answers_for_the_rule_stops() -> None:
+    with pytest.raises(RunFailed, match=r"6 sound answers of 8, the strategy needs 7"):
+        _concluded(_driver(strategy="bulyan"), [1.0] * 6 + [None] * 2)
+
+
+def test_under_clipping_no_answer_is_left_out_for_its_size() -> None:
+    """Leaving it out would let one site decide whether another counts, and the accounting would not hold."""
+    driver = _driver(strategy="central-dp(clipping_norm=1.0, noise_multiplier=1e-9)")
+    result = _concluded(driver, [1e5 if site == 3 else 0.01 for site in range(SITES)])
+    assert result.left_out == []
+    length = float(np.linalg.norm(result.arrays["context"]))
+    assert length == pytest.approx((7 * 0.01 * np.sqrt(6) + 1) / 8, rel=1e-4)
