@@ -42,6 +42,7 @@ class Family(Registered):
     Attributes:
         recognizes: whether a folder holds a backbone of the family.
         load: the backbone of a request.
+        sample: writes a small one with random weights into a folder, for the contract tests of the door.
         placements: where a learnt context may stand.
         deep_prompts: whether prompts can be put before later layers of the text tower.
         adapts: the towers whose linear maps low-rank adapters can change.
@@ -53,6 +54,7 @@ class Family(Registered):
 
     recognizes: Callable[[Path], bool]
     load: Callable[[Request], Backbone]
+    sample: Callable[[Path], None] | None = None
     placements: tuple[Placement, ...] = ()
     deep_prompts: bool = False
     adapts: tuple[Tower, ...] = ()

@@ -21,7 +21,7 @@ from torch import Tensor
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.family import Family, Request
-from fedgraft.backbones.loading import load_backbone
+from fedgraft.backbones.loading import MINI, load_backbone
 from fedgraft.backbones.vision_tower import TowerShape, VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_bytes, write_text
@@ -158,11 +158,18 @@ def load_ticket(request: Request) -> PrunedBackbone:
     return PrunedBackbone(request.name, source, ticket)
 
 
+def write_sample(folder: Path) -> None:
+    """The whole image tower of `mini` as a ticket."""
+    source = load_backbone(MINI)
+    TicketFile(MINI, {"source_fingerprint": source.fingerprint}, source.vision_tower()).write(folder)
+
+
 FAMILY = Family(
     name="ticket",
     summary="a folder of `fedgraft ticket draw`: a smaller image tower beside its source's text tower",
     recognizes=is_ticket,
     load=load_ticket,
+    sample=write_sample,
     placements=("before", "behind"),
     deep_prompts=True,
     adapts=("text",),

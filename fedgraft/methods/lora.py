@@ -34,7 +34,7 @@ class LoraOptions(Options):
 
     rank: int = Field(4, ge=1, description="rank of every change", examples=[8])
     ranks: str = Field(
-        "", description="ranks dealt to the sites in turn, such as 4,8,2, in place of one rank", examples=["4,8,2"]
+        "", description="ranks dealt to the sites in turn, such as 8,4,2, in place of one rank", examples=["8,4,2"]
     )
     alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank", examples=[16.0])
     targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear", examples=["all-linear"])
@@ -65,6 +65,8 @@ class LoraOptions(Options):
 
 class OneRankOptions(LoraOptions):
     """For a rule that takes the mean of factors."""
+
+    ranks: str = Field("", description="one rank, as it may be dealt to the sites", examples=["8,8"])
 
     @field_validator("ranks")
     @classmethod

@@ -24,7 +24,7 @@ _HALVINGS = 12
 class AnchoredOptions(Options):
     """How far the probes may drift."""
 
-    drift: float = Field(0.05, gt=0, description="budget, in cosine distance")
+    drift: float = Field(0.05, gt=0, description="budget, in cosine distance", examples=[0.1])
 
 
 def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) -> tuple[float, Arrays]:

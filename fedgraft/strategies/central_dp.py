@@ -17,32 +17,25 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
 from fedgraft.flower.internals import adaptive_noise, noise_deviation
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Noise, Outcome, Round, Rule, State, StrategyComponent, Wide, moved, updates
-from fedgraft.strategies.privacy import Privacy, clipped, content, noised, norm
+from fedgraft.strategies.privacy import GaussianOptions, Privacy, clipped, content, noised, norm
 
 _RELATION = "one site more or less"
 
 
-class CentralOptions(Options):
-    """Noise and bound."""
-
-    noise_multiplier: float = Field(1.0, gt=0, description="standard deviation of the sum's noise over clipping_norm")
-    clipping_norm: float = Field(1.0, gt=0, description="the longest update of a site")
-    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported")
-
-
-class AdaptiveOptions(CentralOptions):
+class AdaptiveOptions(GaussianOptions):
     """What the clipping norm follows."""
 
-    clipping_norm: float = Field(0.1, gt=0, description="the longest update of a site in the first round")
-    quantile: float = Field(0.5, ge=0, le=1, description="of the updates' norms that the clipping norm follows")
-    clipping_rate: float = Field(0.2, gt=0, description="how fast it follows")
-    count_noise: float = Field(0.0, ge=0, description="standard deviation of the count's noise; 0 chooses it")
+    clipping_norm: float = Field(0.1, gt=0, description="longest update in the first round", examples=[0.5])
+    quantile: float = Field(0.5, ge=0, le=1, description="of the norms that the clipping norm follows", examples=[0.8])
+    clipping_rate: float = Field(0.2, gt=0, description="how fast it follows", examples=[0.1])
+    count_noise: float = Field(
+        0.0, ge=0, description="standard deviation of the count's noise; 0 chooses it", examples=[2.0]
+    )
 
 
 def private_mean(changes: Sequence[Wide], previous: Arrays, bound: float, multiplier: float, now: Round) -> Arrays:
@@ -64,14 +57,14 @@ def noisy_share(short: Sequence[bool], deviation: float, asked: int, noise: Nois
     return 0.5 + (count + deviation * float(noise(1, f"count {count}".encode())[0])) / asked
 
 
-def _promise(mechanism: str, options: CentralOptions) -> Privacy:
+def _promise(mechanism: str, options: GaussianOptions) -> Privacy:
     return Privacy(mechanism, _RELATION, options.noise_multiplier, 1.0, options.clipping_norm, options.delta)
 
 
 class CentralDP(Rule):
     """A fixed clipping norm."""
 
-    options: CentralOptions
+    options: GaussianOptions
     bounds_updates = True
 
     def privacy(self) -> Privacy:
@@ -137,7 +130,7 @@ CENTRAL = StrategyComponent(
     name="central-dp",
     summary="clipped updates, and noise on their mean",
     component=CentralDP,
-    options=CentralOptions,
+    options=GaussianOptions,
 )
 ADAPTIVE = StrategyComponent(
     name="adaptive-dp",

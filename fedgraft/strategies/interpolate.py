@@ -17,8 +17,10 @@ from fedgraft.strategies.components import Outcome, Round, State, Step, Strategy
 class InterpolateOptions(Options):
     """How far to go, and when."""
 
-    coefficient: float = Field(0.5, ge=0, le=1, description="0 is the start of the run, 1 the aggregate")
-    when: Literal["last", "every"] = Field("last", description="after the last round, or after every one")
+    coefficient: float = Field(
+        0.5, ge=0, le=1, description="0 is the start of the run, 1 the aggregate", examples=[0.9]
+    )
+    when: Literal["last", "every"] = Field("last", description="after the last round, or every one", examples=["every"])
 
 
 def interpolated(aggregate: Arrays, initial: Arrays, coefficient: float) -> Arrays:

@@ -20,7 +20,7 @@ from fedgraft.strategies.components import Outcome, Round, Rule, State, Strategy
 class KrumOptions(Options):
     """What is to be withstood."""
 
-    malicious: int = Field(1, ge=1, description="sites that may answer anything")
+    malicious: int = Field(1, ge=1, description="sites that may answer anything", examples=[2])
 
 
 def selected(answers: Sequence[Answer], previous: Arrays, malicious: int, count: int) -> list[int]:

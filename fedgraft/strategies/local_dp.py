@@ -7,26 +7,15 @@ the same multiplier. Whatever a site holds, its update lies within a ball of rad
 sets differ by 2 C at most, and epsilon is counted with z / 2.
 """
 
-from pydantic import Field
-
-from fedgraft.config.options import Options
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import Noise, SiteTransform, StrategyComponent, difference, moved
-from fedgraft.strategies.privacy import Privacy, clipped, content, noised
-
-
-class LocalOptions(Options):
-    """Noise and bound."""
-
-    noise_multiplier: float = Field(1.0, gt=0, description="standard deviation of a site's noise over clipping_norm")
-    clipping_norm: float = Field(1.0, gt=0, description="the longest update of a site")
-    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported")
+from fedgraft.strategies.privacy import GaussianOptions, Privacy, clipped, content, noised
 
 
 class LocalDP(SiteTransform):
     """Clipping and noise at the site."""
 
-    options: LocalOptions
+    options: GaussianOptions
 
     def privacy(self) -> Privacy:
         """Of every round in which the site takes part."""
@@ -47,5 +36,5 @@ STRATEGY = StrategyComponent(
     name="local-dp",
     summary="each site clips its update and adds noise to it",
     component=LocalDP,
-    options=LocalOptions,
+    options=GaussianOptions,
 )

@@ -11,8 +11,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from fedgraft.config.options import Options
 from fedgraft.flower.internals import gaussian_epsilon
+
+
+class GaussianOptions(Options):
+    """Noise and bound."""
+
+    noise_multiplier: float = Field(1.0, gt=0, description="standard deviation over clipping_norm", examples=[8.0])
+    clipping_norm: float = Field(1.0, gt=0, description="the longest update of a site", examples=[0.5])
+    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported", examples=[1e-6])
 
 
 @dataclass(frozen=True)

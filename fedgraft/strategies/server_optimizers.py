@@ -18,17 +18,17 @@ from fedgraft.strategies.components import Outcome, Round, State, Step, Strategy
 class MomentumOptions(Options):
     """Of FedAvgM."""
 
-    lr: float = Field(1.0, gt=0, description="of the server")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    lr: float = Field(1.0, gt=0, description="of the server", examples=[0.5])
+    momentum: float = Field(0.9, ge=0, lt=1, description="of the server", examples=[0.5])
 
 
 class AdaptiveOptions(Options):
     """Of FedAdam and FedYogi."""
 
-    lr: float = Field(0.01, gt=0, description="of the server")
-    beta1: float = Field(0.9, ge=0, lt=1, description="of the first moment")
-    beta2: float = Field(0.99, ge=0, lt=1, description="of the second moment")
-    tau: float = Field(1e-3, gt=0, description="what the root of the second moment is raised by")
+    lr: float = Field(0.01, gt=0, description="of the server", examples=[0.1])
+    beta1: float = Field(0.9, ge=0, lt=1, description="of the first moment", examples=[0.5])
+    beta2: float = Field(0.99, ge=0, lt=1, description="of the second moment", examples=[0.9])
+    tau: float = Field(1e-3, gt=0, description="added to the root of the second moment", examples=[0.01])
 
 
 def momentum(delta: Wide, velocity: Wide, decay: float) -> Wide:

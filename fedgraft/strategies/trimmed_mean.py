@@ -16,7 +16,7 @@ from fedgraft.strategies.components import Outcome, Round, Rule, State, Strategy
 class TrimmedMeanOptions(Options):
     """How much is cut."""
 
-    fraction: float = Field(0.2, gt=0, lt=0.5, description="of the sites, cut off at either end")
+    fraction: float = Field(0.2, gt=0, lt=0.5, description="of the sites, cut off at either end", examples=[0.3])
 
 
 def trimmed_sites(fraction: float, sites: int) -> int:
@@ -27,7 +27,7 @@ def trimmed_sites(fraction: float, sites: int) -> int:
 def trimmed_mean(answers: Sequence[Answer], fraction: float) -> Arrays:
     """The mean of every value without its largest and its smallest, `trimmed_sites` of each."""
     sites = len(answers)
-    share = (trimmed_sites(fraction, sites) + 0.5) / sites  # Flower takes the whole part of share x sites
+    share = (trimmed_sites(fraction, sites) + 0.25) / sites  # Flower takes the whole part of share x sites
     return {
         name: trim_mean(np.stack([a.arrays[name] for a in answers]).astype(np.float64), share).astype(array.dtype)
         for name, array in answers[0].arrays.items()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CLIPModel
+from transformers import CLIPConfig, CLIPModel
 
 from fedgraft.backbones.backbone import Backbone, Precision
 from fedgraft.backbones.clip.image_tower import ClipImageTower
 from fedgraft.backbones.clip.text_tower import ClipTextTower
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
 from fedgraft.backbones.family import Family, Request, model_type
+from fedgraft.backbones.loading import mini_folder
 from fedgraft.backbones.vision_tower import VisionTower, tower_of_clip
 from fedgraft.core.errors import UserError
 
@@ -172,11 +174,27 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def write_sample(folder: Path) -> None:
+    """The tokenizer of `mini` with small random towers of another width, depth and head count."""
+    words = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+    for name in words:
+        shutil.copy(mini_folder() / name, folder / name)
+    config = CLIPConfig.from_pretrained(mini_folder())
+    config.text_config.update({"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6})
+    config.text_config.update({"intermediate_size": 96, "initializer_range": 0.2, "initializer_factor": 3.0})
+    config.vision_config.update({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2})
+    config.projection_dim = 24
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(folder)
+
+
 FAMILY = Family(
     name="clip",
     summary="CLIP in Hugging Face's format (CLIPModel with safetensors), the embedded mini among them",
     recognizes=lambda folder: model_type(folder) == "clip",
     load=load_clip,
+    sample=write_sample,
     placements=("before", "behind"),
     deep_prompts=True,
     adapts=("text", "image"),

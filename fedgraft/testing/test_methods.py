@@ -1,28 +1,27 @@
 """What every registered method must keep: one matrix of tests over all of them."""
 
-from typing import cast
-
 import numpy as np
 import pytest
 import torch
 
-from fedgraft.methods.adapter import Adapter, Batch, Seat, Vocabulary
 from fedgraft.backbones import Backbone
 from fedgraft.client.training import TrainingData, train, train_together
+from fedgraft.config.registry import METHODS
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import UserError
-from fedgraft.methods import load_method, method_names
+from fedgraft.methods.adapter import Adapter, AdapterContext, Batch
+from fedgraft.methods.method import Method
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.strategies.answers import Answer
+from fedgraft.testing.rounds import round_after
 
 NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "seven")
 CLASSES = (0, 2, 4)
 
 
-def _adapter(method: str, backbone: Backbone, seed: int = 0, run: int = 0, **options: object) -> Adapter:
-    loaded = load_method(method)
-    defaults = {"n_ctx": 4} if "n_ctx" in loaded.options.model_fields else {}
+def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **options: object) -> Adapter:
     vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.", "the {}"))
-    parsed = loaded.parse_options({**defaults, **options})
-    return loaded.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), Seat(run, site=0))
+    parsed = method.parse_options(options)
+    return method.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), AdapterContext(run, site=0))
 
 
 def _batch(backbone: Backbone, seed: int = 0, layer: int | None = None) -> TrainingData:
@@ -32,12 +31,22 @@ def _batch(backbone: Backbone, seed: int = 0, layer: int | None = None) -> Train
     return TrainingData(features, torch.arange(12) % len(CLASSES), CLASSES)
 
 
-@pytest.fixture(params=method_names())
-def method(request: pytest.FixtureRequest) -> str:
-    return cast(str, request.param)
+@pytest.fixture(params=list(METHODS), ids=lambda method: str(method.name))
+def method(request: pytest.FixtureRequest) -> Method:
+    """Each method."""
+    found: Method = request.param
+    return found
 
 
-def test_class_features_are_unit_rows_in_the_order_asked_for(method: str, mini: Backbone) -> None:
+@pytest.fixture
+def trained(method: Method) -> Method:
+    """Each method that has something to train."""
+    if not method.trains:
+        pytest.skip("this method has nothing to train")
+    return method
+
+
+def test_class_features_are_unit_rows_in_the_order_asked_for(method: Method, mini: Backbone) -> None:
     adapter = _adapter(method, mini)
     with torch.no_grad():
         features = adapter.class_features(CLASSES)
@@ -47,7 +56,7 @@ def test_class_features_are_unit_rows_in_the_order_asked_for(method: str, mini: 
     assert torch.allclose(features, swapped.flip(0), atol=1e-5)
 
 
-def test_shared_and_personal_are_all_parameters_and_never_overlap(method: str, mini: Backbone) -> None:
+def test_shared_and_personal_are_all_parameters_and_never_overlap(method: Method, mini: Backbone) -> None:
     adapter = _adapter(method, mini)
     shared, personal = set(adapter.shared()), set(adapter.personal())
     assert not shared & personal
@@ -55,21 +64,19 @@ def test_shared_and_personal_are_all_parameters_and_never_overlap(method: str, m
     assert personal == set(adapter.personal_names)
 
 
-def test_a_method_that_shares_nothing_says_that_it_takes_no_strategy(method: str, mini: Backbone) -> None:
-    assert _adapter(method, mini).shared() or load_method(method).takes_no_strategy
+def test_a_method_that_shares_nothing_says_that_it_takes_no_strategy(method: Method, mini: Backbone) -> None:
+    assert _adapter(method, mini).shared() or method.takes_no_strategy
 
 
-def test_no_parameter_of_the_backbone_is_trained(method: str, mini: Backbone) -> None:
+def test_no_parameter_of_the_backbone_is_trained(method: Method, mini: Backbone) -> None:
     """The backbone hangs on the adapter through its vocabulary and must not become one of its modules."""
     assert sum(parameter.numel() for parameter in _adapter(method, mini).parameters()) < 50_000
 
 
-def test_training_lowers_the_loss_and_moves_every_parameter(method: str, mini: Backbone) -> None:
-    if not load_method(method).trains:
-        pytest.skip("this method has nothing to train")
-    adapter, data = _adapter(method, mini), _batch(mini)
+def test_training_lowers_the_loss_and_moves_every_parameter(trained: Method, mini: Backbone) -> None:
+    adapter, data = _adapter(trained, mini), _batch(mini)
     before = {name: parameter.clone() for name, parameter in adapter.named_parameters()}
-    config = RunConfig(method=method, local_epochs=15, lr=0.05)
+    config = RunConfig(method=trained.name, local_epochs=15, lr=0.05)
     with torch.no_grad():
         first = float(adapter.loss(data.features[:, 0], data.labels, CLASSES))
     train(adapter, data, config, np.random.default_rng(0))
@@ -78,14 +85,14 @@ def test_training_lowers_the_loss_and_moves_every_parameter(method: str, mini: B
     assert all(not torch.equal(parameter, before[name]) for name, parameter in adapter.named_parameters())
 
 
-def test_the_same_seed_builds_the_same_adapter(method: str, mini: Backbone) -> None:
+def test_the_same_seed_builds_the_same_adapter(method: Method, mini: Backbone) -> None:
     one, same, other = (_adapter(method, mini, seed, seed) for seed in (3, 3, 4))
     values, again, others = (list(adapter.state_dict().values()) for adapter in (one, same, other))
     assert all(torch.equal(a, b) for a, b in zip(values, again, strict=True))
     assert not values or not all(torch.equal(a, b) for a, b in zip(values, others, strict=True))
 
 
-def test_loading_what_was_taken_out_changes_nothing(method: str, mini: Backbone) -> None:
+def test_loading_what_was_taken_out_changes_nothing(method: Method, mini: Backbone) -> None:
     source, target = _adapter(method, mini, 1), _adapter(method, mini, 2)
     source.load({name: value + 0.01 for name, value in {**source.shared(), **source.personal()}.items()})
     target.load({**source.shared(), **source.personal()})
@@ -93,16 +100,14 @@ def test_loading_what_was_taken_out_changes_nothing(method: str, mini: Backbone)
         assert torch.equal(source.class_features(CLASSES), target.class_features(CLASSES))
 
 
-def test_no_optimizer_state_crosses_sites(method: str, mini: Backbone) -> None:
+def test_no_optimizer_state_crosses_sites(trained: Method, mini: Backbone) -> None:
     """T2: what a site learns does not depend on who trained before it in the same process."""
-    if not load_method(method).trains:
-        pytest.skip("this method has nothing to train")
-    config = RunConfig(method=method, local_epochs=2, momentum=0.9)
+    config = RunConfig(method=trained.name, local_epochs=2, momentum=0.9)
 
     def second(first_seed: int | None) -> list[torch.Tensor]:
         if first_seed is not None:
-            train(_adapter(method, mini, 7), _batch(mini, first_seed), config, np.random.default_rng(first_seed))
-        adapter = _adapter(method, mini)
+            train(_adapter(trained, mini, 7), _batch(mini, first_seed), config, np.random.default_rng(first_seed))
+        adapter = _adapter(trained, mini)
         train(adapter, _batch(mini), config, np.random.default_rng(0))
         return [parameter.detach() for parameter in adapter.parameters()]
 
@@ -110,7 +115,7 @@ def test_no_optimizer_state_crosses_sites(method: str, mini: Backbone) -> None:
 
 
 def test_several_sites_in_one_pass_have_the_losses_gradients_and_features_of_each_alone(
-    method: str, mini: Backbone
+    method: Method, mini: Backbone
 ) -> None:
     adapters = [_adapter(method, mini, seed) for seed in range(3)]
     batches = []
@@ -136,56 +141,57 @@ def test_several_sites_in_one_pass_have_the_losses_gradients_and_features_of_eac
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_sites_trained_side_by_side_learn_what_each_learns_alone(method: str, optimizer: str, mini: Backbone) -> None:
+def test_sites_trained_side_by_side_learn_what_each_learns_alone(
+    trained: Method, optimizer: str, mini: Backbone
+) -> None:
     """Sites of different sizes take different numbers of steps; one that is through stands still."""
-    if not load_method(method).trains:
-        pytest.skip("this method has nothing to train")
-    config = RunConfig(method=method, local_epochs=2, batch_size=4, optimizer=optimizer, weight_decay=0.01)
+    config = RunConfig(method=trained.name, local_epochs=2, batch_size=4, optimizer=optimizer, weight_decay=0.01)
     sizes = (12, 5, 1)
+    tolerance = 2e-2 if optimizer == "adam" else 1e-3  # Adam divides by the size of a gradient, however small it is
 
     def site(number: int) -> tuple[Adapter, TrainingData, np.random.Generator]:
         data = _batch(mini, number)
         part = TrainingData(data.features[: sizes[number]], data.labels[: sizes[number]], CLASSES)
-        return _adapter(method, mini, number), part, np.random.default_rng(number)
+        return _adapter(trained, mini, number), part, np.random.default_rng(number)
 
     adapters, data, rngs = zip(*map(site, range(3)), strict=True)
     together = train_together(adapters, data, config, rngs)
     for number, loss in enumerate(together):
         alone, part, rng = site(number)
         assert loss == pytest.approx(train(alone, part, config, rng), rel=1e-4)
-        start = _adapter(method, mini, number)
+        start = _adapter(trained, mini, number)
         for mine, other, before in zip(
             adapters[number].parameters(), alone.parameters(), start.parameters(), strict=True
         ):
-            assert (mine - other).norm() <= 1e-3 * (other - before).norm()
+            assert (mine - other).norm() <= tolerance * (other - before).norm()
 
 
-def test_every_option_changes_something(method: str, mini: Backbone) -> None:
-    """T6: an option that is parsed and never read would go unnoticed."""
-    loaded = load_method(method)
-    other: dict[str, object] = {
-        "n_ctx": 3, "ctx_init": "a photo of a", "prompts": 2, "rank": 2, "mu": 4.0, "tau": 0.1,
-        "anchor": "tokens", "init": "zero", "placement": "behind", "ranks": "3", "alpha": 2.0, "targets": "fc1",
-        "tower": "image", "layers": 1, "templates": 0, "weight": 1.0,
-    }  # fmt: skip
+def test_every_option_changes_something(trained: Method, mini: Backbone) -> None:
+    """An option that is parsed and never read would go unnoticed; its example must make a difference."""
 
     def outcome(**options: object) -> list[torch.Tensor]:
-        adapter = _adapter(method, mini, **options)
+        adapter = _adapter(trained, mini, **options)
         data = _batch(mini, layer=adapter.image_layer(mini, adapter.options))
-        train(adapter, data, RunConfig(method=method, local_epochs=3), np.random.default_rng(0))
+        train(adapter, data, RunConfig(method=trained.name, local_epochs=3), np.random.default_rng(0))
         return [parameter.detach() for parameter in adapter.parameters()]
 
-    plain = outcome() if loaded.trains else []
-    for name in loaded.options.model_fields:
-        assert name in other, f"give this test another value for the option {name!r}"
-        changed = outcome(**{name: other[name]})
+    plain = outcome()
+    for name, field in trained.options.model_fields.items():
+        changed = outcome(**{name: (field.examples or [None])[0]})
         assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(plain, changed, strict=True)), name
 
 
-def test_an_unknown_option_and_a_wrong_value_are_refused_by_name(method: str) -> None:
-    loaded = load_method(method)
-    with pytest.raises(UserError, match="no_such_option"):
-        loaded.parse_options({"no_such_option": 1})
-    for name in loaded.options.model_fields:
-        with pytest.raises(UserError, match=name):
-            loaded.parse_options({name: ["a list"]})
+def test_its_rule_keeps_names_shapes_and_values_where_all_sites_answer_alike(trained: Method, mini: Backbone) -> None:
+    """What goes down after a round is what a site can load: the rule and the adapter fit each other."""
+    adapter = _adapter(trained, mini)
+    state = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
+    shared = {name: value.numpy().copy() for name, value in adapter.shared().items()}
+    if not shared:
+        pytest.skip("this method shares nothing")
+    answers = [Answer(site, shared, 10, 0.0) for site in range(3)]
+    kept, left_out = trained.rule.check_answers(answers, state)
+    assert (len(kept), left_out) == (3, [])
+    after = trained.rule.aggregate(kept, round_after(state, asked=3), {}).arrays
+    assert {name: array.shape for name, array in after.items()} == {name: array.shape for name, array in state.items()}
+    assert all(np.isfinite(array).all() for array in after.values())
+    adapter.load({name: torch.from_numpy(array) for name, array in after.items()})

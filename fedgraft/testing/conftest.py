@@ -1,0 +1,3 @@
+"""Fixtures of the contract tests."""
+
+from fedgraft.testing.fixtures import *  # noqa: F403

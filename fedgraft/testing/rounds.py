@@ -1,0 +1,33 @@
+"""Rounds without a federation, for tests of rules and steps."""
+
+import numpy as np
+
+from fedgraft.core.randomness import keyed_normal
+from fedgraft.flower.messages import Arrays
+from fedgraft.strategies.components import Drift, Round
+
+
+def round_after(
+    previous: Arrays,
+    asked: int,
+    number: int = 1,
+    key: bytes = b"k" * 32,
+    initial: Arrays | None = None,
+    drift: Drift = lambda arrays: float(np.mean([np.abs(array).mean() for array in arrays.values()])),
+) -> Round:
+    """A round of ten that began with some shared parameters.
+
+    Args:
+        asked: how many sites trained.
+        key: of the noise.
+        initial: the shared parameters of round 0; `previous` unless given.
+    """
+    return Round(
+        number=number,
+        previous=previous,
+        initial=previous if initial is None else initial,
+        asked=asked,
+        noise=lambda count, place: keyed_normal(key, count, "test", number, place),
+        rounds=10,
+        drift=drift,
+    )
