@@ -9,9 +9,7 @@ from PIL import Image
 
 from fedgraft.data.examples import Examples, content_key
 from fedgraft.simulation.engine import Engine, Resources, open_engine
-from fedgraft.testing.fixtures import _few_threads, _own_cache, mini, random_clip, random_clip_folder
-
-__all__ = ["_few_threads", "_own_cache", "mini", "random_clip", "random_clip_folder"]
+from fedgraft.testing.fixtures import *  # noqa: F403
 
 ExamplesOf = Callable[..., Examples]
 WriteImage = Callable[..., Path]
@@ -66,7 +64,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(_own_cache: None, _few_threads: None) -> Iterator[Engine]:
+def engine(own_cache: None, few_threads: None) -> Iterator[Engine]:
     """Two worker processes of this machine for all runs, for `simulate_on`: the import of torch happens once."""
     with open_engine(Resources(workers=2)) as opened:
         yield opened

@@ -2,26 +2,26 @@
 
 import numpy as np
 import pytest
-import torch
 
 from fedgraft import RunConfig, UserError
-from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.drift_classes import probe_names
+from fedgraft.backbones.drift_classes import drift_classes
 from fedgraft.data.worlds import shapes
-from fedgraft.methods import load_method
-from fedgraft.server.drift_monitor import Probe
+from fedgraft.flower.messages import Arrays
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.server.drift_monitor import DriftMonitor
 
 WORDS = {"ctx_init": "a photo of a"}
+CLASSES = ("x", "Star")
 
 
-def _probe(backbone: Backbone, method: str, options: dict[str, object], classes: tuple[str, ...] = ("x", "Star")):
-    loaded = load_method(method)
-    vocabulary = Vocabulary(backbone, classes, ("a photo of a {}.",))
-    adapter = loaded.adapter(vocabulary, loaded.parse_options(options), torch.Generator().manual_seed(0))
-    initial = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
-    config = RunConfig.build({"method": method, "strategy": "drift", "method_options": options})
-    return Probe(loaded, config, backbone, classes, initial), initial
+def _monitor(backbone: Backbone, method: str, options: dict[str, object]) -> tuple[DriftMonitor, Arrays]:
+    """The monitor of a run, and its shared parameters of round 0."""
+    plan = Plan.of(RunConfig.build({"method": method, "strategy": "drift", "method_options": options}))
+    state = plan.adapter(Vocabulary(backbone, CLASSES, ("a photo of a {}.",))).server_state()
+    initial = {name: value.numpy().copy() for name, value in state.items()}
+    return DriftMonitor(plan, backbone, CLASSES, initial), initial
 
 
 @pytest.mark.parametrize(
@@ -31,30 +31,30 @@ def _probe(backbone: Backbone, method: str, options: dict[str, object], classes:
 def test_nothing_has_drifted_at_the_written_words_and_more_does_with_every_step(
     method: str, options: dict[str, object], size: float, mini: Backbone
 ) -> None:
-    probe, initial = _probe(mini, method, options)
-    assert probe.drift(initial) == pytest.approx(0, abs=1e-5)
+    monitor, initial = _monitor(mini, method, options)
+    assert monitor.drift(initial) == pytest.approx(0, abs=1e-5)
     rng = np.random.default_rng(0)
     direction = {name: rng.normal(0, size, array.shape).astype(np.float32) for name, array in initial.items()}
-    drifts = [probe.drift({n: a + s * direction[n] for n, a in initial.items()}) for s in (0.3, 1.0, 3.0)]
+    drifts = [monitor.drift({n: a + s * direction[n] for n, a in initial.items()}) for s in (0.3, 1.0, 3.0)]
     assert 1e-6 < drifts[0] < drifts[1] < drifts[2] <= 2
 
 
 @pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "ffa-lora", "fedex-lora", "flora"])
 def test_a_method_whose_shared_parameters_show_can_be_anchored(method: str, mini: Backbone) -> None:
-    _probe(mini, method, {})[0].require_answer()
+    _monitor(mini, method, {})[0].require_sensitivity()
 
 
 @pytest.mark.parametrize(("method", "options"), [("fedsa-lora", {}), ("fedit", {"tower": "image"})])
 def test_what_does_not_show_is_refused(method: str, options: dict[str, object], mini: Backbone) -> None:
     """With B personal and zero at the server, A alone changes nothing there; nor does the image tower."""
     with pytest.raises(UserError, match="shares does not change them"):
-        _probe(mini, method, options)[0].require_answer()
+        _monitor(mini, method, options)[0].require_sensitivity()
 
 
 def test_the_lists_are_broad_and_hold_no_class_of_the_run(mini: Backbone) -> None:
-    known, common = probe_names("mini"), probe_names("some/clip")
+    known, common = drift_classes("mini"), drift_classes("some/clip")
     assert len(set(known)) == len(known) > 150
     assert len(set(common)) == len(common) > 400
     assert not {combination.name for combination in shapes.HELD_OUT} & set(known)
     assert "star" in known
-    assert "star" not in _probe(mini, "promptfl", WORDS)[0]._adapter.vocabulary.class_names
+    assert "star" not in _monitor(mini, "promptfl", WORDS)[0]._adapter.vocabulary.class_names
