@@ -46,11 +46,11 @@ class Family(Registered):
         placements: where a learnt context may stand.
         deep_prompts: whether prompts can be put before later layers of the text tower.
         adapts: the towers whose linear maps low-rank adapters can change.
-        prunes: whether tickets can be drawn from its image tower.
+        exports: whether `Backbone.vision_tower` gives a copy of its image tower, for bundles and tickets.
     """
 
     kind: ClassVar[str] = "backbone family"
-    columns: ClassVar[tuple[str, ...]] = ("prompts", "adapters", "tickets")
+    columns: ClassVar[tuple[str, ...]] = ("prompts", "adapters", "exports")
 
     recognizes: Callable[[Path], bool]
     load: Callable[[Request], Backbone]
@@ -58,14 +58,14 @@ class Family(Registered):
     placements: tuple[Placement, ...] = ()
     deep_prompts: bool = False
     adapts: tuple[Tower, ...] = ()
-    prunes: bool = False
+    exports: bool = False
 
     def facts(self) -> dict[str, str]:
         """What its towers can do."""
         prompts = " or ".join(self.placements) + " the class name" if self.placements else "none"
         deep = ", deep" if self.deep_prompts else ""
         adapters = " and ".join(self.adapts) + " tower" if self.adapts else "none"
-        return {"prompts": prompts + deep, "adapters": adapters, "tickets": "yes" if self.prunes else "no"}
+        return {"prompts": prompts + deep, "adapters": adapters, "exports": "yes" if self.exports else "no"}
 
 
 def model_type(folder: Path) -> str | None:

@@ -173,4 +173,5 @@ FAMILY = Family(
     placements=("before", "behind"),
     deep_prompts=True,
     adapts=("text",),
+    exports=True,
 )

@@ -28,23 +28,41 @@ def parse_terms(text: str) -> list[Term]:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """The parts of a text between separators that stand outside parentheses.
+    """The pieces of a text between separators that stand outside parentheses and brackets.
 
     Raises:
-        UserError: a parenthesis is not closed, or was not opened.
+        UserError: one is not closed, or was not opened.
     """
-    parts, depth = [""], 0
+    pieces, depth = [""], 0
     for character in text:
-        depth += (character == "(") - (character == ")")
+        depth += (character in "([") - (character in ")]")
         if depth < 0:
             break
         if character == separator and depth == 0:
-            parts.append("")
+            pieces.append("")
         else:
-            parts[-1] += character
+            pieces[-1] += character
     if depth:
         raise UserError(f"The parentheses of {text!r} do not match.")
-    return parts
+    return pieces
+
+
+def parse_assignments(text: str, name: str) -> dict[str, Any]:
+    """Options from `key=value, key=value`; values are read as TOML, and as text where they are not.
+
+    Args:
+        name: of what has the options, for messages.
+
+    Raises:
+        UserError: a piece is not key=value.
+    """
+    options = {}
+    for assignment in split(text, ",") if text.strip() else []:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"The options of {name!r} are key=value, not {assignment.strip()!r}.")
+        options[key.strip()] = read_value(value.strip())
+    return options
 
 
 def read_value(text: str) -> Any:
@@ -62,10 +80,4 @@ def _term(word: str, text: str) -> Term:
             "several are joined by +, for example trimmed-mean(fraction=0.2)."
         )
     name, inside = match.groups()
-    options = {}
-    for assignment in split(inside, ",") if inside and inside.strip() else []:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise UserError(f"The options of {name!r} are key=value, not {assignment.strip()!r}.")
-        options[key.strip()] = read_value(value.strip())
-    return Term(name, options)
+    return Term(name, parse_assignments(inside or "", name))

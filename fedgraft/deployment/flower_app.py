@@ -1,13 +1,12 @@
 """fedgraft as an ordinary Flower app, for `flwr run`: the same server and client as `fedgraft simulate`.
 
 The app's run configuration holds the keys of `RunConfig`, and three of its own: `options`, options of method, protocol
-and data source written as `--set` writes them ("rank=4 mu=1.0"); `out`, the run directory; and `wait`, the seconds to
+and data source ("rank=4, mu=1.0"); `out`, the run directory; and `wait`, the seconds to
 wait for missing SuperNodes. `sites = 0` takes as many sites as the federation has SuperNodes.
 """
 
 import json
 import logging
-import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +16,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedgraft.client.app import app as client_app
+from fedgraft.config.notation import parse_assignments
 from fedgraft.config.run_config import RunConfig
-from fedgraft.config.settings import merged, parse_assignments, placed
+from fedgraft.config.settings import merged, placed
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.data.sources.source import find_source
@@ -101,7 +101,7 @@ def _run_config(given: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: an unknown key, a wrong value, or a relative path.
     """
-    options = parse_assignments(shlex.split(str(given["options"])))
+    options = parse_assignments(str(given["options"]), "options")
     for key in options.keys() & RunConfig.model_fields.keys():
         raise UserError(f"{key!r} is not an option; give it as a key of its own, beside options.")
     plain = {key: value for key, value in given.items() if key != "options"}

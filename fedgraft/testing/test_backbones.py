@@ -110,7 +110,11 @@ def test_what_is_cached_below_a_layer_ends_in_the_same_features(family: Family, 
     assert torch.allclose(backbone.finish_images(kept, 0), backbone.encode_images(pixels), atol=1e-5)
 
 
-def test_the_tower_for_devices_has_the_features_of_the_backbone(backbone: Backbone) -> None:
+def test_the_tower_for_devices_has_the_features_of_the_backbone(family: Family, backbone: Backbone) -> None:
+    if not family.exports:
+        with pytest.raises(UserError, match="cannot be pruned or exported"):
+            backbone.vision_tower()
+        return
     pixels = backbone.preprocess(_images())
     assert torch.allclose(backbone.vision_tower()(pixels), backbone.encode_images(pixels), atol=1e-5)
     assert backbone.preprocessor_config()

@@ -198,5 +198,5 @@ FAMILY = Family(
     placements=("before", "behind"),
     deep_prompts=True,
     adapts=("text", "image"),
-    prunes=True,
+    exports=True,
 )

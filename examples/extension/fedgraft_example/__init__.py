@@ -1,0 +1,1 @@
+"""What a package may add to fedgraft: one file behind each door."""
