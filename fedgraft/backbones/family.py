@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ class Request:
     options: Any
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Family(Registered):
     """A registered family.
 
@@ -54,6 +54,7 @@ class Family(Registered):
 
     recognizes: Callable[[Path], bool]
     load: Callable[[Request], Backbone]
+    _: KW_ONLY
     sample: Callable[[Path], None] | None = None
     placements: tuple[Placement, ...] = ()
     deep_prompts: bool = False

@@ -165,10 +165,10 @@ def write_sample(folder: Path) -> None:
 
 
 FAMILY = Family(
-    name="ticket",
-    summary="a folder of `fedgraft ticket draw`: a smaller image tower beside its source's text tower",
-    recognizes=is_ticket,
-    load=load_ticket,
+    "ticket",
+    "a folder of `fedgraft ticket draw`: a smaller image tower beside its source's text tower",
+    is_ticket,
+    load_ticket,
     sample=write_sample,
     placements=("before", "behind"),
     deep_prompts=True,

@@ -1,6 +1,6 @@
 """The five doors: what any package adds under an entry-point group `fedgraft.<door>`, loaded when it is used."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedgraft.strategies.components import StrategyComponent
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Registered:
     """What an entry point names, whatever the door.
 
@@ -34,7 +34,7 @@ class Registered:
 
     name: str
     summary: str
-    options: type[Options] = Options
+    options: type[Options] = field(default=Options, kw_only=True)
 
     def facts(self) -> dict[str, str]:
         """What it says of itself in listings, beside name, summary and options."""

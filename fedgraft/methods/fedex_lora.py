@@ -53,9 +53,9 @@ class ResidualRule(LowRankRule):
 
 
 METHOD = Method(
-    name="fedex-lora",
-    summary="low-rank adapters, A and B averaged, the exact residual merged",
-    adapter=FedExLora,
+    "fedex-lora",
+    "low-rank adapters, A and B averaged, the exact residual merged",
+    FedExLora,
     options=OneRankOptions,
     rule=ResidualRule(),
     shares="A and B",

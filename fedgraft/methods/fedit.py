@@ -31,9 +31,9 @@ class MeasuredAverage(LowRankRule):
 
 
 METHOD = Method(
-    name="fedit",
-    summary="low-rank adapters, A and B averaged",
-    adapter=FedIT,
+    "fedit",
+    "low-rank adapters, A and B averaged",
+    FedIT,
     options=OneRankOptions,
     rule=MeasuredAverage(),
     shares="A and B",

@@ -83,9 +83,9 @@ class FedPGP(PromptAdapter):
 
 
 METHOD = Method(
-    name="fedpgp",
-    summary="shared prompt plus low-rank personal prompt, with an anchor",
-    adapter=FedPGP,
+    "fedpgp",
+    "shared prompt plus low-rank personal prompt, with an anchor",
+    FedPGP,
     options=FedPGPOptions,
     shares="the prompt",
 )

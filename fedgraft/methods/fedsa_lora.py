@@ -14,9 +14,9 @@ class FedSALora(LoraAdapter):
 
 
 METHOD = Method(
-    name="fedsa-lora",
-    summary="low-rank adapters, A averaged, B personal",
-    adapter=FedSALora,
+    "fedsa-lora",
+    "low-rank adapters, A averaged, B personal",
+    FedSALora,
     options=OneRankOptions,
     shares="A",
     caches=CACHES,

@@ -22,10 +22,5 @@ class FFALora(LoraAdapter):
 
 
 METHOD = Method(
-    name="ffa-lora",
-    summary="low-rank adapters, A frozen, B averaged",
-    adapter=FFALora,
-    options=OneRankOptions,
-    shares="B",
-    caches=CACHES,
+    "ffa-lora", "low-rank adapters, A frozen, B averaged", FFALora, options=OneRankOptions, shares="B", caches=CACHES
 )

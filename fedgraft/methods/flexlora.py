@@ -94,9 +94,9 @@ class TruncatingRule(LowRankRule):
 
 
 METHOD = Method(
-    name="flexlora",
-    summary="low-rank adapters of any ranks, averaged and cut by SVD",
-    adapter=FlexLora,
+    "flexlora",
+    "low-rank adapters of any ranks, averaged and cut by SVD",
+    FlexLora,
     options=LoraOptions,
     rule=TruncatingRule(),
     shares="A and B",

@@ -60,9 +60,9 @@ class StackingRule(LowRankRule):
 
 
 METHOD = Method(
-    name="flora",
-    summary="low-rank adapters of any ranks, stacked and merged",
-    adapter=Flora,
+    "flora",
+    "low-rank adapters of any ranks, stacked and merged",
+    Flora,
     options=LoraOptions,
     rule=StackingRule(),
     shares="A and B up, the merged change down",

@@ -30,9 +30,9 @@ class KgCoOp(PromptFL):
 
 
 METHOD = Method(
-    name="kgcoop",
-    summary="one shared context, held near the hand-written features",
-    adapter=KgCoOp,
+    "kgcoop",
+    "one shared context, held near the hand-written features",
+    KgCoOp,
     options=KgCoOpOptions,
     shares="the context",
 )

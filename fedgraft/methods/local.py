@@ -12,9 +12,9 @@ class Local(PromptFL):
 
 
 METHOD = Method(
-    name="local",
-    summary="each site alone, nothing is shared",
-    adapter=Local,
+    "local",
+    "each site alone, nothing is shared",
+    Local,
     options=ContextOptions,
     shares="nothing",
     takes_no_strategy="it shares nothing",

@@ -1,6 +1,6 @@
 """What a method is: an adapter, its options and the rule that aggregates it, under one name and in one file."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 from fedgraft.config.registry import Registered
@@ -9,7 +9,7 @@ from fedgraft.strategies.components import Rule
 from fedgraft.strategies.weighted_average import WeightedAverage
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Method(Registered):
     """A registered method.
 
@@ -29,6 +29,7 @@ class Method(Registered):
     columns: ClassVar[tuple[str, ...]] = ("shares",)
 
     adapter: type[Adapter]
+    _: KW_ONLY
     rule: Rule = WeightedAverage()  # noqa: RUF009 (it has no state)
     shares: str
     trains: bool = True

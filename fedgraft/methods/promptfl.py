@@ -19,10 +19,4 @@ class PromptFL(PromptAdapter):
         return self.context
 
 
-METHOD = Method(
-    name="promptfl",
-    summary="one shared context, averaged",
-    adapter=PromptFL,
-    options=ContextOptions,
-    shares="the context",
-)
+METHOD = Method("promptfl", "one shared context, averaged", PromptFL, options=ContextOptions, shares="the context")

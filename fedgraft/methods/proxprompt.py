@@ -39,9 +39,9 @@ class ProxPrompt(PromptFL):
 
 
 METHOD = Method(
-    name="proxprompt",
-    summary="one shared context, each round held near the received one",
-    adapter=ProxPrompt,
+    "proxprompt",
+    "one shared context, each round held near the received one",
+    ProxPrompt,
     options=ProxPromptOptions,
     shares="the context",
 )

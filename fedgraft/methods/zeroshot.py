@@ -19,9 +19,9 @@ class ZeroShot(Adapter):
 
 
 METHOD = Method(
-    name="zeroshot",
-    summary="hand-written templates, nothing is trained",
-    adapter=ZeroShot,
+    "zeroshot",
+    "hand-written templates, nothing is trained",
+    ZeroShot,
     shares="nothing",
     trains=False,
     takes_no_strategy="it trains nothing",

@@ -67,13 +67,6 @@ class Measured(Step):
 
 
 ANCHORED = StrategyComponent(
-    name="anchored",
-    summary="draws the aggregate back where foreign classes drift too far",
-    component=Anchored,
-    options=AnchoredOptions,
+    "anchored", "draws the aggregate back where foreign classes drift too far", Anchored, options=AnchoredOptions
 )
-DRIFT = StrategyComponent(
-    name="drift",
-    summary="measures how far foreign classes drift, and changes nothing",
-    component=Measured,
-)
+DRIFT = StrategyComponent("drift", "measures how far foreign classes drift, and changes nothing", Measured)

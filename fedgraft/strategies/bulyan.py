@@ -41,8 +41,5 @@ class Bulyan(Rule):
 
 
 STRATEGY = StrategyComponent(
-    name="bulyan",
-    summary="Krum's selection, then the values nearest its median",
-    component=Bulyan,
-    options=KrumOptions,
+    "bulyan", "Krum's selection, then the values nearest its median", Bulyan, options=KrumOptions
 )

@@ -127,14 +127,8 @@ class AdaptiveDP(Rule):
 
 
 CENTRAL = StrategyComponent(
-    name="central-dp",
-    summary="clipped updates, and noise on their mean",
-    component=CentralDP,
-    options=GaussianOptions,
+    "central-dp", "clipped updates, and noise on their mean", CentralDP, options=GaussianOptions
 )
 ADAPTIVE = StrategyComponent(
-    name="adaptive-dp",
-    summary="central-dp under a norm that follows a quantile",
-    component=AdaptiveDP,
-    options=AdaptiveOptions,
+    "adaptive-dp", "central-dp under a norm that follows a quantile", AdaptiveDP, options=AdaptiveOptions
 )

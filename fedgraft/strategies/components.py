@@ -116,7 +116,7 @@ class Step(Component, ABC):
         """The next shared parameters; a pure function."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StrategyComponent(Registered):
     """A registered component.
 

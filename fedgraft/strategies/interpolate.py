@@ -42,8 +42,5 @@ class Interpolate(Step):
 
 
 STRATEGY = StrategyComponent(
-    name="interpolate",
-    summary="between the start of the run and the aggregate",
-    component=Interpolate,
-    options=InterpolateOptions,
+    "interpolate", "between the start of the run and the aggregate", Interpolate, options=InterpolateOptions
 )

@@ -66,15 +66,7 @@ class MultiKrum(Krum):
         return Outcome(multi_krum(answers, now.previous, malicious, len(answers) - malicious))
 
 
-KRUM = StrategyComponent(
-    name="krum",
-    summary="the one site that lies closest to the others",
-    component=Krum,
-    options=KrumOptions,
-)
+KRUM = StrategyComponent("krum", "the one site that lies closest to the others", Krum, options=KrumOptions)
 MULTI_KRUM = StrategyComponent(
-    name="multi-krum",
-    summary="the mean of all sites but the ones farthest out",
-    component=MultiKrum,
-    options=KrumOptions,
+    "multi-krum", "the mean of all sites but the ones farthest out", MultiKrum, options=KrumOptions
 )

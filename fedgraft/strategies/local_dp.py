@@ -33,8 +33,5 @@ class LocalDP(SiteTransform):
 
 
 STRATEGY = StrategyComponent(
-    name="local-dp",
-    summary="each site clips its update and adds noise to it",
-    component=LocalDP,
-    options=GaussianOptions,
+    "local-dp", "each site clips its update and adds noise to it", LocalDP, options=GaussianOptions
 )

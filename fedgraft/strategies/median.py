@@ -31,8 +31,4 @@ class Median(Rule):
         return Outcome(median(answers))
 
 
-STRATEGY = StrategyComponent(
-    name="median",
-    summary="the middle of the sites' values, each on its own",
-    component=Median,
-)
+STRATEGY = StrategyComponent("median", "the middle of the sites' values, each on its own", Median)

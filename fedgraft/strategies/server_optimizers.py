@@ -119,11 +119,6 @@ def _memory(kind: str, values: Wide) -> State:
     return {f"{kind}/{name}": value for name, value in values.items()}
 
 
-FEDAVGM = StrategyComponent(
-    name="fedavgm",
-    summary="momentum at the server",
-    component=FedAvgM,
-    options=MomentumOptions,
-)
-FEDADAM = StrategyComponent(name="fedadam", summary="Adam at the server", component=FedAdam, options=AdaptiveOptions)
-FEDYOGI = StrategyComponent(name="fedyogi", summary="Yogi at the server", component=FedYogi, options=AdaptiveOptions)
+FEDAVGM = StrategyComponent("fedavgm", "momentum at the server", FedAvgM, options=MomentumOptions)
+FEDADAM = StrategyComponent("fedadam", "Adam at the server", FedAdam, options=AdaptiveOptions)
+FEDYOGI = StrategyComponent("fedyogi", "Yogi at the server", FedYogi, options=AdaptiveOptions)

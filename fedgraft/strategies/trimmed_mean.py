@@ -49,8 +49,5 @@ class TrimmedMean(Rule):
 
 
 STRATEGY = StrategyComponent(
-    name="trimmed-mean",
-    summary="the mean without the ends of every value",
-    component=TrimmedMean,
-    options=TrimmedMeanOptions,
+    "trimmed-mean", "the mean without the ends of every value", TrimmedMean, options=TrimmedMeanOptions
 )

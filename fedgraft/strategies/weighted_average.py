@@ -29,6 +29,4 @@ class WeightedAverage(Rule):
         return Outcome(weighted_average(answers))
 
 
-STRATEGY = StrategyComponent(
-    name="fedavg", summary="the mean weighted by examples, the rule of most methods", component=WeightedAverage
-)
+STRATEGY = StrategyComponent("fedavg", "the mean weighted by examples, the rule of most methods", WeightedAverage)

@@ -190,10 +190,10 @@ def write_sample(folder: Path) -> None:
 
 
 FAMILY = Family(
-    name="clip",
-    summary="CLIP in Hugging Face's format (CLIPModel with safetensors), the embedded mini among them",
-    recognizes=lambda folder: model_type(folder) == "clip",
-    load=load_clip,
+    "clip",
+    "CLIP in Hugging Face's format (CLIPModel with safetensors), the embedded mini among them",
+    lambda folder: model_type(folder) == "clip",
+    load_clip,
     sample=write_sample,
     placements=("before", "behind"),
     deep_prompts=True,

@@ -74,10 +74,10 @@ def results(rows: Sequence[Row], count: int) -> Results:
 
 
 PROTOCOL = Protocol(
-    name="base-to-novel",
-    summary="half of the classes dealt to the sites, the other half never trained on",
-    folds=folds,
-    results=results,
+    "base-to-novel",
+    "half of the classes dealt to the sites, the other half never trained on",
+    folds,
+    results,
     metrics=(
         Metric("local", "Local", "a site's own classes, among all base classes; mean over sites", "blue"),
         Metric("base", "Base", "base classes that other sites hold, among all base classes; mean over sites", "orange"),

@@ -57,10 +57,10 @@ def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> t
 
 
 PROTOCOL = Protocol(
-    name="dirichlet",
-    summary="all classes in proportions that differ from site to site, each site measured on its own mixture",
-    folds=folds,
-    results=site_results,
+    "dirichlet",
+    "all classes in proportions that differ from site to site, each site measured on its own mixture",
+    folds,
+    site_results,
     metrics=SITE_METRICS,
     options=DirichletOptions,
     preserved="personal",

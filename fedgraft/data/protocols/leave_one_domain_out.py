@@ -52,10 +52,10 @@ def results(rows: Sequence[Row], count: int) -> Results:
 
 
 PROTOCOL = Protocol(
-    name="leave-one-domain-out",
-    summary="a federation for each domain: trained on the others, measured on it",
-    folds=folds,
-    results=results,
+    "leave-one-domain-out",
+    "a federation for each domain: trained on the others, measured on it",
+    folds,
+    results,
     metrics=(Metric("mean", "Mean", "over the held-out domains", "muted"),),
     preserved="target",
 )

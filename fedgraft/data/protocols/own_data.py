@@ -53,10 +53,10 @@ def _fold(class_names: tuple[str, ...], sites: tuple[SiteShare, ...]) -> Fold:
 
 
 PROTOCOL = Protocol(
-    name="own-data",
-    summary="deployed sites, each with a folder of its own images",
-    folds=folds,
-    results=site_results,
+    "own-data",
+    "deployed sites, each with a folder of its own images",
+    folds,
+    site_results,
     metrics=SITE_METRICS,
     options=OwnDataOptions,
     preserved="personal",

@@ -1,7 +1,7 @@
 """What a protocol is: how classes, domains and images are dealt to sites, and what is measured."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, ClassVar
 
 from fedgraft.config.registry import Registered
@@ -15,7 +15,7 @@ _LAST = 5
 _DOMAIN = "domain:"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Protocol(Registered):
     """A registered protocol.
 
@@ -35,6 +35,7 @@ class Protocol(Registered):
 
     folds: Callable[[Examples, RunConfig, Any], tuple[Fold, ...]]
     results: Callable[[Sequence[Row], int], Results]
+    _: KW_ONLY
     metrics: tuple[Metric, ...]
     preserved: str
     colours: Mapping[str, Colour] = field(default_factory=dict)

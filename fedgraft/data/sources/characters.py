@@ -78,7 +78,5 @@ def _masks(path: Path) -> NDArray[np.uint8]:
 
 
 SOURCE = Source(
-    name="characters",
-    summary="36 letters and digits from fonts that pretraining never saw; classes share no words",
-    open=open_examples,
+    "characters", "36 letters and digits from fonts that pretraining never saw; classes share no words", open_examples
 )

@@ -26,4 +26,4 @@ def open_examples(options: Options, seed: int) -> Examples:
     return pixel_examples(pixels, position[bunch.target], names, templates=TEMPLATES)
 
 
-SOURCE = Source(name="digits", summary="1,797 real handwritten digits (scikit-learn)", open=open_examples)
+SOURCE = Source("digits", "1,797 real handwritten digits (scikit-learn)", open_examples)

@@ -149,9 +149,9 @@ def decode(path: Path) -> Image.Image:
 
 
 SOURCE = Source(
-    name="folder",
-    summary="your images as class/image or domain/class/image",
-    open=open_examples,
+    "folder",
+    "your images as class/image or domain/class/image",
+    open_examples,
     options=FolderOptions,
     argument="path",
     folder="path",

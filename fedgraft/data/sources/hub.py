@@ -83,9 +83,5 @@ def _first_line(error: Exception) -> str:
 
 
 SOURCE = Source(
-    name="hf",
-    summary="a Hugging Face dataset with an image and a label column",
-    open=open_examples,
-    options=HubOptions,
-    argument="id",
+    "hf", "a Hugging Face dataset with an image and a label column", open_examples, options=HubOptions, argument="id"
 )

@@ -66,9 +66,9 @@ def _styles(argument: str) -> tuple[str, ...]:
 
 
 SOURCE = Source(
-    name="shapes",
-    summary="120 unseen colour-texture-shape classes in six rendering styles, three of them never pretrained on",
-    open=open_examples,
+    "shapes",
+    "120 unseen colour-texture-shape classes in six rendering styles, three of them never pretrained on",
+    open_examples,
     options=ShapesOptions,
     argument="styles",
 )

@@ -1,7 +1,7 @@
 """What a data source is, and `open_source("folder:photos")`, which finds one by what stands before the colon."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 from fedgraft.config.registry import SOURCES, Registered
@@ -9,7 +9,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source(Registered):
     """A registered data source.
 
@@ -24,6 +24,7 @@ class Source(Registered):
     columns: ClassVar[tuple[str, ...]] = ("usage",)
 
     open: Callable[[Any, int], Examples]
+    _: KW_ONLY
     argument: str = ""
     folder: str = ""
 
