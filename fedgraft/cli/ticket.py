@@ -9,100 +9,62 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedgraft.cli.fields import with_fields
+from fedgraft.cli.settings import Json
+from fedgraft.core.errors import UserError
+from fedgraft.edge_export.tickets.ticket_config import TicketConfig
+
 if TYPE_CHECKING:
     from fedgraft.edge_export.tickets.training import StageProgress
 
 ticket_app = typer.Typer(no_args_is_help=True, help="Tickets: smaller image towers, natural or robust.")
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+_REPORTED = ("data", "images", "induction_steps", "distillation_steps")
 
 
 @ticket_app.command("draw")
+@with_fields(TicketConfig, "Settings of the ticket", defaults={"epsilon": "4/255 or 0.12"})
 def draw(
+    settings: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The ticket's folder.")],
-    backbone: Annotated[str, typer.Option(help="mini, a Hugging Face folder or id, or another ticket.")] = "mini",
-    kind: Annotated[
-        str | None, typer.Option(help="natural, or robust: adversarially trained first.", show_default="natural")
-    ] = None,
-    induction: Annotated[
-        str | None, typer.Option(help="How weights become robust: pgd, smoothing.", show_default="pgd")
-    ] = None,
-    scheme: Annotated[
-        str | None,
-        typer.Option(help="omp (magnitude), imp (in turns with training), lmp (learnt).", show_default="omp"),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="structured (heads and MLP units; faster), unstructured, n:m, rows.", show_default="structured"
-        ),
-    ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="The share of each layer that is removed.", show_default="0.5")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Unlabelled images: procedural, or a source of `fedgraft data`.", show_default="procedural"),
-    ] = None,
-    images: Annotated[int | None, typer.Option(help="How many of them at most.", show_default="4096")] = None,
-    induction_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps that make it robust.", show_default="400")
-    ] = None,
-    scheme_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of imp and lmp.", show_default="200")
-    ] = None,
-    distillation_steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps behind the cut.", show_default="200")
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        typer.Option(help="Radius of pgd or deviation of smoothing, pixels from 0 to 1.", show_default="4/255 or 0.12"),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of every random draw.", show_default="0")] = None,
+    backbone: Annotated[str, typer.Option(help="mini, a Hugging Face folder or ID, or another ticket.")] = "mini",
     work: Annotated[
         Path | None, typer.Option(help="Keeps finished stages for further tickets.", show_default="none are kept")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a drawing that was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted drawing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw a subnetwork of the image tower and distil it to the dense one, without labels."""
-    options = {
-        "kind": kind, "induction": induction, "scheme": scheme, "pattern": pattern, "sparsity": sparsity, "data": data,
-        "images": images, "induction_steps": induction_steps, "scheme_steps": scheme_steps,
-        "distillation_steps": distillation_steps, "epsilon": epsilon, "seed": seed,
-    }  # fmt: skip
+    """Draw a subnetwork of the image tower and distil the dense one into it, without labels."""
+    config = TicketConfig.build(settings)
     from dataclasses import asdict
 
-    from fedgraft.edge_export.tickets.draw import TicketConfig
     from fedgraft.edge_export.tickets.ticket_folder import draw_into
 
-    config = TicketConfig.build({key: value for key, value in options.items() if value is not None})
     with _stages(quiet=as_json) as progress:
         ticket = draw_into(out, backbone, config, resume=resume, work=work, progress=progress)
     facts = {"fingerprint": ticket.fingerprint, "parameters": ticket.parameters, "nonzero": ticket.nonzero}
     if as_json:
         typer.echo(json.dumps({"ticket": str(out), **facts, "spec": asdict(ticket.spec)}))
         return
-    typer.echo(f"Wrote {out}: {ticket.parameters:,} weights in the image tower, {ticket.nonzero:,} of them not zero.")
+    typer.echo(f"Wrote {out}: {ticket.parameters:,} weights in the image tower, {ticket.nonzero:,} of them nonzero.")
     typer.echo(f"Tune a prompt on it with --backbone {out}.")
 
 
 @ticket_app.command("evaluate")
 def evaluate(
     ticket: Annotated[Path, typer.Argument(help="The ticket's folder.")],
-    data: Annotated[str, typer.Option(help="A data source as in `fedgraft data`.")] = "shapes",
-    epsilon: Annotated[float, typer.Option(help="Radius of the attack, pixels from 0 to 1.")] = 4 / 255,
+    data: Annotated[str, typer.Option(help="A data source; see `fedgraft data`.")] = "shapes",
+    epsilon: Annotated[float, typer.Option(help="Radius of the attack, for pixels from 0 to 1.")] = 4 / 255,
     attack_steps: Annotated[int, typer.Option(min=1, help="Gradient steps of the attack.")] = 10,
-    attacked: Annotated[int, typer.Option(min=1, help="How many images are attacked.")] = 480,
-    seed: Annotated[int, typer.Option(min=0, help="Of the data, the deal and the attack.")] = 0,
+    attacked: Annotated[int, typer.Option(min=1, help="Number of attacked images.")] = 480,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the data, the split and the attack.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Zero-shot accuracy of a ticket and of its dense backbone, on clean and on attacked images."""
-    from fedgraft.core.errors import UserError
+    """Measure zero-shot accuracy of a ticket and of its dense backbone, on clean and attacked images."""
     from fedgraft.edge_export.tickets.attack import Attack
     from fedgraft.edge_export.tickets.evaluation import evaluate as run
 
     if not 0 < epsilon < 1:
-        raise UserError(f"--epsilon is a radius in pixels from 0 to 1, such as 0.0157 for 4/255, not {epsilon}.")
+        raise UserError(f"--epsilon is a radius for pixels from 0 to 1, such as 0.0157 for 4/255, not {epsilon}.")
     result = run(ticket, data, Attack(epsilon, attack_steps), attacked, seed)
     if as_json:
         typer.echo(json.dumps(result))
@@ -110,24 +72,20 @@ def evaluate(
         _print_evaluation(result, data)
 
 
+@with_fields(TicketConfig, "Settings of the tickets", without=TicketConfig.model_fields.keys() - set(_REPORTED))
 def edge_report(
+    settings: dict[str, Any],
     run: Annotated[Path, typer.Argument(help="A run, or a folder with rows of tickets, of latencies, or of both.")],
-    data: Annotated[
-        str, typer.Option(help="Unlabelled images: procedural, or a source of `fedgraft data`.")
-    ] = "procedural",
-    images: Annotated[int, typer.Option(help="How many of them at most.")] = 4096,
-    induction_steps: Annotated[int, typer.Option(help="Optimizer steps that make a tower robust.")] = 400,
-    distillation_steps: Annotated[int, typer.Option(help="Optimizer steps behind each cut.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Accuracy against sparsity and latency against size, as a plot and a table; tickets of a run are drawn first."""
+    """Plot and tabulate accuracy against sparsity and latency against size; a run's tickets are drawn first."""
     from fedgraft.edge_export.sweep import measure, sweep_of_run
     from fedgraft.reports.edge import LATENCY, TICKETS, write_edge_report
+    from fedgraft.runs.run_directory import RunDirectory
 
-    if (run / "config.toml").is_file() or not ((run / TICKETS).is_file() or (run / LATENCY).is_file()):
-        steps = {"induction_steps": induction_steps, "distillation_steps": distillation_steps}
+    if RunDirectory(run).begun or not ((run / TICKETS).is_file() or (run / LATENCY).is_file()):
         with _stages(quiet=as_json) as progress:
-            measure(sweep_of_run(run, {"data": data, "images": images, **steps}), run, progress)
+            measure(sweep_of_run(run, settings), run, progress)
     path = write_edge_report(run)
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
 
@@ -150,13 +108,9 @@ def _stages(quiet: bool) -> "Iterator[StageProgress]":
 
             yield advance
     else:
-        yield _stage_line
+        from fedgraft.edge_export.tickets.training import at_tenths
 
-
-def _stage_line(stage: str, done: int, total: int) -> None:
-    if done == total or done * 10 // total != (done - 1) * 10 // total:
-        typer.echo(f"{stage}: {done}/{total}")
-        sys.stdout.flush()
+        yield at_tenths(lambda line: print(line, flush=True))
 
 
 def _print_evaluation(result: dict[str, Any], data: str) -> None:
@@ -169,7 +123,7 @@ def _print_evaluation(result: dict[str, Any], data: str) -> None:
     for name in result["ticket"]["accuracy"]:
         table.add_column(name, justify="right")
     table.add_column("weights", justify="right")
-    table.add_column("not zero", justify="right")
+    table.add_column("nonzero", justify="right")
     for name in ("dense", "ticket"):
         one = result[name]
         cells = [f"{value:.1f}" for value in one["accuracy"].values()]

@@ -1,4 +1,4 @@
-"""How fast and how large a bundle is on this machine."""
+"""Speed and size of a bundle on this machine."""
 
 import os
 import sys
@@ -17,11 +17,11 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Measured:
-    """Milliseconds are of one image, from pixels in memory to the answer.
+    """Milliseconds per image are from pixels in memory to the prediction.
 
     Attributes:
-        load_ms: from the bundle on disk to the first answer.
-        memory_mb: of this process at its largest; 0 where the system does not say.
+        load_ms: from the bundle on disk to the first prediction.
+        memory_mb: peak memory of this process; 0 where the system does not report it.
     """
 
     images: int
@@ -37,7 +37,7 @@ class Measured:
 
 
 def bench(path: Path, images: int = 50, threads: int | None = None, spinning: bool = True) -> Measured:
-    """Classify an image, of twice the side that the encoder takes, again and again.
+    """Repeatedly classify a random image of twice the encoder's input size.
 
     Raises:
         BundleError: the bundle cannot be used.

@@ -1,7 +1,7 @@
-"""A bundle as a device opens it: a directory or a zip whose every file the signed manifest lists.
+"""Opening a bundle: a directory or a zip in which the signed manifest lists every file.
 
-Names and sizes are checked before anything is read, the signature before the manifest is believed, and each file's
-SHA-256 before its content is used; what is used is the bytes that were hashed, never the file again.
+Names and sizes are checked before anything is read, the signature before the manifest is trusted, and each file's
+SHA-256 before its content is used; the bytes that were hashed are the bytes that are used.
 """
 
 import hashlib
@@ -13,23 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.device.ed25519 import is_signed_by
+from fedgraft.device.errors import BundleError
 from fedgraft.device.manifest import FORMAT_VERSION, MANIFEST, OTHER_LIMIT, SIGNATURE, SIZE_LIMITS, Manifest, canonical
-from fedgraft.core.errors import UserError
 
 _MANIFEST_LIMIT, _SIGNATURE_LIMIT = 2**20, 2**12
 _FILES_LIMIT = 256
-
-
-class BundleError(UserError):
-    """A bundle that is not whole, not what was signed, or not for this runtime; the message says which and why."""
 
 
 class Bundle:
     """An opened bundle.
 
     Attributes:
-        signer: the public key that its signature was made with.
-        pinned: whether that is the key that the caller asked for.
+        signer: the public key that verifies its signature.
+        pinned: whether the caller required that key.
     """
 
     def __init__(self, files: "_Files", manifest: Manifest, signer: bytes, pinned: bool) -> None:
@@ -40,52 +36,50 @@ class Bundle:
         """The content of a file that the manifest lists.
 
         Raises:
-            BundleError: it is not what was signed.
+            BundleError: it differs from what was signed.
         """
         entry = self.manifest.files[name]
         content = self._files.read(name, entry.bytes)
         if hashlib.sha256(content).hexdigest() != entry.sha256:
-            raise BundleError(f"{name} in the bundle {self.path} is not what was signed: a byte of it has changed.")
+            raise BundleError(f"{name} in the bundle {self.path} was changed after it was signed.")
         return content
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value.
 
         Raises:
-            BundleError: it is not what was signed, or no JSON.
+            BundleError: it differs from what was signed, or is not JSON.
         """
         try:
             return json.loads(self.read(name))
         except (ValueError, RecursionError) as error:
-            raise BundleError(f"{name} in the bundle {self.path} is no JSON: {error}.") from error
+            raise BundleError(f"{name} in the bundle {self.path} is not JSON: {error}.") from error
 
 
 def open_bundle(path: Path | str, key: bytes | None = None) -> Bundle:
     """Open a directory or a zip.
 
     Args:
-        key: the public key that must have signed; the one that comes with the bundle unless given, which finds every
-            changed byte but not another signer.
+        key: the required signer's public key. By default the key in the bundle is used, which detects every changed
+            byte but not a different signer.
 
     Raises:
-        BundleError: it is not whole, not signed, signed by another, or of a newer format.
+        BundleError: it is incomplete, unsigned, signed with another key, or has a newer format.
     """
     files = _opened(Path(path))
     sizes = files.sizes()
     for name in (MANIFEST, SIGNATURE):
         if name not in sizes:
-            raise BundleError(f"{path} is no bundle: it has no {name}.")
+            raise BundleError(f"{path} is not a bundle: it has no {name}.")
     content = _small(files, MANIFEST, sizes[MANIFEST], _MANIFEST_LIMIT)
     declared = _parsed(files, content)
     signer = _signer(files, content, sizes[SIGNATURE])
     if key is not None and signer != key:
-        raise BundleError(
-            f"The bundle {path} is signed by {signer.hex()}, and not by {key.hex()}, which was asked for."
-        )
+        raise BundleError(f"The bundle {path} is signed by {signer.hex()}, not by the required key {key.hex()}.")
     try:
         manifest = Manifest.parse(declared)
     except ValueError as error:
-        raise BundleError(f"The manifest of the bundle {path} is not as it should be: {error}.") from error
+        raise BundleError(f"The manifest of the bundle {path} is invalid: {error}.") from error
     listed = {name: entry.bytes for name, entry in manifest.files.items()}
     there = {name: size for name, size in sizes.items() if name not in (MANIFEST, SIGNATURE)}
     if missing := sorted(listed.keys() - there.keys()):
@@ -94,7 +88,7 @@ def open_bundle(path: Path | str, key: bytes | None = None) -> Bundle:
         raise BundleError(f"The bundle {path} holds {unlisted[0]}, which its manifest does not list.")
     for name, size in sorted(there.items()):
         if size != listed[name]:
-            raise BundleError(f"{name} in the bundle {path} has {size:,} bytes, and {listed[name]:,} were signed.")
+            raise BundleError(f"{name} in the bundle {path} has {size:,} bytes; the manifest lists {listed[name]:,}.")
     return Bundle(files, manifest, signer, key is not None)
 
 
@@ -102,17 +96,17 @@ def _parsed(files: "_Files", content: bytes) -> dict[str, Any]:
     try:
         declared = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"manifest.json of the bundle {files.path} is no JSON: {error}.") from error
+        raise BundleError(f"manifest.json in the bundle {files.path} is not JSON: {error}.") from error
     version = declared.get("format_version") if isinstance(declared, dict) else None
     if type(version) is not int:
-        raise BundleError(f"manifest.json of the bundle {files.path} names no format version.")
+        raise BundleError(f"manifest.json in the bundle {files.path} has no format version.")
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"The bundle {files.path} has the format version {version}, and this runtime reads {FORMAT_VERSION}: "
+            f"The bundle {files.path} has format version {version}, and this runtime reads version {FORMAT_VERSION}; "
             "install a newer fedgraft-device."
         )
     if version < FORMAT_VERSION or canonical(declared) != content:
-        raise BundleError(f"manifest.json of the bundle {files.path} is not as fedgraft writes it.")
+        raise BundleError(f"manifest.json in the bundle {files.path} is not canonical JSON, as fedgraft writes it.")
     return dict(declared)
 
 
@@ -122,7 +116,7 @@ def _signer(files: "_Files", manifest: bytes, size: int) -> bytes:
         signer, signature = bytes.fromhex(stated["public_key"]), bytes.fromhex(stated["signature"])
         algorithm = stated["algorithm"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"manifest.sig of the bundle {files.path} is no signature.") from error
+        raise BundleError(f"manifest.sig in the bundle {files.path} is not a signature.") from error
     if algorithm != "ed25519" or not is_signed_by(signer, manifest, signature):
         raise BundleError(f"The signature of the bundle {files.path} does not match its manifest.json.")
     return signer
@@ -130,7 +124,7 @@ def _signer(files: "_Files", manifest: bytes, size: int) -> bytes:
 
 def _small(files: "_Files", name: str, size: int, limit: int) -> bytes:
     if size > limit:
-        raise BundleError(f"{name} of the bundle {files.path} has {size:,} bytes, and the limit is {limit:,}.")
+        raise BundleError(f"{name} in the bundle {files.path} has {size:,} bytes; the limit is {limit:,}.")
     return files.read(name, size)
 
 
@@ -143,19 +137,19 @@ class _Files(ABC):
 
     @abstractmethod
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file by its name, below the limits, without reading any."""
+        """The size in bytes of every file by name, within the limits; no file is read."""
 
     @abstractmethod
     def read(self, name: str, size: int) -> bytes:
-        """A file's content; not more than one byte over its size is read."""
+        """A file's content; at most one byte more than its size is read."""
 
     def checked(self, sizes: dict[str, int]) -> dict[str, int]:
-        """The sizes, if there are not too many and none is too large."""
+        """Return the sizes, unless there are too many files or one is too large."""
         if len(sizes) > _FILES_LIMIT:
-            raise BundleError(f"{self.path} is no bundle: it holds more than {_FILES_LIMIT} files.")
+            raise BundleError(f"{self.path} is not a bundle: it holds more than {_FILES_LIMIT} files.")
         for name, size in sizes.items():
             if size > SIZE_LIMITS.get(name, OTHER_LIMIT):
-                raise BundleError(f"{name} in the bundle {self.path} has {size:,} bytes, more than any bundle's.")
+                raise BundleError(f"{name} in the bundle {self.path} has {size:,} bytes, more than a bundle may have.")
         return sizes
 
 
@@ -171,7 +165,7 @@ class _Directory(_Files):
                 elif stat.S_ISREG(found.st_mode):
                     sizes[entry.relative_to(self.path).as_posix()] = found.st_size
                 else:
-                    raise BundleError(f"{entry} is neither file nor folder; a bundle holds no links.")
+                    raise BundleError(f"{entry} is neither a file nor a folder; a bundle holds no links.")
         return self.checked(sizes)
 
     def read(self, name: str, size: int) -> bytes:
@@ -190,9 +184,9 @@ class _Zip(_Files):
                 name = entry.orig_filename
                 parts = name.split("/")
                 if "\\" in name or ":" in name or name.startswith("/") or ".." in parts:
-                    raise BundleError(f"The bundle {self.path} holds {name!r}, which would be written outside of it.")
+                    raise BundleError(f"The bundle {self.path} holds {name!r}, a path outside the bundle.")
                 if stat.S_ISLNK(entry.external_attr >> 16):
-                    raise BundleError(f"{name} in the bundle {self.path} is a link; a bundle holds none.")
+                    raise BundleError(f"{name} in the bundle {self.path} is a link; a bundle holds no links.")
                 if name in sizes:
                     raise BundleError(f"The bundle {self.path} holds {name} twice.")
                 if not entry.is_dir():
@@ -210,7 +204,7 @@ class _Zip(_Files):
         try:
             return zipfile.ZipFile(self.path)
         except (OSError, zipfile.BadZipFile) as error:
-            raise BundleError(f"{self.path} is no bundle: neither a directory nor a zip ({error}).") from error
+            raise BundleError(f"{self.path} is not a bundle: it is neither a directory nor a zip ({error}).") from error
 
 
 def _opened(path: Path) -> _Files:

@@ -1,4 +1,4 @@
-"""The class bank: one row of text features a class, and what turns cosines into calibrated probabilities."""
+"""The class bank: one row of text features per class, and the scale that makes calibrated probabilities of cosines."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -6,7 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.device.bundle import Bundle, BundleError
+from fedgraft.device.bundle import Bundle
+from fedgraft.device.errors import BundleError
 from fedgraft.device.manifest import CLASSES, LABELS
 from fedgraft.device.tensors import read_tensors
 
@@ -15,14 +16,14 @@ LABELS_LIMIT = 100_000
 
 @dataclass(frozen=True, eq=False)
 class ClassBank:
-    """What a device knows of the classes; one object, so that a reader sees the old bank or the new one.
+    """What a device knows of the classes; swapped as one object, so that a reader sees either the old or the new bank.
 
     Attributes:
         labels: the C names.
         features: (C, dim) of unit norm.
-        scale: the factor on cosines, logit scale over temperature.
+        scale: factor on the cosines: logit scale / temperature.
         unknown_below: probability below which an answer is "unknown".
-        version: of the bundle that it came with.
+        version: of the bundle it came with.
     """
 
     labels: tuple[str, ...]
@@ -36,7 +37,7 @@ class ClassBank:
         """The class bank of a bundle.
 
         Raises:
-            BundleError: labels and features are not as they should be.
+            BundleError: its labels or features are invalid.
         """
         labels = bundle.read_json(LABELS)
         try:
@@ -57,25 +58,25 @@ class ClassBank:
 
 
 def check_labels(labels: Any) -> tuple[str, ...]:
-    """The labels, if they are at least two different names.
+    """Return the labels.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are not at least two distinct names.
     """
     if not isinstance(labels, list | tuple) or not 2 <= len(labels) <= LABELS_LIMIT:
-        raise ValueError(f"the labels are not a list of two to {LABELS_LIMIT:,} names")
+        raise ValueError(f"the labels are not a list of 2 to {LABELS_LIMIT:,} names")
     for label in labels:
         if not isinstance(label, str) or not label.strip() or not label.isprintable():
-            raise ValueError(f"{label!r} is no label: a label is a text of visible characters")
+            raise ValueError(f"{label!r} is not a label: a label is printable text")
     if len(set(labels)) < len(labels):
-        raise ValueError(f"the label {next(label for label in labels if labels.count(label) > 1)!r} is there twice")
+        raise ValueError(f"the label {next(label for label in labels if labels.count(label) > 1)!r} appears twice")
     return tuple(labels)
 
 
 def _check_features(features: NDArray[Any], shape: tuple[int, int], logit_scale: float) -> None:
     if features.dtype != np.float32 or features.shape != shape:
-        raise ValueError(f"its features are {features.dtype} of the shape {features.shape}, not float32 of {shape}")
+        raise ValueError(f"its features are {features.dtype} with shape {features.shape}, not float32 with {shape}")
     if not np.isfinite(features).all() or not np.isfinite(logit_scale):
         raise ValueError("its features are not finite")
     if np.abs(np.linalg.norm(features, axis=1) - 1).max() > 1e-3:
-        raise ValueError("its features are not of unit norm")
+        raise ValueError("its features do not have unit norm")

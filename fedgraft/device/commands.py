@@ -1,4 +1,4 @@
-"""`fedgraft-device predict | bench | verify`, the same as `fedgraft device ...`."""
+"""The commands predict, bench and verify of `fedgraft-device` and `fedgraft device`."""
 
 import argparse
 import json
@@ -8,22 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedgraft.core.errors import UserError
+from fedgraft.device.errors import DeviceError
 
 
 def predict(
     bundle: Path, images: list[Path], key: str | None = None, threads: int | None = None, as_json: bool = False
 ) -> None:
-    """Classify image files and print a line each, or with JSON one object.
+    """Classify image files and print one line per image, or one JSON object for all.
 
     Raises:
-        UserError: the bundle or an image cannot be used.
+        DeviceError: the bundle or an image cannot be used.
     """
     from PIL import Image
 
     from fedgraft.device.predictor import Predictor
 
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such an image gets a sentence of its own
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image reports such an image
     predictor = Predictor(bundle, key=_key(key), threads=threads)
     answers = {}
     for image in images:
@@ -40,7 +40,7 @@ def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_jso
     """Measure a bundle on this machine and print the figures.
 
     Raises:
-        UserError: the bundle cannot be used.
+        DeviceError: the bundle cannot be used.
     """
     from fedgraft.device.bench import bench as measure
 
@@ -53,10 +53,10 @@ def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_jso
 
 
 def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
-    """Check every byte of a bundle and that this machine computes what the exporter did, and print what was found.
+    """Check every byte of a bundle and that this machine reproduces the exporter's embedding; print the result.
 
     Raises:
-        UserError: something is not as it should be.
+        DeviceError: a check fails.
     """
     from fedgraft.device.bundle import open_bundle
     from fedgraft.device.class_bank import ClassBank
@@ -79,24 +79,22 @@ def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(found))
         return
-    print(
-        f"{bundle}: {found['files']} files, {found['bytes']:,} bytes, {found['classes']} classes, as they were signed."
-    )
+    print(f"{bundle}: {found['files']} files, {found['bytes']:,} bytes, {found['classes']} classes, all as signed.")
     if found["golden_cosine"] is not None:
         print(f"This machine reproduces the golden sample: cosine {found['golden_cosine']:.6f}.")
     if opened.pinned:
-        print(f"Signed by the key that was asked for, {found['signer']}.")
+        print(f"Signed by the required key {found['signer']}.")
     else:
-        print(f"Signed by {found['signer']}, which came with the bundle; pin the signer with --key.")
+        print(f"Signed by {found['signer']}, the key in the bundle itself; pin the signer with --key.")
 
 
 def main() -> None:
-    """The command `fedgraft-device`; a mistake in the input is one sentence and exit code 2."""
+    """The command `fedgraft-device`; a mistake in the input prints one sentence and exits with code 2."""
     arguments = vars(_parser().parse_args())
     command = arguments.pop("command")
     try:
         command(**arguments)
-    except UserError as error:
+    except DeviceError as error:
         print(f"fedgraft-device: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -117,12 +115,15 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
     predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     for each in (predicting, verifying):
-        each.add_argument("--key", help="the public key that must have signed: a PEM file or 64 hexadecimal digits")
+        each.add_argument("--key", help="the required signer's public key: a PEM file or 64 hexadecimal digits")
     for each in (predicting, benching):
-        each.add_argument("--threads", type=_threads, help="of onnxruntime; as many as cores unless given")
-    benching.add_argument("--images", type=int, default=50, help="how many passes")
+        each.add_argument("--threads", type=_threads, help="onnxruntime threads; one per core by default")
+    benching.add_argument("--images", type=int, default=50, help="number of passes")
     benching.add_argument(
-        "--no-spinning", dest="spinning", action="store_false", help="threads sleep while they wait, for shared cores"
+        "--no-spinning",
+        dest="spinning",
+        action="store_false",
+        help="let idle threads sleep, where cores are shared",
     )
     return parser
 

@@ -1,8 +1,8 @@
 """Verification of Ed25519 signatures (RFC 8032, section 5.1.7) in plain Python, and public keys in PEM.
 
-A device has no cryptography package, and verifying needs no secret: whatever takes how long tells an attacker nothing
-that the bundle does not show. So the textbook formulas serve, in a few milliseconds a bundle. Signing, which needs
-constant time and a private key, is not here; exports sign with the package `cryptography`.
+A device has no cryptography package. Verification handles no secret, so its running time reveals nothing, and the
+textbook formulas take a few milliseconds per bundle. Signing needs a private key and constant time; exports sign with
+the package `cryptography`.
 """
 
 import base64
@@ -10,7 +10,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from fedgraft.core.errors import UserError
+from fedgraft.device.errors import DeviceError
 
 KEY_BYTES, SIGNATURE_BYTES = 32, 64
 _PRIME = 2**255 - 19
@@ -18,14 +18,14 @@ _ORDER = 2**252 + 27742317777372353535851937790883648493
 _D = -121665 * pow(121666, -1, _PRIME) % _PRIME
 _ROOT_OF_MINUS_ONE = pow(2, (_PRIME - 1) // 4, _PRIME)
 _PEM_PREFIX = bytes.fromhex("302a300506032b6570032100")
-"""What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410)."""
+"""What precedes the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410)."""
 
 _Point = tuple[int, int, int, int]
 """Extended coordinates (X, Y, Z, T) with x = X/Z, y = Y/Z, xy = T/Z."""
 
 
 def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether a signature (64 bytes) of a message was made with the private half of a public key (32 bytes)."""
+    """Whether a signature (64 bytes) of a message verifies under a public key (32 bytes)."""
     if len(public_key) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     signer = _decoded(public_key)
@@ -43,7 +43,7 @@ def read_public_key(text: str) -> bytes:
     """A public key from a PEM file, or from its 64 hexadecimal digits.
 
     Raises:
-        UserError: it is neither.
+        DeviceError: it is neither.
     """
     if re.fullmatch(r"[0-9a-fA-F]{64}", text):
         return bytes.fromhex(text)
@@ -51,9 +51,9 @@ def read_public_key(text: str) -> bytes:
         lines = Path(text).read_text(encoding="ascii").splitlines()
         content = base64.b64decode("".join(line for line in lines if not line.startswith("-----")), validate=True)
     except (OSError, ValueError) as error:
-        raise UserError(f"{text} is no public key: give a PEM file or 64 hexadecimal digits ({error}).") from error
+        raise DeviceError(f"{text} is not a public key: give a PEM file or 64 hexadecimal digits ({error}).") from error
     if len(content) != len(_PEM_PREFIX) + KEY_BYTES or not content.startswith(_PEM_PREFIX):
-        raise UserError(f"{text} is no Ed25519 public key; `fedgraft export` writes one beside its signing key.")
+        raise DeviceError(f"{text} is not an Ed25519 public key; `fedgraft export` writes one beside its signing key.")
     return content[len(_PEM_PREFIX) :]
 
 
@@ -84,7 +84,7 @@ def _encoded(point: _Point) -> bytes:
 
 
 def _decoded(content: bytes) -> _Point | None:
-    """The point of 32 bytes, or None where they are none (RFC 8032, section 5.1.3)."""
+    """The point that 32 bytes encode, or None (RFC 8032, section 5.1.3)."""
     number = int.from_bytes(content, "little")
     sign, y = number >> 255, number & (2**255 - 1)
     if y >= _PRIME:

@@ -1,27 +1,23 @@
-"""Images of any kind as upright RGB, or one sentence why not."""
+"""Images of any kind as upright RGB."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from fedgraft.core.errors import UserError
+from fedgraft.device.errors import ImageError
 
 PIXEL_LIMIT = 89_478_485
-"""Pixels beyond which an image is not decoded: Pillow's own limit, a quarter of a gigabyte as RGB."""
-
-
-class ImageError(UserError):
-    """An image that cannot be used; the message says which and why."""
+"""The most pixels that are decoded: Pillow's own limit, a quarter of a gigabyte as RGB."""
 
 
 def load_image(source: Path | str | Image.Image) -> Image.Image:
-    """An image file, or an image, as RGB with its EXIF orientation applied.
+    """An image, or the image in a file, as RGB with its EXIF orientation applied.
 
-    16-bit gray is scaled to 8 bits; transparency is dropped, as the preprocessing of the backbones does.
+    16-bit gray is scaled to 8 bits; transparency is dropped, as in the preprocessing of the backbones.
 
     Raises:
-        ImageError: there is no such file, it is no whole image, or it is too large.
+        ImageError: the file does not exist, or the image is incomplete or too large.
     """
     if isinstance(source, Image.Image):
         return _upright(source, "The image")
@@ -32,7 +28,7 @@ def load_image(source: Path | str | Image.Image) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise ImageError(f"The image {source} is too large: {error}") from error
     except Exception as error:
-        raise ImageError(f"{source} is no image that can be read: {error}.") from error
+        raise ImageError(f"{source} is not a readable image: {error}.") from error
     with opened:
         return _upright(opened, f"The image {source}")
 
@@ -40,12 +36,12 @@ def load_image(source: Path | str | Image.Image) -> Image.Image:
 def _upright(image: Image.Image, what: str) -> Image.Image:
     if image.width * image.height > PIXEL_LIMIT:
         raise ImageError(
-            f"{what} has {image.width} x {image.height} pixels, and the limit is {PIXEL_LIMIT}; make it smaller."
+            f"{what} has {image.width} x {image.height} pixels; the limit is {PIXEL_LIMIT:,} pixels in all."
         )
     try:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I"):
             upright = Image.fromarray((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
         return upright.convert("RGB")
-    except Exception as error:  # each decoder has errors of its own
+    except Exception as error:  # every decoder raises its own
         raise ImageError(f"{what} cannot be decoded: {error}.") from error

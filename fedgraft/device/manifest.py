@@ -1,4 +1,4 @@
-"""What a device needs of manifest.json, checked by hand; schemas/manifest.schema.json describes the whole of it."""
+"""The part of manifest.json that a device needs, checked by hand; schemas/manifest.schema.json describes all of it."""
 
 import json
 import math
@@ -13,16 +13,16 @@ REQUIRED = {
     "bundle": frozenset({MODEL, CLASSES, LABELS, PREPROCESSOR, GOLDEN}),
     "classes": frozenset({CLASSES, LABELS}),
 }
-"""The files that each kind of bundle has; "classes" is a class bank alone, for an encoder that is there already."""
+"""The files of each kind of bundle; "classes" is a class bank alone, for an encoder that the device already has."""
 SIZE_LIMITS = {MODEL: 2**31, CLASSES: 2**28, LABELS: 2**22, PREPROCESSOR: 2**16, GOLDEN: 2**24}
 OTHER_LIMIT = 2**26
-"""Bytes that a file may have: those above, and all others, such as a web page's."""
+"""The most bytes of a file: of those above, and of any other, such as a file of the web page."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file as the manifest describes it."""
+    """A file as the manifest lists it."""
 
     sha256: str
     bytes: int
@@ -36,10 +36,10 @@ class Manifest:
         kind: "bundle" or "classes".
         version: of the bundle; a device never goes back to a lower one.
         encoder: SHA-256 of the model.onnx that the class bank is for.
-        dim: size of an embedding.
-        temperature: what divides the scaled cosines, so that probabilities are calibrated.
+        dim: embedding dimension.
+        temperature: divides the scaled cosines to calibrate probabilities.
         unknown_below: probability below which an answer is "unknown".
-        min_cosine: what the golden embedding must be reproduced to; None for a class bank alone.
+        min_cosine: least cosine to the golden embedding; None for a class bank alone.
         files: by name.
         content: the whole manifest.
     """
@@ -59,17 +59,17 @@ class Manifest:
         """Check a manifest of this format version.
 
         Raises:
-            ValueError: what is wrong with it.
+            ValueError: it is invalid.
         """
         kind = content.get("kind")
         if kind not in REQUIRED:
             raise ValueError(f"kind is {kind!r}, not {' or '.join(REQUIRED)}")
         files = content.get("files")
         if not isinstance(files, dict):
-            raise ValueError("files is no table")
+            raise ValueError("files is not an object")
         entries = {_file_name(name): _file_entry(name, entry) for name, entry in files.items()}
         if lacking := sorted(REQUIRED[kind] - set(entries)):
-            raise ValueError(f"it does not list {lacking[0]}")
+            raise ValueError(f"{lacking[0]} is not listed")
         calibration, golden = _table(content, "calibration"), _table(content, "golden") if kind == "bundle" else None
         manifest = cls(
             kind=kind,
@@ -88,45 +88,45 @@ class Manifest:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and without spaces, in UTF-8: the same value gives the same bytes."""
+    """Canonical JSON in UTF-8, with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _file_name(name: str) -> str:
     if not _NAME.fullmatch(name) or len(name) > 200 or name in (MANIFEST, SIGNATURE):
-        raise ValueError(f"it lists {name!r}, and a file's name is relative, without .. and of plain characters")
+        raise ValueError(f"{name!r} is not a relative path of plain characters without '..'")
     return name
 
 
 def _file_entry(name: str, entry: Any) -> FileEntry:
     if not isinstance(entry, dict):
-        raise ValueError(f"{name} has no entry with sha256 and bytes")
+        raise ValueError(f"the entry of {name} has no sha256 and bytes")
     size, limit = _whole(entry.get("bytes"), f"bytes of {name}"), SIZE_LIMITS.get(name, OTHER_LIMIT)
     if size > limit:
-        raise ValueError(f"it declares {size:,} bytes for {name}, and the limit is {limit:,}")
+        raise ValueError(f"{name} is listed with {size:,} bytes; the limit is {limit:,}")
     return FileEntry(_digest(entry.get("sha256"), f"sha256 of {name}"), size)
 
 
 def _table(content: dict[str, Any], key: str) -> dict[str, Any]:
     value = content.get(key)
     if not isinstance(value, dict):
-        raise ValueError(f"{key} is no table")
+        raise ValueError(f"{key} is not an object")
     return value
 
 
 def _whole(value: Any, key: str) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{key} is {value!r} and no whole number")
+        raise ValueError(f"{key} is {value!r}, not a nonnegative integer")
     return value
 
 
 def _digest(value: Any, key: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError(f"{key} is {value!r} and no SHA-256")
+        raise ValueError(f"{key} is {value!r}, not a SHA-256")
     return value
 
 
 def _between(value: Any, key: str, least: float, most: float) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
-        raise ValueError(f"{key} is {value!r} and not between {least:g} and {most:g}")
+        raise ValueError(f"{key} is {value!r}, not a number between {least:g} and {most:g}")
     return float(value)

@@ -1,4 +1,4 @@
-"""From an image to a label with a calibrated probability: one onnxruntime session and a class bank beside it."""
+"""From an image to a label with a calibrated probability: an onnxruntime session and a class bank."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -10,26 +10,27 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedgraft.device.bundle import Bundle, BundleError, open_bundle
+from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.class_bank import ClassBank
+from fedgraft.device.errors import BundleError
 from fedgraft.device.image_files import load_image
 from fedgraft.device.manifest import GOLDEN, MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.device.tensors import read_tensors
 
-Source = Path | str | Image.Image
+ImageSource = Path | str | Image.Image
 _INPUT, _OUTPUT = "pixels", "embedding"
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer.
+    """A prediction.
 
     Attributes:
-        label: the most probable class, also where the answer is unknown.
+        label: the most probable class, even where `is_unknown`.
         probability: its calibrated probability.
         probabilities: of every class, the most probable first.
-        is_unknown: whether the probability is below the threshold that was chosen at export.
+        is_unknown: whether the probability is below the threshold chosen at export.
     """
 
     label: str
@@ -39,16 +40,16 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies images with a bundle. Several threads may use one predictor, and swap its classes meanwhile.
+    """Classifies images with a bundle. Threads may share one predictor, and swap its classes at any time.
 
     Args:
-        bundle: a directory or a zip, or one that is open already.
-        key: the public key that must have signed; see `open_bundle`.
-        threads: of onnxruntime; as many as there are cores unless given.
-        spinning: whether its threads wait busily for work, which is quicker where no other process needs the cores.
+        bundle: a directory, a zip or an opened bundle.
+        key: the required signer's public key; see `open_bundle`.
+        threads: of onnxruntime; one per core by default.
+        spinning: whether idle threads busy-wait, which is faster where no other process needs the cores.
 
     Raises:
-        BundleError: the bundle is not whole, not signed, or not for this runtime.
+        BundleError: the bundle is incomplete, unsigned, or not for this runtime.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Predictor:
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, key)
         if opened.manifest.kind != "bundle":
-            raise BundleError(f"{opened.path} is a class bank without an encoder; give it to swap_classes.")
+            raise BundleError(f"{opened.path} is a class bank without an encoder; pass it to swap_classes.")
         self.bundle = opened
         self._key = key
         self._swap = threading.Lock()
@@ -69,27 +70,26 @@ class Predictor:
         try:
             self.preprocessing = Preprocessing.from_config(opened.read_json(PREPROCESSOR))
         except ValueError as error:
-            raise BundleError(f"The preprocessing of the bundle {opened.path} cannot be used: {error}.") from error
+            raise BundleError(f"The preprocessing of the bundle {opened.path} is invalid: {error}.") from error
         self._session = _session(opened, threads, spinning)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes that images are told apart among."""
+        """The classes of the current class bank."""
         return self._classes.labels
 
-    def predict(self, image: Source) -> Prediction:
-        """Classify one image file, or one image.
+    def predict(self, image: ImageSource) -> Prediction:
+        """Classify one image, or one image file.
 
         Raises:
             ImageError: it cannot be used.
         """
         return self.predict_many([image])[0]
 
-    def predict_many(self, images: Sequence[Source]) -> list[Prediction]:
-        """Classify several images with one class bank, whatever is swapped meanwhile.
+    def predict_many(self, images: Sequence[ImageSource]) -> list[Prediction]:
+        """Classify several images with one class bank, even if it is swapped meanwhile.
 
-        Each image passes alone: an int8 model has one scale for all of a batch, so that an answer would depend on what
-        else is in it.
+        Images pass one by one: an int8 model scales a whole batch at once, so a prediction would depend on the others.
 
         Raises:
             ImageError: one of them cannot be used.
@@ -102,30 +102,30 @@ class Predictor:
         return np.asarray(self._session.run([_OUTPUT], {_INPUT: pixels})[0], np.float32)
 
     def swap_classes(self, path: Path | str) -> None:
-        """Replace the class bank by that of another bundle, or of a class bank alone, for the same encoder.
+        """Replace the class bank by one for the same encoder, from another bundle or a class bank alone.
 
-        A prediction that is under way ends with the bank that it began with.
+        A prediction in progress keeps the bank it started with.
 
         Raises:
-            BundleError: it is not whole, for another encoder, by another signer, or older than the bank in use.
+            BundleError: it is incomplete, for another encoder, by another signer, or older than the bank in use.
         """
         update = open_bundle(path, self._key or self.bundle.signer)
         mine = self.bundle.manifest
         if update.manifest.encoder != mine.encoder or update.manifest.dim != mine.dim:
             raise BundleError(
-                f"The class bank {path} is for another encoder than that of the bundle {self.bundle.path}."
+                f"The class bank {path} is for another encoder than the one in the bundle {self.bundle.path}."
             )
         classes = ClassBank.read(update)
         with self._swap:
             if classes.version < self._classes.version:
                 raise BundleError(
-                    f"The class bank {path} has the version {classes.version}, older than {self._classes.version}, "
-                    "which is in use; a device does not go back."
+                    f"The class bank {path} has version {classes.version}, older than version "
+                    f"{self._classes.version} in use; a device never goes back."
                 )
             self._classes = classes
 
     def self_test(self) -> float:
-        """The cosine between the golden embedding as exported and as this machine computes it.
+        """The cosine between the exporter's embedding of the golden image and this machine's.
 
         Raises:
             BundleError: it is lower than the bundle allows.
@@ -139,8 +139,8 @@ class Predictor:
         least = self.bundle.manifest.min_cosine
         if least is None or not cosine >= least:
             raise BundleError(
-                f"This machine computes another embedding than the exporter: the cosine of the golden sample is "
-                f"{cosine:.4f}, and at least {least} is needed. Export again, without --quantize int8 if it was given."
+                f"This machine does not reproduce the exporter's embedding: the cosine of the golden sample is "
+                f"{cosine:.4f}, and at least {least} is required. If the bundle is int8, export it without --quantize."
             )
         return cosine
 
@@ -166,8 +166,8 @@ def _session(bundle: Bundle, threads: int | None, spinning: bool) -> onnxruntime
         shapes = [(port.name, len(port.shape)) for port in (*session.get_inputs(), *session.get_outputs())]
     except BundleError:
         raise
-    except Exception as error:  # onnxruntime's errors have no common class
-        raise BundleError(f"model.onnx of the bundle {bundle.path} cannot be loaded: {error}") from error
+    except Exception as error:  # onnxruntime has no common error class
+        raise BundleError(f"model.onnx in the bundle {bundle.path} cannot be loaded: {error}") from error
     if shapes != [(_INPUT, 4), (_OUTPUT, 2)]:
-        raise BundleError(f"model.onnx of the bundle {bundle.path} does not turn pixels into an embedding: {shapes}.")
+        raise BundleError(f"model.onnx in the bundle {bundle.path} does not map pixels to an embedding: {shapes}.")
     return session

@@ -1,4 +1,4 @@
-"""From an image to pixel values, as Hugging Face's preprocessor_config.json says; the same as the site trained on."""
+"""From an image to pixel values by Hugging Face's preprocessor_config.json, bit for bit as in training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,19 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedgraft.device.image_files import PIXEL_LIMIT, ImageError, load_image
+from fedgraft.device.errors import ImageError
+from fedgraft.device.image_files import PIXEL_LIMIT, load_image
 
 KEYS = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
     "image_mean", "image_std",
 )  # fmt: skip
-"""What a preprocessor_config.json decides; all else in it is ignored."""
+"""The keys of a preprocessor_config.json that decide pixel values; others are ignored."""
 _SIDE_LIMIT = 4096
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, centre crop, rescale and normalize; a step that the configuration leaves out is None.
+    """Resize, centre crop, rescale and normalize; a step left out by the configuration is None.
 
     Attributes:
         shortest_edge: of the resized image, or None where `size` is (height, width).
@@ -39,13 +40,13 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """Read what preprocessor_config.json holds.
+        """From the content of preprocessor_config.json.
 
         Raises:
-            ValueError: what is wrong with it.
+            ValueError: it is invalid.
         """
         if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         size = config.get("size") if config.get("do_resize", True) else None
         shortest = size.get("shortest_edge") if isinstance(size, dict) else size
         normalize = config.get("do_normalize", True)
@@ -63,7 +64,7 @@ class Preprocessing:
         """Pixel values (3, height, width) of an image of any mode.
 
         Raises:
-            ImageError: it is too large, or so narrow that its resized long side would be.
+            ImageError: it is too large, or would be once resized.
         """
         resized = self._resized(load_image(image))
         values = np.moveaxis(np.asarray(resized), -1, 0)
@@ -84,9 +85,7 @@ class Preprocessing:
             short, long = sorted(image.size)
             longer = int(self.shortest_edge * long / short)
             if self.shortest_edge * longer > PIXEL_LIMIT:
-                raise ImageError(
-                    f"The image has {image.width} x {image.height} pixels and is too narrow to be resized."
-                )
+                raise ImageError(f"The image of {image.width} x {image.height} pixels is too narrow to be resized.")
             upright = image.width <= image.height
             wanted = (self.shortest_edge, longer) if upright else (longer, self.shortest_edge)
         elif self.size is not None:
@@ -97,7 +96,7 @@ class Preprocessing:
 
 
 def _centre(values: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The centre of (3, h, w), with black around it where it is smaller."""
+    """The centre of (3, h, w), padded with black where it is smaller."""
     top, left = (values.shape[1] - height) // 2, (values.shape[2] - width) // 2
     if top >= 0 and left >= 0:
         return values[:, top : top + height, left : left + width]
@@ -120,11 +119,11 @@ def _sides(value: Any) -> tuple[int, int]:
 
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not np.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return float(value)
 
 
 def _three(value: Any) -> NDArray[np.float32]:
     if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"{value!r} is not one number for each of three colours")
+        raise ValueError(f"{value!r} is not a list of three numbers, one per colour")
     return np.asarray([_number(part) for part in value], np.float32)

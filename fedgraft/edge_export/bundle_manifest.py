@@ -1,13 +1,18 @@
-"""manifest.json as exports write it; its JSON schema is published beside the device's code and tested against this."""
+"""manifest.json as exports write it. Its JSON schema is published in schemas/ and tested against these models."""
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from fedgraft.edge_export.number_formats import NUMBER_FORMATS, number_format
 
 SCHEMA = Path(__file__).parent / "schemas" / "manifest.schema.json"
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
+FormatName = Annotated[
+    str, AfterValidator(lambda name: number_format(name).name), Field(json_schema_extra={"enum": list(NUMBER_FORMATS)})
+]
 
 
 class _Part(BaseModel):
@@ -22,7 +27,7 @@ class FileRecord(_Part):
 
 
 class PortRecord(_Part):
-    """An input or output of the model; a text is a dimension of any size."""
+    """An input or output of the model; a dimension given by name may have any size."""
 
     name: str
     dtype: Literal["float32"]
@@ -32,7 +37,7 @@ class PortRecord(_Part):
 class ModelRecord(_Part):
     """The encoder."""
 
-    quantization: Literal["none", "int8", "fp16"]
+    quantization: FormatName
     opset: int
     ir_version: int
     domains: list[str] = Field(description="operator sets beyond ONNX's own")
@@ -49,7 +54,7 @@ class BackboneRecord(_Part):
 
 
 class TicketRecord(_Part):
-    """What the encoder was pruned to, and how; `spec` is the ticket's own description."""
+    """What the encoder was pruned to; `spec` records how."""
 
     fingerprint: str = Sha256
     parameters: int
@@ -60,7 +65,7 @@ class TicketRecord(_Part):
 
 
 class RunRecord(_Part):
-    """Whose prompt the class bank was folded from."""
+    """Whose prompt the class bank was made from."""
 
     name: str
     method: str
@@ -80,12 +85,12 @@ class ParityRecord(_Part):
     images: int = Field(ge=1)
     top1_agreement: float = Field(description="percent")
     required_agreement: float = Field(description="percent")
-    centred_cosine: float = Field(description="mean cosine after the mean embedding is taken away")
+    centred_cosine: float = Field(description="mean cosine after subtracting the mean embedding")
     max_difference: float = Field(description="of any component of an embedding")
 
 
 class GeneralizationRecord(_Part):
-    """What the bundle keeps of the run's generalization: accuracy in percent, with the same prompt on both sides."""
+    """How much of the run's generalization the bundle keeps: accuracies in percent with the same prompt."""
 
     scope: str = Field(description="novel classes, a domain left out, or the site's own test images")
     images: int
@@ -95,25 +100,25 @@ class GeneralizationRecord(_Part):
 
 
 class CalibrationRecord(_Part):
-    """What makes probabilities of cosines, and where an answer becomes "unknown"."""
+    """How cosines become probabilities, and below which an image is "unknown"."""
 
     temperature: float
     unknown_below: float
-    images: int = Field(description="that they were fitted on, none of them a test image")
-    held_out: bool = Field(description="whether those were neither trained on; training images make it too sure")
+    images: int = Field(description="number of images fitted on, none of them a test image")
+    held_out: bool = Field(description="whether no site trained on those; a fit on training images is overconfident")
     ece_before: float | None = Field(description="expected calibration error in percent, without temperature")
-    ece: float | None = Field(description="with it, on the same images")
+    ece: float | None = Field(description="with temperature, on the same images")
     known_rejected: float | None = Field(description="percent of those images that are called unknown")
 
 
 class GoldenRecord(_Part):
-    """The golden sample: a synthetic image, for no image of a site may leave it, and its embedding."""
+    """The golden sample: a synthetic image, since no image may leave its site, and its embedding."""
 
     min_cosine: float
 
 
 class BundleManifest(_Part):
-    """A bundle, or a class bank alone for an encoder that is at the device already."""
+    """A bundle, or a class bank alone for an encoder that the device already has."""
 
     format_version: Literal[1] = 1
     kind: Literal["bundle", "classes"]
@@ -129,8 +134,8 @@ class BundleManifest(_Part):
     generalization: GeneralizationRecord | None
     calibration: CalibrationRecord
     golden: GoldenRecord | None
-    licence: str | None = Field(description="of the weights, as the exporter stated it")
-    forced: list[str] = Field(description="what --force let pass")
+    licence: str | None = Field(description="of the weights, as stated by the exporter")
+    forced: list[str] = Field(description="the gates that --force overrode")
     made_with: dict[str, str] = Field(description="versions of packages")
     files: dict[str, FileRecord]
 

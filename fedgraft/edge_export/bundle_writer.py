@@ -1,7 +1,7 @@
-"""Writing a bundle: a directory or one zip, every file listed with its SHA-256 in a signed manifest.
+"""Writing a bundle: a directory or one zip whose signed manifest lists every file with its SHA-256.
 
-The same inputs and key give the same bytes: there is no time in it, JSON is canonical, and the zip's entries have a
-fixed date and order.
+The same inputs and key give the same bytes: nothing depends on the time, JSON is canonical, and the entries of a zip
+have a fixed date and order.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from fedgraft.core.errors import UserError
+from fedgraft.core.files import write_bytes
 from fedgraft.device.manifest import CLASSES, GOLDEN, LABELS, MANIFEST, PREPROCESSOR, SIGNATURE, canonical
 from fedgraft.device.preprocessing import KEYS
 from fedgraft.edge_export.bundle_manifest import BundleManifest, FileRecord
 from fedgraft.edge_export.signing import signature_file
-from fedgraft.core.errors import UserError
-from fedgraft.core.files import write_bytes
 
 Contents = dict[str, bytes]
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -41,14 +41,14 @@ def class_files(labels: Sequence[str], features: NDArray[np.float32], logit_scal
 
 
 def preprocessor_file(config: Mapping[str, Any]) -> Contents:
-    """preprocessor_config.json: the keys that decide pixel values, with the type that Hugging Face reads it as."""
+    """preprocessor_config.json: the keys that decide pixel values, and the processor type that Hugging Face expects."""
     kept = {key: config[key] for key in KEYS if key in config}
     text = json.dumps({**kept, "image_processor_type": "CLIPImageProcessor"}, indent=2, sort_keys=True)
     return {PREPROCESSOR: text.encode() + b"\n"}
 
 
 def golden_image() -> NDArray[np.uint8]:
-    """A synthetic image (height, width, 3) of an odd size, with edges and gradients."""
+    """A synthetic image (height, width, 3) with edges, gradients and odd side lengths."""
     height, width = _GOLDEN_SIZE
     y, x = np.mgrid[:height, :width] / max(_GOLDEN_SIZE)
     disc = (x - 0.35) ** 2 + (y - 0.5) ** 2 < 0.06
@@ -63,7 +63,7 @@ def golden_file(image: NDArray[np.uint8], embedding: NDArray[np.float32]) -> Con
 
 
 def file_records(contents: Contents) -> dict[str, FileRecord]:
-    """What the manifest says of each file."""
+    """The manifest's entry for each file."""
     return {
         name: FileRecord(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
         for name, content in sorted(contents.items())
@@ -71,23 +71,23 @@ def file_records(contents: Contents) -> dict[str, FileRecord]:
 
 
 def check_out(out: Path) -> None:
-    """Refuse a place that holds something.
+    """Check that nothing would be overwritten.
 
     Raises:
-        UserError: it does.
+        UserError: `out` is an existing file or a directory that is not empty.
     """
     if out.suffix == ".zip" and out.exists():
-        raise UserError(f"There is a {out} already; give another --out or remove it.")
+        raise UserError(f"{out} exists already; remove it or give another --out.")
     if out.suffix != ".zip" and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty directory; a bundle gets one of its own, or a name that ends in .zip.")
+        raise UserError(f"{out} is not an empty directory; give a new directory, or a name that ends in .zip.")
 
 
 def write_bundle(out: Path, manifest: BundleManifest, contents: Contents, key: Ed25519PrivateKey) -> None:
-    """Write beside and rename: OUT is a whole bundle or is not there.
+    """Write to a temporary place and rename, so that `out` is either complete or absent.
 
     Args:
-        out: a directory, or one zip where the name ends in .zip.
-        contents: every file but manifest and signature.
+        out: a directory, or one zip if the name ends in .zip.
+        contents: every file except manifest and signature.
     """
     text = canonical(manifest.model_dump(mode="json"))
     files = {**contents, MANIFEST: text, SIGNATURE: signature_file(key, text)}

@@ -1,4 +1,4 @@
-"""Calibrated probabilities: one temperature (Guo et al., ICML 2017), and the probability below which none is given."""
+"""Calibrated probabilities: one temperature (Guo et al., ICML 2017), and a threshold for unknown images."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ _BINS = 15
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted, and how well it fits.
+    """A fit and its quality.
 
     Attributes:
-        temperature: divides logit scale times cosine.
-        unknown_below: probability below which the answer is "unknown".
+        temperature: divides logit scale x cosine.
+        unknown_below: probability below which an image is "unknown".
         ece_before, ece: expected calibration error in percent, without and with the temperature; None without labels.
-        known_rejected: percent of the images that fall below the threshold; None without images.
+        known_rejected: percent of the images below the threshold; None without images.
     """
 
     temperature: float = 1.0
@@ -30,16 +30,16 @@ class Calibration:
 
 
 def fit(logits: FloatArray, labels: NDArray[np.int64], unknown_rate: float) -> Calibration:
-    """The temperature of least cross-entropy, and the threshold that so many of these images fall below.
+    """Find the temperature of least cross-entropy, and the threshold that a fraction of the images falls below.
 
     Args:
-        logits: (n, C), logit scale times cosine, of images that are no test images.
+        logits: (n, C), logit scale x cosine, of images that are not test images.
         labels: (n,).
-        unknown_rate: between 0 and 1.
+        unknown_rate: that fraction.
     """
     temperature = best_temperature(logits, labels)
-    sure = _probabilities(logits, temperature).max(axis=1)
-    threshold = float(np.quantile(sure, unknown_rate)) if unknown_rate > 0 else 0.0
+    confidence = _probabilities(logits, temperature).max(axis=1)
+    threshold = float(np.quantile(confidence, unknown_rate)) if unknown_rate > 0 else 0.0
     threshold = round(threshold, 6)
     return Calibration(
         temperature=temperature,
@@ -47,12 +47,12 @@ def fit(logits: FloatArray, labels: NDArray[np.int64], unknown_rate: float) -> C
         images=len(labels),
         ece_before=calibration_error(_probabilities(logits, 1.0), labels),
         ece=calibration_error(_probabilities(logits, temperature), labels),
-        known_rejected=float(100 * (sure < threshold).mean()),
+        known_rejected=float(100 * (confidence < threshold).mean()),
     )
 
 
 def best_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
-    """Golden-section search over the logarithm, in which the cross-entropy has one minimum."""
+    """Golden-section search over the logarithm, in which the cross-entropy has a single minimum."""
     low, high = np.log(_LEAST), np.log(_MOST)
     ratio = (np.sqrt(5) - 1) / 2
     while high - low > 1e-4:
@@ -65,11 +65,11 @@ def best_temperature(logits: FloatArray, labels: NDArray[np.int64]) -> float:
 
 
 def calibration_error(probabilities: FloatArray, labels: NDArray[np.int64]) -> float:
-    """Expected calibration error in percent over equal bins of the largest probability."""
-    sure = probabilities.max(axis=1)
+    """Expected calibration error in percent, over equal-width bins of the largest probability."""
+    confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((sure * _BINS).astype(np.int64), _BINS - 1)
-    gaps = [abs((right[bins == b]).sum() - sure[bins == b].sum()) for b in range(_BINS)]
+    bins = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    gaps = [abs((right[bins == b]).sum() - confidence[bins == b].sum()) for b in range(_BINS)]
     return float(100 * sum(gaps) / len(labels))
 
 

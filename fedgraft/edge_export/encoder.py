@@ -1,39 +1,40 @@
-"""The encoder of a bundle: traced now from a ticket, or taken from a bundle that is there, with what is said of it."""
+"""The encoder of a bundle, traced from a ticket or taken from an existing bundle, with its entries in the manifest."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
+from pydantic import ValidationError
 
 from fedgraft.backbones import Backbone
+from fedgraft.core.errors import UserError
 from fedgraft.device.bundle import Bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export.bundle_manifest import BundleManifest, ModelRecord, ParityRecord, PortRecord, TicketRecord
-from fedgraft.edge_export.onnx_model import Quantization, export_onnx, reduced
+from fedgraft.edge_export.number_formats import NumberFormat
+from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.tickets.ticket import Ticket
-from fedgraft.core.errors import UserError
 
 _MINIMUM_RUNTIME = "1.22"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model with what the manifest says of it.
+    """The content of model.onnx with what the manifest records of it."""
 
-    Attributes:
-        ticket: what it was traced from, or else
-        parity: what was measured when it was.
-    """
+    content: bytes
+    model: ModelRecord
+    ticket: TicketRecord
 
-    model: bytes
-    model_record: ModelRecord
-    ticket_record: TicketRecord
-    ticket: Ticket | None = None
-    parity: ParityRecord | None = None
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model, in hexadecimal."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
-def traced_encoder(ticket: Ticket, quantization: Quantization) -> Encoder:
+def traced_encoder(ticket: Ticket, number_format: NumberFormat) -> Encoder:
     """Trace a ticket.
 
     Raises:
@@ -46,7 +47,7 @@ def traced_encoder(ticket: Ticket, quantization: Quantization) -> Encoder:
         "fedgraft.input": "pixels, RGB, as preprocessor_config.json prepares them",
         "fedgraft.output": "embedding, of unit norm",
     }
-    model = reduced(export_onnx(ticket.vision, shape.image_size, metadata), quantization)
+    content = number_format.reduce(export_onnx(ticket.vision, shape.image_size, metadata))
     record = TicketRecord(
         fingerprint=ticket.fingerprint,
         parameters=ticket.parameters,
@@ -55,34 +56,36 @@ def traced_encoder(ticket: Ticket, quantization: Quantization) -> Encoder:
         heads=list(shape.heads),
         units=list(shape.units),
     )
-    return Encoder(model, _model_record(onnx.load_from_string(model), quantization), record, ticket=ticket)
+    return Encoder(content, _model_record(onnx.load_from_string(content), number_format), record)
 
 
-def encoder_of(bundle: Bundle, backbone: Backbone) -> Encoder:
-    """The encoder of a bundle, for another class bank.
+def bundled_encoder(bundle: Bundle, backbone: Backbone) -> tuple[Encoder, ParityRecord]:
+    """The encoder of a bundle, and how closely it was measured to match its torch ticket.
 
     Raises:
-        UserError: it has none, or one of another backbone.
+        UserError: the bundle has none, or one of another backbone.
     """
     content = bundle.manifest.content
     if bundle.manifest.kind != "bundle" or content.get("backbone", {}).get("fingerprint") != backbone.fingerprint:
         raise UserError(
-            f"The bundle {bundle.path} has no encoder of the run's backbone {backbone.name!r}, so a class bank of this "
-            "run does not fit it."
+            f"A class bank of this run does not fit the bundle {bundle.path}, which has no encoder of the run's "
+            f"backbone {backbone.name!r}."
         )
-    manifest = BundleManifest.model_validate(content)
-    return Encoder(bundle.read(MODEL), manifest.model, manifest.ticket, parity=manifest.parity)
+    try:
+        manifest = BundleManifest.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"The manifest of the bundle {bundle.path} is invalid: {error.errors()[0]['msg']}.") from error
+    return Encoder(bundle.read(MODEL), manifest.model, manifest.ticket), manifest.parity
 
 
-def _model_record(model: onnx.ModelProto, quantization: Quantization) -> ModelRecord:
-    ports = [_port(value) for value in (model.graph.input[0], model.graph.output[0])]
+def _model_record(model: onnx.ModelProto, number_format: NumberFormat) -> ModelRecord:
     return ModelRecord(
-        quantization=quantization,
+        quantization=number_format.name,
         opset=next(entry.version for entry in model.opset_import if not entry.domain),
         ir_version=model.ir_version,
         domains=sorted(entry.domain for entry in model.opset_import if entry.domain),
-        input=ports[0],
-        output=ports[1],
+        input=_port(model.graph.input[0]),
+        output=_port(model.graph.output[0]),
         minimum_onnxruntime=_MINIMUM_RUNTIME,
     )
 

@@ -1,237 +1,196 @@
-"""Export: fold, draw or load a ticket, write ONNX, measure it, and write a signed bundle, or refuse with figures."""
+"""The two exports of a run: a signed bundle for devices, and a class bank alone for a bundle whose encoder stays.
 
-from dataclasses import dataclass, field
+A gate that is not passed refuses the export with its figures; then nothing is written.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
-from fedgraft.methods.adapter import Adapter
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.device.bundle import Bundle, open_bundle
+from fedgraft.core.errors import UserError
+from fedgraft.core.observer import Observer
+from fedgraft.device.bundle import open_bundle
 from fedgraft.device.manifest import MODEL
-from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.edge_export import bundle as writing
-from fedgraft.edge_export import measure
-from fedgraft.edge_export.encoder import Encoder, encoder_of, traced_encoder
-from fedgraft.edge_export.trained_run import Source, adapter_of, class_features, open_run
-from fedgraft.edge_export.measurement_images import ExportImages, folder_images, run_images, site_images
+from fedgraft.edge_export import bundle_writer, measure
 from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
-from fedgraft.edge_export.onnx_model import Quantization
+from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
+from fedgraft.edge_export.measurement_images import MeasurementImages, folder_images, run_images, site_images
+from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
-from fedgraft.edge_export.towers import TicketChoice, chosen_ticket
-from fedgraft.core.errors import UserError
-from fedgraft.core.observer import Observer
+from fedgraft.edge_export.tickets.ticket import Ticket
+from fedgraft.edge_export.towers import chosen_ticket
+from fedgraft.edge_export.trained_run import TrainedRun, class_features
+from fedgraft.edge_export.web import page_files
+from fedgraft.runs.site_folder import SiteFolder
 
-_MIN_GOLDEN_COSINE: dict[Quantization, float] = {"none": 0.999, "fp16": 0.99, "int8": 0.97}
 _PACKAGES = ("fedgraft", "torch", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What an export is made of.
-
-    Attributes:
-        site: "global", or the number of a site.
-        fold: the domain that was left out, where the run has a federation for each.
-        site_folder: of a deployed site, with its personal state and images.
-        images: a folder class/image to measure on instead of the run's own.
-        labels: of the class bank; the run's unless given.
-        ticket: which image tower.
-        classes_for: a bundle whose encoder stays; only a class bank is written.
-        retune_epochs: of the site's prompt on its own images, with the ticket's features.
-        max_novel_drop: percentage points of accuracy that the bundle may lose against the dense backbone.
-        unknown_rate: share of known images that may be called unknown.
-        most_images: of each of the sets that are measured.
-        version: of the bundle, 1 unless given, or one more than that of `classes_for`.
-        licence: of the weights.
-        key: the signing key; the user's own unless given.
-        force: write a bundle that a gate refuses.
-        web: put a page beside it that runs the bundle in a browser.
-    """
-
-    site: str = "global"
-    fold: str | None = None
-    site_folder: Path | None = None
-    images: Path | None = None
-    labels: tuple[str, ...] | None = None
-    ticket: TicketChoice = field(default_factory=TicketChoice)
-    quantization: Quantization = "none"
-    classes_for: Path | None = None
-    retune_epochs: int = 0
-    max_novel_drop: float = 5.0
-    unknown_rate: float = 0.05
-    most_images: int = 256
-    version: int | None = None
-    licence: str | None = None
-    key: Path | None = None
-    force: bool = False
-    web: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            UserError: one is out of range.
-        """
-        if not 0 <= self.max_novel_drop <= 100:
-            raise UserError(f"--max-novel-drop is between 0 and 100 percentage points, not {self.max_novel_drop:g}.")
-        if not 0 <= self.unknown_rate < 1:
-            raise UserError(f"--unknown-rate is a share of at least 0 and less than 1, not {self.unknown_rate:g}.")
-        if self.retune_epochs < 0 or (self.retune_epochs and self.classes_for is not None):
-            raise UserError("--retune is a number of epochs, and of no use for a class bank alone.")
-        if self.most_images < 1 or (self.version is not None and self.version < 0):
-            raise UserError("The number of images is at least 1, and a bundle's version at least 0.")
-
-
-@dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """What was written, and the public key that verifies it."""
 
     out: Path
     manifest: BundleManifest
     signer: bytes
 
 
-def export(run: Path, out: Path, options: ExportOptions, observer: Observer | None = None) -> Exported:
-    """Write the bundle, or the class bank alone, of a run and a site.
+def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observer | None = None) -> Exported:
+    """Write a bundle: encoder, class bank, labels, preprocessing, golden sample and signed manifest.
 
     Raises:
-        UserError: a mistake in the options, or a gate that the bundle does not pass; nothing was written.
+        UserError: a mistake in the options, or a gate that is not passed.
+        DeviceError: an image cannot be used.
     """
     observer = observer or Observer()
-    writing.check_out(out)
-    source = open_run(run, options.site, options.fold, options.site_folder)
-    names = source.deal.class_names
-    labels = options.labels or names
-    adapter = adapter_of(source, labels)
-    known = adapter if labels == names else adapter_of(source, names)
-    images = _images(source, options)
-    page = _page(options, observer)
-    old = None if options.classes_for is None else open_bundle(options.classes_for)
-    encoder = _encoder(source, adapter, old, options, observer)
-    before = None if images.gate is None else class_features(known, images.gate.class_names).numpy()
+    draft = _Draft(run, out, options, observer)
+    contents: bundle_writer.Contents = {}
+    if options.web:
+        observer.on_notice("Taking onnxruntime-web from the cache or from the npm registry.")
+        contents |= page_files()
+    ticket = chosen_ticket(draft.trained, draft.adapter, options.ticket, observer)
+    observer.on_notice("Tracing the image tower into ONNX.")
+    encoder = traced_encoder(ticket, options.number_format)
     if options.retune_epochs:
-        _retune(source, known, adapter, encoder, images, options, observer)
-    bank = class_features(adapter).numpy()
-    prepare = Preprocessing.from_config(source.backbone.preprocessor_config())
-    observer.on_notice("Measuring the bundle on real images.")
-    seen = measure.Embedded.of(encoder.model, prepare, images)
-    parity = encoder.parity or _parity(seen, encoder, bank, options)
-    kept = None
-    if images.gate is not None and before is not None:
-        kept = measure.generalization(seen, images.gate, known, before, options.max_novel_drop)
-    failed = measure.failures(parity, kept)
-    if failed and not options.force:
-        raise UserError(f"No bundle was written. {' '.join(failed)} --force writes it all the same.")
-    contents = writing.class_files(labels, bank, source.backbone.logit_scale)
-    golden = None
-    if old is None:
-        contents |= page | {MODEL: encoder.model} | _golden(encoder.model, prepare)
-        contents |= writing.preprocessor_file(source.backbone.preprocessor_config())
-        golden = GoldenRecord(min_cosine=_MIN_GOLDEN_COSINE[options.quantization])
-    files = writing.file_records(contents)
-    manifest = BundleManifest(
-        kind="bundle" if old is None else "classes",
-        version=_version(options, old),
-        encoder=files[MODEL].sha256 if old is None else old.manifest.encoder,
-        dim=source.backbone.dim,
-        classes=len(labels),
-        run=_run_record(source, options.retune_epochs),
-        backbone=BackboneRecord(name=source.config.backbone, fingerprint=source.backbone.fingerprint),
-        ticket=encoder.ticket_record,
-        model=encoder.model_record,
-        parity=parity,
-        generalization=kept,
-        calibration=measure.calibration(seen, known, labels, bank, options.unknown_rate),
-        golden=golden,
-        licence=options.licence,
-        forced=failed,
-        made_with={name: version(name) for name in _PACKAGES},
-        files=files,
-    )
-    key = signing_key(options.key or default_key())
-    writing.write_bundle(out, manifest, contents, key)
-    return Exported(out, manifest, public_bytes(key))
+        draft.retune(ticket, options.retune_epochs)
+    embedded = draft.embedded(encoder)
+    parity = measure.parity(embedded, ticket.vision, draft.bank, options.number_format, options.most_images)
+    contents |= {MODEL: encoder.content, **draft.golden_file(encoder)}
+    contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
+    golden = GoldenRecord(min_cosine=options.number_format.min_golden_cosine)
+    return draft.write("bundle", encoder, embedded, parity, contents, 1, golden)
 
 
-def _images(source: Source, options: ExportOptions) -> ExportImages:
+def export_class_bank(
+    run: Path, bundle: Path, out: Path, options: ClassBankOptions, observer: Observer | None = None
+) -> Exported:
+    """Write a class bank alone, for the encoder of an existing bundle.
+
+    Raises:
+        UserError: a mistake in the options, a bundle of another backbone, or a gate that is not passed.
+        DeviceError: the bundle or an image cannot be used.
+    """
+    draft = _Draft(run, out, options, observer or Observer())
+    old = open_bundle(bundle)
+    encoder, parity = bundled_encoder(old, draft.trained.backbone)
+    embedded = draft.embedded(encoder)
+    return draft.write("classes", encoder, embedded, parity, {}, old.manifest.version + 1)
+
+
+class _Draft:
+    """What both exports share: the run's prompt and images at the start, gates, manifest and signature at the end."""
+
+    def __init__(self, run: Path, out: Path, options: ClassBankOptions, observer: Observer) -> None:
+        bundle_writer.check_out(out)
+        self._out, self._options, self._observer = out, options, observer
+        self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder)
+        names = self.trained.split.class_names
+        self._labels = options.labels or names
+        self.adapter = self.trained.adapter(self._labels)
+        self._known = self.adapter if self._labels == names else self.trained.adapter(names)
+        self._images = _images(self.trained, options)
+        self._preprocessing = measure.device_preprocessing(self.trained.backbone)
+        gate = self._images.gate
+        self._gate = None if gate is None else (gate, class_features(self._known, gate.class_names).numpy())
+        self._retuned_epochs = 0
+
+    @cached_property
+    def bank(self) -> FloatArray:
+        """The class bank (C, dim), after any re-tuning."""
+        features: FloatArray = class_features(self.adapter).numpy()
+        return features
+
+    def retune(self, ticket: Ticket, epochs: int) -> None:
+        """Train the prompt on the ticket for the run's classes, and carry it over to other labels."""
+        self._observer.on_notice(f"Re-tuning the prompt on the ticket for {epochs} epochs.")
+        retune(self.trained, self._known, ticket, self._images, epochs)
+        self._retuned_epochs = epochs
+        if self.adapter is not self._known:
+            self.adapter.load({**self._known.shared(), **self._known.personal()})
+
+    def embedded(self, encoder: Encoder) -> measure.EmbeddedImages:
+        """All images through the encoder."""
+        self._observer.on_notice("Measuring the bundle on real images.")
+        return measure.EmbeddedImages.of(encoder.content, self._preprocessing, self._images)
+
+    def golden_file(self, encoder: Encoder) -> bundle_writer.Contents:
+        """The golden image with its embedding."""
+        image = bundle_writer.golden_image()
+        pixels: FloatArray = self._preprocessing.batch([Image.fromarray(image)])
+        return bundle_writer.golden_file(image, onnx_embeddings(encoder.content, pixels)[0])
+
+    def write(
+        self,
+        kind: Literal["bundle", "classes"],
+        encoder: Encoder,
+        embedded: measure.EmbeddedImages,
+        parity: ParityRecord,
+        contents: bundle_writer.Contents,
+        next_version: int,
+        golden: GoldenRecord | None = None,
+    ) -> Exported:
+        """Judge the export, then sign and write it.
+
+        Raises:
+            UserError: a gate is not passed.
+        """
+        options, backbone = self._options, self.trained.backbone
+        generalization = None
+        if self._gate is not None:
+            generalization = measure.generalization(embedded, *self._gate, self._known, options.max_novel_drop)
+        failed = measure.failures(parity, generalization)
+        if failed and not options.force:
+            raise UserError(f"No bundle was written. {' '.join(failed)} --force writes it all the same.")
+        contents = contents | bundle_writer.class_files(self._labels, self.bank, backbone.logit_scale)
+        manifest = BundleManifest(
+            kind=kind,
+            version=next_version if options.version is None else options.version,
+            encoder=encoder.digest,
+            dim=backbone.dim,
+            classes=len(self._labels),
+            run=_run_record(self.trained, self._retuned_epochs),
+            backbone=BackboneRecord(name=self.trained.plan.config.backbone, fingerprint=backbone.fingerprint),
+            ticket=encoder.ticket,
+            model=encoder.model,
+            parity=parity,
+            generalization=generalization,
+            calibration=measure.calibration(embedded, self._known, self._labels, self.bank, options.unknown_rate),
+            golden=golden,
+            licence=options.licence,
+            forced=failed,
+            made_with={name: version(name) for name in _PACKAGES},
+            files=bundle_writer.file_records(contents),
+        )
+        key = signing_key(options.key or default_key())
+        bundle_writer.write_bundle(self._out, manifest, contents, key)
+        return Exported(self._out, manifest, public_bytes(key))
+
+
+def _images(trained: TrainedRun, options: ClassBankOptions) -> MeasurementImages:
     if options.images is not None:
         return folder_images(options.images, options.most_images)
     if options.site_folder is not None:
-        return site_images(SiteFolder.open(options.site_folder), source.config, options.most_images)
-    return run_images(source, options.most_images)
+        return site_images(trained, SiteFolder.open(options.site_folder), options.most_images)
+    return run_images(trained, options.most_images)
 
 
-def _page(options: ExportOptions, observer: Observer) -> writing.Contents:
-    if not options.web:
-        return {}
-    from fedgraft.edge_export.web import page_files
-
-    observer.on_notice("Taking onnxruntime-web from the npm registry, or from where it is kept.")
-    return page_files()
-
-
-def _encoder(
-    source: Source, adapter: Adapter, old: Bundle | None, options: ExportOptions, observer: Observer
-) -> Encoder:
-    if old is not None:
-        return encoder_of(old, source.backbone)
-    ticket = chosen_ticket(source, adapter, options.ticket, observer)
-    observer.on_notice("Tracing the image tower into ONNX.")
-    return traced_encoder(ticket, options.quantization)
-
-
-def _parity(seen: measure.Embedded, encoder: Encoder, bank: FloatArray, options: ExportOptions) -> ParityRecord:
-    assert encoder.ticket is not None
-    return measure.parity(seen, encoder.ticket.vision, bank, options.quantization, options.most_images)
-
-
-def _retune(
-    source: Source,
-    known: Adapter,
-    adapter: Adapter,
-    encoder: Encoder,
-    images: ExportImages,
-    options: ExportOptions,
-    observer: Observer,
-) -> None:
-    """Train for the run's classes, and take the parameters over for other labels."""
-    assert encoder.ticket is not None
-    observer.on_notice(f"Re-tuning the prompt on the ticket, {options.retune_epochs} epochs.")
-    retune(source, known, encoder.ticket, images, options.retune_epochs)
-    if adapter is not known:
-        adapter.load({**known.shared(), **known.personal()})
-
-
-def _version(options: ExportOptions, old: Bundle | None) -> int:
-    if options.version is not None:
-        return options.version
-    return 1 if old is None else old.manifest.version + 1
-
-
-def _golden(model: bytes, prepare: Preprocessing) -> writing.Contents:
-    image = writing.golden_image()
-    pixels: FloatArray = prepare.batch([Image.fromarray(image)])
-    return writing.golden_file(image, onnx_embeddings(model, pixels)[0])
-
-
-# --- the manifest ---------------------------------------------------------------------------------
-
-
-def _run_record(source: Source, retuned_epochs: int) -> RunRecord:
-    config = source.config
+def _run_record(trained: TrainedRun, retuned_epochs: int) -> RunRecord:
+    config = trained.plan.config
     return RunRecord(
-        name=source.run.resolve().name,
+        name=trained.directory.path.resolve().name,
         method=config.method,
         data=config.data,
         protocol=config.protocol,
         seed=config.seed,
-        fold=source.deal.folds[source.fold].name,
-        round=source.round,
-        site=source.name,
+        fold=trained.split.folds[trained.fold].name,
+        round=trained.round,
+        site=trained.site_name,
         retuned_epochs=retuned_epochs,
-        templates=list(source.deal.templates),
+        templates=list(trained.split.templates),
     )

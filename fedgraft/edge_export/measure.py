@@ -1,38 +1,48 @@
-"""Measure an encoder and a class bank on real images, through the device's own preprocessing, and judge them."""
+"""Measuring an encoder and a class bank on real images, through the device's own preprocessing, and judging them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedgraft.methods.adapter import Adapter
-from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.edge_export.calibration import Calibration, fit
-from fedgraft.edge_export.trained_run import class_features
-from fedgraft.edge_export.measurement_images import ExportImages, Gate, spread
-from fedgraft.edge_export.bundle_manifest import CalibrationRecord, GeneralizationRecord, ParityRecord
-from fedgraft.edge_export.onnx_model import Quantization
-from fedgraft.edge_export.parity import FloatArray, accuracy, compare, onnx_embeddings, torch_embeddings
+from fedgraft.backbones import Backbone
 from fedgraft.core.errors import UserError
+from fedgraft.device.preprocessing import Preprocessing
+from fedgraft.edge_export.bundle_manifest import CalibrationRecord, GeneralizationRecord, ParityRecord
+from fedgraft.edge_export.calibration import Calibration, fit
+from fedgraft.edge_export.measurement_images import Gate, MeasurementImages, evenly
+from fedgraft.edge_export.number_formats import NumberFormat
+from fedgraft.edge_export.parity import FloatArray, accuracy, compare, onnx_embeddings, torch_embeddings
+from fedgraft.edge_export.trained_run import class_features
+from fedgraft.methods.adapter import Adapter
 
-REQUIRED_AGREEMENT: dict[Quantization, float] = {"none": 99.0, "fp16": 99.0, "int8": 97.0}
-"""Percent of images whose top class must be that of the torch ticket."""
+
+def device_preprocessing(backbone: Backbone) -> Preprocessing:
+    """The backbone's preprocessing as a device does it.
+
+    Raises:
+        UserError: a device cannot do it.
+    """
+    try:
+        return Preprocessing.from_config(backbone.preprocessor_config())
+    except ValueError as error:
+        raise UserError(f"The preprocessing of the backbone {backbone.name!r} cannot be exported: {error}.") from error
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """The images of an export as the bundle's model sees them: pixels and embeddings, a row for each position."""
+class EmbeddedImages:
+    """The images of an export as the exported model embeds them: pixels and embeddings, one row per position."""
 
-    images: ExportImages
+    images: MeasurementImages
     positions: NDArray[np.int64]
     pixels: FloatArray
-    found: FloatArray
+    embeddings: FloatArray
 
     @classmethod
-    def of(cls, model: bytes, prepare: Preprocessing, images: ExportImages) -> "Embedded":
-        """Pass every image of the sets once.
+    def of(cls, model: bytes, preprocessing: Preprocessing, images: MeasurementImages) -> "EmbeddedImages":
+        """Embed every image once.
 
         Raises:
             UserError: there are none.
@@ -41,100 +51,92 @@ class Embedded:
         positions = np.unique(np.concatenate([images.calibration, gate, images.others]))
         if not len(positions):
             raise UserError("There are no images to measure the bundle on; give --images FOLDER.")
-        pixels = prepare.batch(images.load(positions))
+        pixels = preprocessing.batch(images.load(positions))
         return cls(images, positions, pixels, onnx_embeddings(model, pixels))
 
     def rows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where some positions are."""
+        """The rows of some positions."""
         return np.searchsorted(self.positions, positions)
 
 
-def parity(seen: Embedded, vision: nn.Module, bank: FloatArray, quantization: Quantization, most: int) -> ParityRecord:
-    """The model against its torch ticket on at most so many images."""
-    rows = spread(np.arange(len(seen.positions)), most)
-    measured = compare(torch_embeddings(vision, seen.pixels[rows]), seen.found[rows], bank)
-    return ParityRecord(
-        images=measured.images,
-        top1_agreement=measured.top1_agreement,
-        required_agreement=REQUIRED_AGREEMENT[quantization],
-        centred_cosine=measured.centred_cosine,
-        max_difference=measured.max_difference,
-    )
+def parity(
+    embedded: EmbeddedImages, vision: nn.Module, bank: FloatArray, number_format: NumberFormat, most: int
+) -> ParityRecord:
+    """The model against its torch ticket, on at most so many images."""
+    rows = evenly(np.arange(len(embedded.positions)), most)
+    measured = compare(torch_embeddings(vision, embedded.pixels[rows]), embedded.embeddings[rows], bank)
+    return ParityRecord(required_agreement=number_format.required_agreement, **asdict(measured))
 
 
 def generalization(
-    seen: Embedded, gate: Gate, known: Adapter, before: FloatArray, allowed_drop: float
+    embedded: EmbeddedImages, gate: Gate, dense_bank: FloatArray, known: Adapter, allowed_drop: float
 ) -> GeneralizationRecord:
-    """Accuracy on a scope's test images with the bundle's model, and with the dense tower as the run left it.
+    """Accuracy on the gate's test images, of the exported model and of the dense tower as the run left it.
 
     Args:
-        known: the adapter of the bundle, for the run's own classes.
-        before: the class bank of the gate's classes before anything was re-tuned.
+        dense_bank: the class bank of the gate's classes before any re-tuning.
+        known: the exported adapter for the run's own classes.
     """
-    rows = seen.rows(gate.positions)
+    rows = embedded.rows(gate.positions)
     features = class_features(known, gate.class_names).numpy()
-    truths = _positions_in(gate.class_names, seen.images.label_names(gate.positions))
-    dense = torch_embeddings(known.vision_tower(), seen.pixels[rows])
+    truths = _positions_in(gate.class_names, embedded.images.label_names(gate.positions))
+    dense = torch_embeddings(known.vision_tower(), embedded.pixels[rows])
     return GeneralizationRecord(
         scope=gate.scope,
         images=len(rows),
-        dense=accuracy(dense, before, truths),
-        bundle=accuracy(seen.found[rows], features, truths),
+        dense=accuracy(dense, dense_bank, truths),
+        bundle=accuracy(embedded.embeddings[rows], features, truths),
         allowed_drop=allowed_drop,
     )
 
 
 def calibration(
-    seen: Embedded, known: Adapter, labels: Sequence[str], bank: FloatArray, unknown_rate: float
+    embedded: EmbeddedImages, known: Adapter, labels: Sequence[str], bank: FloatArray, unknown_rate: float
 ) -> CalibrationRecord:
-    """Fitted among the bundle's labels where images of them are there; else the temperature of the run's own classes.
+    """Fitted for the bundle's labels if there are images of them, otherwise the temperature of the run's own classes.
 
-    A threshold depends on which classes there are, so without images of them nothing is called unknown.
+    A threshold depends on the classes: without images of them, nothing is called unknown.
     """
-    images, scale = seen.images, known.vocabulary.backbone.logit_scale
+    images, scale = embedded.images, known.vocabulary.backbone.logit_scale
     truths = images.label_names(images.calibration)
-    found = seen.found[seen.rows(images.calibration)]
-    fitted = _fitted(found, truths, labels, scale * bank, unknown_rate)
+    embeddings = embedded.embeddings[embedded.rows(images.calibration)]
+    fitted = _fitted(embeddings, truths, labels, scale * bank, unknown_rate)
     if fitted is None:
         features = class_features(known).numpy()
-        other = _fitted(found, truths, known.vocabulary.class_names, scale * features, 0.0) or Calibration()
+        other = _fitted(embeddings, truths, known.vocabulary.class_names, scale * features, 0.0) or Calibration()
         fitted = Calibration(temperature=other.temperature, images=other.images)
-    return CalibrationRecord(
-        temperature=fitted.temperature,
-        unknown_below=fitted.unknown_below,
-        images=fitted.images,
-        held_out=images.held_out,
-        ece_before=fitted.ece_before,
-        ece=fitted.ece,
-        known_rejected=fitted.known_rejected,
-    )
+    return CalibrationRecord(held_out=images.held_out, **asdict(fitted))
 
 
-def failures(measured: ParityRecord, kept: GeneralizationRecord | None) -> list[str]:
-    """A sentence for each gate that is not passed."""
+def failures(parity: ParityRecord, generalization: GeneralizationRecord | None) -> list[str]:
+    """A sentence for each gate that was not passed."""
     failed = []
-    if measured.top1_agreement < measured.required_agreement:
+    if parity.top1_agreement < parity.required_agreement:
         failed.append(
-            f"On {measured.images} images the model gives the same class as its torch ticket for "
-            f"{measured.top1_agreement:.2f} %, and {measured.required_agreement:g} % are needed "
-            f"(centred cosine {measured.centred_cosine:.4f})."
+            f"The model agrees with its torch ticket on the class of {parity.top1_agreement:.2f} % of {parity.images} "
+            f"images; {parity.required_agreement:g} % are required (centred cosine {parity.centred_cosine:.4f})."
         )
-    if kept is not None and kept.dense - kept.bundle > kept.allowed_drop:
+    if generalization is not None and generalization.dense - generalization.bundle > generalization.allowed_drop:
         failed.append(
-            f"On {kept.images} test images of the scope {kept.scope!r} the accuracy falls from {kept.dense:.2f} % "
-            f"(dense) to {kept.bundle:.2f} %, by more than --max-novel-drop {kept.allowed_drop:g}."
+            f"On {generalization.images} test images of the scope {generalization.scope!r} the accuracy falls from "
+            f"{generalization.dense:.2f} % (dense) to {generalization.bundle:.2f} %, by more than --max-novel-drop "
+            f"{generalization.allowed_drop:g}."
         )
     return failed
 
 
 def _fitted(
-    found: FloatArray, truths: Sequence[str], labels: Sequence[str], scaled: NDArray[np.floating], unknown_rate: float
+    embeddings: FloatArray,
+    truths: Sequence[str],
+    labels: Sequence[str],
+    scaled: NDArray[np.floating],
+    unknown_rate: float,
 ) -> Calibration | None:
     chosen = [row for row, truth in enumerate(truths) if truth in labels]
     names = [truths[row] for row in chosen]
     if len(set(names)) < 2:
         return None
-    return fit((found[chosen] @ scaled.T).astype(np.float64), _positions_in(labels, names), unknown_rate)
+    return fit((embeddings[chosen] @ scaled.T).astype(np.float64), _positions_in(labels, names), unknown_rate)
 
 
 def _positions_in(names: Sequence[str], wanted: Sequence[str]) -> NDArray[np.int64]:

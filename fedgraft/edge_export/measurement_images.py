@@ -1,8 +1,8 @@
-"""Which real images an export is measured on, and which its probabilities are fitted on: never the same test images.
+"""The real images that an export is measured on, and those that its probabilities are fitted on: never the same.
 
-Parity of ONNX and torch needs images and no labels. What the bundle keeps of the run's generalization is measured on
-the run's test images. Temperature and threshold are fitted on images that no site trained on and no scope tests; where
-there are too few of them, on training images, which make a prompt look surer than it is, and the manifest says so.
+Agreement of ONNX and torch needs images but no labels. Generalization is measured on the run's test images. Temperature
+and threshold are fitted on images that no site trained on and no scope tests; where there are too few of them, on
+training images, on which a prompt is overconfident, and the manifest says so.
 """
 
 from collections.abc import Iterable
@@ -12,24 +12,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.sources.folder import open_own
-from fedgraft.data.protocols.protocol import Fold, SiteShare, own_deal
 from fedgraft.data.sources.source import open_source
-from fedgraft.edge_export.trained_run import Source
-from fedgraft.core.errors import UserError
+from fedgraft.data.split import Fold, SiteShare, content_groups, joined
+from fedgraft.edge_export.trained_run import TrainedRun
+from fedgraft.runs.site_folder import SiteFolder
 
-GATES = ("novel", "target", "personal")
-"""The scopes that say most of what a federation preserves, the first that a run has."""
 _ENOUGH = 64
-_NOBODY = np.empty(0, np.int64)
+"""Images that nobody trained on, with which a temperature can be fitted."""
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Test images of one scope, as positions in the examples, and the classes they are told apart among."""
+    """Test images of the scope that a bundle must preserve: positions in the examples, and the candidate classes."""
 
     scope: str
     positions: IntArray
@@ -37,16 +35,16 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class ExportImages:
+class MeasurementImages:
     """The images of an export.
 
     Attributes:
         examples: with labels as positions in their class names.
-        calibration: positions to fit on.
+        calibration: positions to fit temperature and threshold on.
         held_out: whether nobody trained on those.
         gate: what generalization is measured on; None where there are no test images.
-        others: more images, whose labels nobody looks at.
-        training: those that the site, or all sites, trained on.
+        others: more images, used without labels.
+        training: what the site, or all sites, trained on.
     """
 
     examples: Examples
@@ -65,84 +63,81 @@ class ExportImages:
         return [self.examples.class_names[label] for label in self.examples.labels[positions]]
 
 
-def run_images(source: Source, most: int) -> ExportImages:
+def run_images(trained: TrainedRun, most: int) -> MeasurementImages:
     """The images of a simulated run.
 
     Args:
-        most: of each of calibration, gate and others; a fixed part of more.
+        most: of each of calibration, gate and others; a fixed subset of more.
 
     Raises:
-        UserError: the run's images are not there any more, or at the sites.
+        UserError: the run's images have changed, or are at its sites.
     """
-    if source.data is None:
+    config, run = trained.plan.config, trained.directory.path
+    if trained.plan.protocol.deployed:
         raise UserError(
-            f"The images of the run in {source.run} are at its sites; export at a site with --site-folder, or give "
-            "--images FOLDER with some of the same kind."
+            f"The images of the run in {run} are at its sites; export at a site with --site-folder, or give similar "
+            "images with --images FOLDER."
         )
-    config = source.config
-    examples = open_source(config.data, config.seed, config.domains)
-    if not np.array_equal(examples.keys, source.data.keys):
-        raise UserError(f"The images of {config.data!r} are not those of the run in {source.run} any more.")
-    fold = source.deal.folds[source.fold]
-    shares = fold.sites if source.site is None else (fold.sites[source.site],)
-    return _of_fold(examples, fold, fold.sites, shares, most)
+    examples = trained.plan.open_examples()
+    if not np.array_equal(examples.keys, trained.split.keys):
+        raise UserError(f"The images of {config.data!r} have changed since the run in {run}.")
+    fold = trained.split.folds[trained.fold]
+    shares = fold.sites if trained.site is None else (fold.sites[trained.site],)
+    return _of_fold(examples, fold, trained.plan.protocol.preserved, shares, most)
 
 
-def site_images(site: SiteFolder, config: RunConfig, most: int) -> ExportImages:
+def site_images(trained: TrainedRun, site: SiteFolder, most: int) -> MeasurementImages:
     """A deployed site's own images.
 
     Raises:
-        UserError: its folder is not as it should be.
+        UserError: its folder of images does not suit the run.
     """
-    examples = open_own(site.data, config.class_names, site.settings.labels)
-    fold = own_deal(examples, config).folds[0]
-    return _of_fold(examples, fold, fold.sites, fold.sites, most)
+    examples = open_own(site.data, trained.split.class_names, site.settings.labels)
+    fold = trained.plan.split(examples).folds[0]
+    return _of_fold(examples, fold, trained.plan.protocol.preserved, fold.sites, most)
 
 
-def folder_images(folder: Path, most: int) -> ExportImages:
-    """Images that the exporter gives, class/image, which nobody trained on.
+def folder_images(folder: Path, most: int) -> MeasurementImages:
+    """Images class/image that the exporter gives, which nobody trained on.
 
     Raises:
         UserError: there are none.
     """
     examples = open_source(f"folder:{folder}", 0)
     everything = np.arange(len(examples))
-    return ExportImages(examples, spread(everything, most), True, None, _NOBODY, _NOBODY)
+    return MeasurementImages(examples, evenly(everything, most), True, None, _NONE, _NONE)
 
 
-def spread(positions: IntArray, most: int) -> IntArray:
-    """At most so many positions, evenly over all."""
+def evenly(positions: IntArray, most: int) -> IntArray:
+    """At most so many of some positions, evenly spaced."""
     if len(positions) <= most:
         return positions
     return positions[np.linspace(0, len(positions) - 1, most).round().astype(np.int64)]
 
 
 def _of_fold(
-    examples: Examples, fold: Fold, everyone: tuple[SiteShare, ...], shares: tuple[SiteShare, ...], most: int
-) -> ExportImages:
-    _, contents = np.unique(examples.keys, axis=0, return_inverse=True)
-    contents = contents.reshape(-1)  # one number for each distinct image, so that no copy slips through
-    trained = _joined(share.train for share in everyone)
-    tested = _joined(positions for share in everyone for positions in share.tests.values())
-    fresh = np.flatnonzero(~np.isin(contents, contents[np.concatenate([trained, tested])]))
+    examples: Examples, fold: Fold, preserved: str, shares: tuple[SiteShare, ...], most: int
+) -> MeasurementImages:
+    groups = content_groups(examples)  # an image counts with all its copies
+    trained = joined(share.train for share in fold.sites)
+    tested = joined(positions for share in fold.sites for positions in share.tests.values())
+    fresh = np.flatnonzero(~np.isin(groups, groups[np.concatenate([trained, tested])]))
     held_out = len(fresh) >= _ENOUGH
-    own = _joined(share.train for share in shares)
-    own = own[~np.isin(contents[own], contents[tested])]
-    scope = next((scope for name in GATES for scope in fold.scopes if scope.name == name), None)
-    gate = None
-    if scope is not None:
-        positions = _joined(share.tests[scope.name] for share in shares)
-        if len(positions):
-            gate = Gate(scope.name, spread(positions, most), tuple(examples.class_names[c] for c in scope.classes))
-    return ExportImages(
+    own = joined(share.train for share in shares)
+    own = own[~np.isin(groups[own], groups[tested])]
+    return MeasurementImages(
         examples=examples,
-        calibration=spread(fresh if held_out else own, most),
+        calibration=evenly(fresh if held_out else own, most),
         held_out=held_out,
-        gate=gate,
-        others=spread(tested, most),
+        gate=_gate(examples, fold, preserved, shares, most),
+        others=evenly(tested, most),
         training=own,
     )
 
 
-def _joined(parts: Iterable[IntArray]) -> IntArray:
-    return np.unique(np.concatenate([_NOBODY, *parts]))
+def _gate(examples: Examples, fold: Fold, preserved: str, shares: tuple[SiteShare, ...], most: int) -> Gate | None:
+    scope = next(scope for scope in fold.scopes if scope.name == preserved)
+    positions = joined(share.tests[preserved] for share in shares)
+    if not len(positions):
+        return None
+    return Gate(preserved, evenly(positions, most), tuple(examples.class_names[label] for label in scope.classes))

@@ -1,4 +1,4 @@
-"""The bundle's model against its torch ticket and the dense backbone: what an export must not lose quietly."""
+"""Comparing an exported model with its torch ticket and with the dense backbone."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Parity:
-    """Two sets of embeddings of the same images compared; agreement in percent."""
+    """A comparison of two sets of embeddings of the same images; agreement in percent."""
 
     images: int
     top1_agreement: float
@@ -25,8 +25,8 @@ class Parity:
 def compare(reference: FloatArray, found: FloatArray, class_features: FloatArray) -> Parity:
     """Compare embeddings (n, dim) under a class bank (C, dim).
 
-    Cosines are taken after the reference's mean is taken away from both: embeddings share most of their direction,
-    and the plain cosine of a model that quantization destroyed is still 0.97.
+    Cosines are centred: the reference's mean is subtracted from both. Embeddings share most of their direction, so the
+    plain cosine of a model destroyed by quantization is still 0.97.
     """
     same = (reference @ class_features.T).argmax(axis=1) == (found @ class_features.T).argmax(axis=1)
     mean = reference.mean(axis=0)
@@ -42,7 +42,7 @@ def compare(reference: FloatArray, found: FloatArray, class_features: FloatArray
 
 
 def accuracy(embeddings: FloatArray, class_features: FloatArray, labels: NDArray[np.int64]) -> float:
-    """Percent of images whose nearest class is theirs."""
+    """Percent of images whose nearest class is the true one."""
     return float(100 * ((embeddings @ class_features.T).argmax(axis=1) == labels).mean())
 
 
@@ -54,7 +54,7 @@ def torch_embeddings(vision: nn.Module, pixels: FloatArray) -> FloatArray:
 
 
 def onnx_embeddings(model: bytes, pixels: FloatArray) -> FloatArray:
-    """Embeddings (n, dim) of an ONNX model, image by image as on a device: int8 has one scale for all of a batch."""
+    """Embeddings (n, dim) of an ONNX model, image by image as on a device: int8 scales a whole batch at once."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,41 +1,41 @@
-"""Re-tune a site's prompt on a ticket: its own method and images, with the ticket's features for the dense ones.
+"""Re-tuning a site's prompt on a ticket: the run's method and the site's images, with features of the ticket's tower.
 
-Pruning moves the image features that the prompt was learnt for, most where data are few; see arXiv 2308.14969.
+Pruning shifts the image features that the prompt was learnt for, most where data are few; see arXiv 2308.14969.
 """
 
-import numpy as np
 import torch
 
-from fedgraft.methods.adapter import Adapter
 from fedgraft.client.training import TrainingData, train
-from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.edge_export.trained_run import Source
-from fedgraft.edge_export.measurement_images import ExportImages
+from fedgraft.core.errors import UserError
+from fedgraft.core.randomness import generator
+from fedgraft.edge_export.measure import device_preprocessing
+from fedgraft.edge_export.measurement_images import MeasurementImages
 from fedgraft.edge_export.parity import torch_embeddings
 from fedgraft.edge_export.tickets.ticket import Ticket
-from fedgraft.core.errors import UserError
-from fedgraft.methods import load_method
-from fedgraft.core.randomness import generator
+from fedgraft.edge_export.trained_run import TrainedRun
+from fedgraft.methods.adapter import Adapter
 
 
-def retune(source: Source, known: Adapter, ticket: Ticket, images: ExportImages, epochs: int) -> None:
-    """Train the adapter of the run's own classes in place for some epochs on the site's training images.
+def retune(trained: TrainedRun, known: Adapter, ticket: Ticket, images: MeasurementImages, epochs: int) -> None:
+    """Train the adapter of the run's own classes in place on the site's training images.
 
     Raises:
         UserError: there is no site, no training image, nothing to train, or the method adapts the image tower itself.
     """
-    config = source.config
-    method = load_method(config.method)
-    if source.site is None or not len(images.training):
-        raise UserError("--retune trains at a site, on its own images; give the number of a site, and no --images.")
-    if not method.trains or method.adapter.image_layer(source.backbone, known.options) is not None:
-        raise UserError(f"--retune trains a prompt, and the method {config.method!r} has none that is all of it.")
-    classes = source.deal.folds[source.fold].train_classes
-    prepare = Preprocessing.from_config(source.backbone.preprocessor_config())
-    features = torch_embeddings(ticket.vision, prepare.batch(images.load(images.training)))
+    plan, backbone = trained.plan, trained.backbone
+    if trained.site is None or not len(images.training):
+        raise UserError("--retune trains on a site's own images; give the number of a site, and no --images.")
+    if not plan.method.trains or plan.image_layer(backbone) is not None:
+        raise UserError(
+            f"--retune trains on the ticket's final image features; the method {plan.config.method!r} has nothing to "
+            "train on those."
+        )
+    classes = trained.split.folds[trained.fold].train_classes
+    pixels = device_preprocessing(backbone).batch(images.load(images.training))
+    features = torch.from_numpy(torch_embeddings(ticket.vision, pixels))
     names = known.vocabulary.class_names
-    places = {names[label]: place for place, label in enumerate(classes)}
-    labels = np.asarray([places[name] for name in images.label_names(images.training)], np.int64)
-    data = TrainingData(torch.from_numpy(features)[:, None], torch.from_numpy(labels), classes)
-    rng = generator(config.seed, "retune", source.fold, source.site)
-    train(known, data, config.model_copy(update={"local_epochs": epochs}), rng)
+    order = {names[label]: position for position, label in enumerate(classes)}
+    labels = torch.tensor([order[name] for name in images.label_names(images.training)])
+    data = TrainingData(features[:, None].to(backbone.device), labels.to(backbone.device), classes)
+    rng = generator(plan.config.seed, "retune", trained.fold, trained.site)
+    train(known, data, plan.config.model_copy(update={"local_epochs": epochs}), rng)

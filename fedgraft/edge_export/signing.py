@@ -1,4 +1,4 @@
-"""The key that bundles are signed with: made once, kept private, its public half beside it for devices to pin."""
+"""The key that signs bundles: created once and kept private, with its public half beside it for devices to pin."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedgraft.device.manifest import canonical
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_private, write_text
+from fedgraft.device.manifest import canonical
 
 
 def default_key() -> Path:
@@ -18,21 +18,21 @@ def default_key() -> Path:
 
 
 def signing_key(path: Path) -> Ed25519PrivateKey:
-    """The private key of a PEM file; where there is none, a new one, mode 0600, and its public half beside it.
+    """The private key in a PEM file; if the file does not exist, a new key, mode 0600, with its public half beside it.
 
     Raises:
-        UserError: the file is no Ed25519 key, or others may read it.
+        UserError: the file is not an Ed25519 key, or others may read it.
     """
     if not path.exists():
         return _new_key(path)
     if path.stat().st_mode & 0o077:
-        raise UserError(f"Others may read the signing key {path}; make it private (chmod 600) or make a new one.")
+        raise UserError(f"Others may read the signing key {path}; make it private (chmod 600), or give another --key.")
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise UserError(f"{path} is no private key in PEM without a password: {error}.") from error
+        raise UserError(f"{path} is not a private key in PEM without a password: {error}.") from error
     if not isinstance(key, Ed25519PrivateKey):
-        raise UserError(f"{path} is no Ed25519 key; remove it and the export makes one, or give another --key.")
+        raise UserError(f"{path} is not an Ed25519 key; remove it to have one created, or give another --key.")
     return key
 
 
@@ -43,12 +43,8 @@ def public_bytes(key: Ed25519PrivateKey) -> bytes:
 
 def signature_file(key: Ed25519PrivateKey, manifest: bytes) -> bytes:
     """The content of manifest.sig."""
-    stated = {
-        "algorithm": "ed25519",
-        "public_key": public_bytes(key).hex(),
-        "signature": key.sign(manifest).hex(),
-    }
-    return canonical(stated)
+    public, signature = public_bytes(key).hex(), key.sign(manifest).hex()
+    return canonical({"algorithm": "ed25519", "public_key": public, "signature": signature})
 
 
 def _new_key(path: Path) -> Ed25519PrivateKey:

@@ -1,22 +1,24 @@
-"""Many tickets of one backbone, natural and robust, measured alike: a row a ticket, written as soon as it is there."""
+"""Measuring many tickets of one backbone alike, natural and robust; each row is written as soon as it is known."""
 
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.vision_tower import VisionTower
-from fedgraft.config.run_config import RunConfig, read_toml
-from fedgraft.data.sources.source import open_source
-from fedgraft.reports.edge import TICKETS, read_rows
-from fedgraft.edge_export.tickets.attack import Attack
-from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket, images_of, make_robust, pool_of
-from fedgraft.edge_export.tickets.evaluation import Exam, base_and_novel
-from fedgraft.edge_export.tickets.training import StageProgress, Workplace
 from fedgraft.core.errors import UserError
+from fedgraft.data.sources.source import open_source
+from fedgraft.edge_export.tickets.attack import Attack
+from fedgraft.edge_export.tickets.draw import draw_ticket, images_of, make_robust, pool_of
+from fedgraft.edge_export.tickets.evaluation import ZeroShotEvaluator, zero_shot_tasks
+from fedgraft.edge_export.tickets.ticket_config import Induction, TicketConfig
+from fedgraft.edge_export.tickets.training import StageProgress, StageStore
+from fedgraft.methods.plan import Plan
+from fedgraft.reports.edge import TICKETS, read_rows
+from fedgraft.runs.run_directory import RunDirectory
 
 ATTACK = Attack(4 / 255, 5)
 CUTS = (
@@ -25,36 +27,38 @@ CUTS = (
     ("rows", 0.5),
     *(("structured", sparsity) for sparsity in (0.25, 0.5, 0.75)),
 )
-"""The cuts of a run's report."""
+"""The cuts in a run's report."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is drawn and what it is asked.
+    """What is drawn, and what it is measured on.
 
     Attributes:
-        backbone: mini, a Hugging Face folder or id, or a ticket's folder.
-        data: of the questions, zero-shot; the dense tower of every kind is asked as well.
-        seeds: each its own questions, unlabelled images and draws.
+        backbone: mini, a Hugging Face folder or ID, or a ticket's folder.
+        data: of the zero-shot tasks, on which the dense tower of every kind is measured as well.
+        seeds: each with its own tasks, unlabelled images and draws.
         cuts: patterns with sparsities.
-        inductions: "none" for natural tickets, "pgd", "smoothing"; "smoothing" comes last, behind all seeds.
-        settings: further ones of `TicketConfig`.
-        attacked: images that are attacked.
+        inductions: "none" for natural tickets; "smoothing" is drawn last, after all seeds.
+        settings: others of `TicketConfig`.
+        data_options: of the data source.
+        attacked: number of attacked images.
     """
 
     backbone: str
     data: str
     seeds: tuple[int, ...]
     cuts: tuple[tuple[str, float], ...]
-    inductions: tuple[str, ...]
+    inductions: tuple[Induction, ...]
     settings: dict[str, Any]
+    data_options: dict[str, Any] = field(default_factory=dict)
     attacked: int = 240
 
     def configs(self) -> Iterator[TicketConfig]:
         """Every ticket.
 
         Raises:
-            UserError: a setting that cannot be.
+            UserError: an invalid setting.
         """
         first = tuple(name for name in self.inductions if name != "smoothing")
         for inductions in (first, tuple(name for name in self.inductions if name == "smoothing")):
@@ -67,19 +71,19 @@ class Sweep:
 
 
 def measure(sweep: Sweep, out: Path, progress: StageProgress) -> None:
-    """Add the rows that a folder's `tickets.jsonl` lacks; a killed training goes on where it was."""
+    """Add the rows that a folder's `tickets.jsonl` lacks; an interrupted training continues where it stopped."""
     path = out / TICKETS
     out.mkdir(parents=True, exist_ok=True)
     done = {_key(row) for row in read_rows(path)}
-    backbone, desk = load_backbone(sweep.backbone), None
+    backbone, bench = load_backbone(sweep.backbone), None
     for config in list(sweep.configs()):
         for dense in (True, False):
             cut = ("dense", 0.0) if dense else (config.pattern, config.sparsity)
             if (config.seed, config.induced, *cut) in done:
                 continue
-            if desk is None or desk.seed != config.seed:
-                desk = _Desk(backbone, sweep, config, Workplace(out / "work", progress))
-            row = desk.dense(config) if dense else desk.ticket(config)
+            if bench is None or bench.seed != config.seed:
+                bench = _Bench(backbone, sweep, config, StageStore(out / "work", progress))
+            row = bench.dense(config) if dense else bench.ticket(config)
             done.add(_key(row))
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -91,55 +95,57 @@ def sweep_of_run(run: Path, settings: dict[str, Any]) -> Sweep:
     Raises:
         UserError: there is no run, or its images are at its sites.
     """
-    if not (run / "config.toml").is_file():
+    directory = RunDirectory(run)
+    if not directory.begun:
         raise UserError(f"The folder {run} holds no run (config.toml) and no rows ({TICKETS}) to report.")
-    config = RunConfig.build(read_toml(run / "config.toml"))
-    if config.protocol == "own-data":
-        raise UserError(f"The images of the run {run} are at its sites; there is nothing here to measure tickets on.")
-    return Sweep(config.backbone, config.data, (config.seed,), CUTS, ("none", "pgd"), settings)
+    config = directory.config()
+    if Plan.of(config).protocol.deployed:
+        raise UserError(f"The images of the run {run} are at its sites; there are none here to measure tickets on.")
+    return Sweep(config.backbone, config.data, (config.seed,), CUTS, ("none", "pgd"), settings, config.data_options)
 
 
-class _Desk:
-    """One seed: its images, its questions, and the rows that it makes."""
+class _Bench:
+    """The images and tasks of one seed, and the rows they give."""
 
-    def __init__(self, backbone: Backbone, sweep: Sweep, config: TicketConfig, place: Workplace) -> None:
+    def __init__(self, backbone: Backbone, sweep: Sweep, config: TicketConfig, store: StageStore) -> None:
         self.seed = config.seed
-        self._backbone, self._place, self._attacked = backbone, place, sweep.attacked
-        examples = open_source(sweep.data, self.seed)
-        self._exam = Exam(backbone, examples, base_and_novel(examples, self.seed))
-        self._pool = pool_of(backbone, images_of(config), place)
+        self._backbone, self._store, self._attacked = backbone, store, sweep.attacked
+        examples = open_source(sweep.data, self.seed, sweep.data_options)
+        self._evaluator = ZeroShotEvaluator(backbone, examples, zero_shot_tasks(examples, self.seed))
+        self._pool = pool_of(backbone, images_of(config), store)
 
     def dense(self, config: TicketConfig) -> dict[str, Any]:
         """The row of a tower that nothing was cut from."""
         tower = self._backbone.vision_tower()
         if config.kind == "robust":
-            tower = make_robust(tower, config, self._pool, self._place)
+            tower = make_robust(tower, config, self._pool, self._store)
         whole = {"pattern": "dense", "sparsity": 0.0, "distillation_steps": 0}
-        return {**self._row(config), **whole, **self._asked(tower)}
+        return {**self._row(config), **whole, **self._accuracies(tower)}
 
     def ticket(self, config: TicketConfig) -> dict[str, Any]:
         """The row of a ticket."""
         began = time.monotonic()
-        ticket = draw_ticket(self._backbone, config, pool=self._pool, place=self._place)
+        ticket = draw_ticket(self._backbone, config, pool=self._pool, store=self._store)
         seconds = time.monotonic() - began
         sizes = {"parameters": ticket.parameters, "nonzero": ticket.nonzero, "seconds": round(seconds, 1)}
-        return {**self._row(config), **sizes, **self._asked(ticket.vision)}
+        return {**self._row(config), **sizes, **self._accuracies(ticket.vision)}
 
     def _row(self, config: TicketConfig) -> dict[str, Any]:
-        asked = [question for question in self._exam.questions if question.name in ("base", "novel", "all")]
         return {
             **config.model_dump(include={"kind", "scheme", "pattern", "sparsity", "seed", "images"}),
             "induction": config.induced,
             "epsilon": config.radius,
             "induction_steps": config.induction_steps if config.kind == "robust" else 0,
             "distillation_steps": config.distillation_steps,
-            "test_images": sum(len(question.positions) for question in asked),
+            "test_images": len(self._evaluator),
             "attacked_images": self._attacked,
         }
 
-    def _asked(self, tower: VisionTower) -> dict[str, float]:
-        attacked = self._exam.attacked(tower, ATTACK, self.seed, self._attacked)
-        return {name: round(value, 2) for name, value in (*self._exam.clean(tower).items(), ("attacked", attacked))}
+    def _accuracies(self, tower: VisionTower) -> dict[str, float]:
+        attacked = self._evaluator.attacked(tower, ATTACK, self.seed, self._attacked)
+        return {
+            name: round(value, 2) for name, value in (*self._evaluator.clean(tower).items(), ("attacked", attacked))
+        }
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,31 +1,32 @@
-"""Which image tower is exported: the dense one, a ticket from disk, or one that is drawn now and kept for next time."""
+"""Choosing the image tower of an export: the dense one, a ticket from disk, or one drawn now and kept in the cache."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedgraft.methods.adapter import Adapter
-from fedgraft.backbones.ticket_backbone import TicketFile, is_ticket
-from fedgraft.edge_export.trained_run import Source
-from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
-from fedgraft.edge_export.tickets.ticket import Ticket, TicketSpec, dense_ticket
-from fedgraft.edge_export.tickets.training import StageProgress, Workplace
+from fedgraft.backbones.ticket_backbone import is_ticket
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
+from fedgraft.edge_export.tickets.draw import draw_ticket
+from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
+from fedgraft.edge_export.tickets.ticket_config import TicketConfig
+from fedgraft.edge_export.tickets.training import StageStore, at_tenths
+from fedgraft.edge_export.trained_run import TrainedRun
+from fedgraft.methods.adapter import Adapter
 
-KINDS = ("natural", "robust")
+_DRAWN = ("natural", "robust")
 
 
 @dataclass(frozen=True)
 class TicketChoice:
-    """What the user asked for.
+    """The user's choice.
 
     Attributes:
-        name: "natural" or "robust" to draw one, or the folder of a ticket.
-        sparsity: of one that is drawn; 0 exports the dense tower, robust where that is asked for.
-        pattern: of one that is drawn.
-        seed: of one that is drawn.
-        distillation_steps: of one that is drawn; as `fedgraft ticket draw` does it unless given.
+        name: "natural" or "robust" to draw a ticket, or a ticket's folder.
+        sparsity: of a drawn ticket; 0 exports the dense tower, made robust for "robust".
+        pattern: of a drawn ticket.
+        seed: of a drawn ticket.
+        distillation_steps: of a drawn ticket; by default those of `fedgraft ticket draw`.
     """
 
     name: str = "natural"
@@ -35,36 +36,23 @@ class TicketChoice:
     distillation_steps: int | None = None
 
 
-def chosen_ticket(source: Source, adapter: Adapter, choice: TicketChoice, observer: Observer) -> Ticket:
+def chosen_ticket(trained: TrainedRun, adapter: Adapter, choice: TicketChoice, observer: Observer) -> Ticket:
     """The ticket of a choice.
 
     Raises:
-        UserError: there is no such ticket, it is of another backbone, or it cannot be as sparse as that.
+        UserError: there is no such ticket, it is of another backbone, or it cannot be that sparse.
     """
-    backbone = source.backbone
-    if choice.name not in KINDS:
+    backbone = trained.backbone
+    if choice.name not in _DRAWN:
         if choice.sparsity:
-            raise UserError(f"The ticket {choice.name} has a sparsity of its own; leave --sparsity out.")
+            raise UserError(f"The ticket {choice.name} has its own sparsity; leave --sparsity out.")
         return Ticket.load(Path(choice.name), backbone)
     if choice.sparsity == 0 and choice.name == "natural":
-        own = Path(source.config.backbone)
-        if is_ticket(own):  # the run's backbone is a ticket already
-            file = TicketFile.read(own)
-            return Ticket(TicketSpec(**file.spec), file.tower, file.source)
-        return dense_ticket(backbone, adapter.vision_tower())
+        folder = Path(trained.plan.config.backbone).expanduser()
+        return Ticket.read(folder) if is_ticket(folder) else dense_ticket(backbone, adapter.vision_tower())
     observer.on_notice(f"Drawing a {choice.name} ticket, {choice.pattern}, sparsity {choice.sparsity:g}.")
     settings = {"kind": choice.name, "pattern": choice.pattern, "sparsity": choice.sparsity, "seed": choice.seed}
     if choice.distillation_steps is not None:
         settings["distillation_steps"] = choice.distillation_steps
-    place = Workplace(cache_root() / "tickets", _tenths(observer))
-    return draw_ticket(backbone, TicketConfig.build(settings), adapter.vision_tower(), place=place)
-
-
-def _tenths(observer: Observer) -> StageProgress:
-    """A sentence at every tenth of a stage."""
-
-    def tell(stage: str, done: int, total: int) -> None:
-        if done == total or done * 10 // total != (done - 1) * 10 // total:
-            observer.on_notice(f"{stage}: {done}/{total}")
-
-    return tell
+    store = StageStore(cache_root() / "tickets", at_tenths(observer.on_notice))
+    return draw_ticket(backbone, TicketConfig.build(settings), adapter.vision_tower(), store=store)

@@ -1,199 +1,171 @@
-"""Fold: a run and a site, or the global prompt, become a class bank, all that a device has of the text tower."""
+"""A run on disk and one site of it, or the prompt that all sites share: what an export starts from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 
-from fedgraft.methods.adapter import Adapter, Seat, Vocabulary
-from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.runs.personal_state import PersonalState
-from fedgraft.config.run_config import RunConfig, read_toml
-from fedgraft.runs.split_file import DealtData, read_dealt
-from fedgraft.data.protocols.protocol import Deal, named_deal
-from fedgraft.device.class_bank import check_labels
+from fedgraft.backbones import Backbone
 from fedgraft.core.errors import UserError
-from fedgraft.methods import load_method
-from fedgraft.core.randomness import derived_seed
+from fedgraft.data.split import Split
+from fedgraft.methods.adapter import Adapter
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.checkpoints import Checkpoint
+from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.site_folder import SiteFolder
 
 GLOBAL = "global"
 
 
 @dataclass(frozen=True)
-class Source:
-    """Whose prompt is folded: a run on disk, a fold of it, and a site or none.
+class TrainedRun:
+    """One fold of a run, after its last round, and a site.
 
     Attributes:
-        data: the dealt images; None where the images are at the sites.
-        round: the last round.
-        site: its number in the run; None for the global prompt.
+        split: without positions of images where those are at the sites.
+        checkpoint: of the last round; None for a method that trains nothing.
+        site: its number in the run; None for the prompt that all sites share.
         state: the folder of the site's personal parameters.
     """
 
-    run: Path
-    config: RunConfig
+    directory: RunDirectory
+    plan: Plan
     backbone: Backbone
-    deal: Deal
-    data: DealtData | None
+    split: Split
     fold: int
-    round: int
+    checkpoint: Checkpoint | None
     site: int | None
     state: Path | None
 
+    @classmethod
+    def open(cls, path: Path, site: str, fold: str | None = None, site_folder: Path | None = None) -> Self:
+        """Load a run.
+
+        Args:
+            path: the run directory.
+            site: "global", or the number of a site.
+            fold: the domain left out, for a run with several folds.
+            site_folder: of a deployed site, which keeps its personal parameters there.
+
+        Raises:
+            UserError: there is no such run, fold or site, or the run has not trained yet.
+        """
+        directory = RunDirectory(path)
+        plan = Plan.of(directory.config())
+        split = plan.announced if plan.protocol.deployed else directory.split
+        number = _fold_number(split, fold, path)
+        site_number = _site_number(site, plan.config.sites, path)
+        backbone = plan.load_backbone()
+        checkpoint = None
+        if plan.method.trains:
+            checkpoint = directory.checkpoints.newest(number, backbone.fingerprint)
+            if checkpoint is None:
+                raise UserError(f"The run in {path} has trained nothing yet: its first round has not ended.")
+        state = None
+        if site_number is not None and site_folder is not None:
+            state = _deployed_state(SiteFolder.open(site_folder), directory, number)
+        elif site_number is not None:
+            state = directory.personal_state(number, site_number)
+        return cls(directory, plan, backbone, split, number, checkpoint, site_number, state)
+
     @property
-    def name(self) -> str:
-        """As the user wrote it."""
+    def site_name(self) -> str:
+        """The site as the user writes it."""
         return GLOBAL if self.site is None else str(self.site)
 
+    @property
+    def round(self) -> int:
+        """The last round; 0 for a method that trains nothing."""
+        return 0 if self.checkpoint is None else self.checkpoint.round
 
-def open_run(run: Path, site: str, fold: str | None = None, site_folder: Path | None = None) -> Source:
-    """Find a run and a site.
+    def adapter(self, labels: Sequence[str] | None = None) -> Adapter:
+        """The method's adapter with the server's parameters and the site's own.
 
-    Args:
-        run: the run directory.
-        site: "global", or the number of a site in the run.
-        fold: the name of the domain that the federation left out, where the run has several.
-        site_folder: of a deployed site, which keeps its personal parameters there and not in the run directory.
+        Args:
+            labels: the classes; the run's own by default.
 
-    Raises:
-        UserError: there is no such run, fold or site, or the run has not trained yet.
-    """
-    if not (run / "config.toml").is_file():
-        raise UserError(f"There is no run in {run}: it has no config.toml.")
-    config = RunConfig.build(read_toml(run / "config.toml"))
-    data = None if config.protocol == "own-data" else read_dealt(run)
-    deal = named_deal(config.class_names) if data is None else data.deal
-    number = _fold_number(deal, fold, run)
-    where = _site_number(site, config, run)
-    backbone = load_backbone(config.backbone, config.precision)
-    last = _last_round(run, number, backbone, config)
-    state = None
-    if where is not None:
-        state = run / "sites" / f"{number:03d}" / f"{where:06d}"
-        if site_folder is not None:
-            state = _deployed_state(SiteFolder.open(site_folder), run, number)
-    return Source(run, config, backbone, deal, data, number, last, where, state)
-
-
-def adapter_of(source: Source, labels: Sequence[str]) -> Adapter:
-    """The method's adapter for some labels, with the server's parameters and the site's own.
-
-    Raises:
-        UserError: the method learns something for each class and the labels are others, the labels are too long for
-            the text tower, or the site has no personal parameters.
-    """
-    config, backbone = source.config, source.backbone
-    method = load_method(config.method)
-    vocabulary = Vocabulary(backbone, labels, source.deal.templates)
-    seed = derived_seed(config.seed, "adapter", source.fold, source.site or 0)
-    options = method.parse_options(config.method_options)
-    seat = Seat(config.seed, source.fold, source.site, source.round)
-    adapter = method.adapter(vocabulary, options, torch.Generator().manual_seed(seed), seat)
-    if not method.trains:
+        Raises:
+            UserError: the labels are too long for the text tower, or differ from the run's although the method learns
+                something per class; or the site has no personal parameters.
+        """
+        vocabulary = Vocabulary(self.backbone, labels or self.split.class_names, self.split.templates)
+        adapter = self.plan.adapter(vocabulary, self.site, self.fold, self.round)
+        if self.checkpoint is None:
+            return adapter
+        shared = {name: torch.from_numpy(array.copy()) for name, array in self.checkpoint.arrays.items()}
+        values = {**shared, **self._personal(adapter)}
+        shapes = {name: value.shape for name, value in {**adapter.server_state(), **adapter.personal()}.items()}
+        if other := sorted(name for name in shapes.keys() & values.keys() if shapes[name] != values[name].shape):
+            raise UserError(
+                f"The method {self.plan.config.method!r} learns {other[0]!r} for the run's own classes and cannot take "
+                "other labels; leave --labels out."
+            )
+        adapter.load(values)
         return adapter
-    checkpoint = RunDirectory(source.run).newest_checkpoint(source.fold, backbone.fingerprint)
-    assert checkpoint is not None
-    shared = {name: torch.from_numpy(array.copy()) for name, array in checkpoint.arrays.items()}
-    personal = _personal(source, adapter)
-    values = {**shared, **personal}
-    shapes = {name: value.shape for name, value in {**adapter.server_state(), **adapter.personal()}.items()}
-    if other := sorted(name for name in shapes.keys() & values.keys() if shapes[name] != values[name].shape):
-        raise UserError(
-            f"The method {config.method!r} has learnt {other[0]!r} for the run's own classes, so it cannot be folded "
-            "for other labels; leave --labels out."
-        )
-    adapter.load(values)
-    return adapter
+
+    def _personal(self, adapter: Adapter) -> dict[str, torch.Tensor]:
+        if not adapter.personal_names:
+            return {}
+        if self.state is None:
+            if not adapter.shared():
+                raise UserError(
+                    f"The method {self.plan.config.method!r} shares nothing between sites, so there is no global "
+                    "prompt; give the number of a site."
+                )
+            return {name: torch.zeros_like(value) for name, value in adapter.personal().items()}
+        personal = PersonalState(self.state, self.plan.identity(self.backbone)).load(self.round)
+        if personal is None:
+            raise UserError(
+                f"Site {self.site} has no personal parameters in {self.state}. A deployed site keeps its own: export "
+                "on its machine, with --site-folder DIR."
+            )
+        return personal
 
 
 @torch.no_grad()
 def class_features(adapter: Adapter, labels: Sequence[str] | None = None) -> torch.Tensor:
-    """The class bank (C, dim), float32 rows of unit norm on the CPU, of all labels or of some, in their order."""
+    """The class bank (C, dim): float32 rows of unit norm on the CPU, of all classes or of some, in their order."""
     names = adapter.vocabulary.class_names
     classes = range(len(names)) if labels is None else [names.index(label) for label in labels]
     features = adapter.class_features(tuple(classes)).float().cpu()
     return torch.nn.functional.normalize(features, dim=-1).contiguous()
 
 
-def parse_labels(text: str) -> tuple[str, ...]:
-    """Labels from a text with commas, or from a file with one a line.
-
-    Raises:
-        UserError: they are empty, doubled or no text, or fewer than two.
-    """
-    path = Path(text)
-    try:
-        lines = path.read_text().splitlines() if path.is_file() else text.split(",")
-        return check_labels([line.strip() for line in lines if line.strip() or not path.is_file()])
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The labels cannot be read from {text}: {error}.") from error
-    except ValueError as error:
-        raise UserError(f"The labels {text!r} cannot be used: {error}.") from error
-
-
-def _personal(source: Source, adapter: Adapter) -> dict[str, torch.Tensor]:
-    if not adapter.personal_names:
-        return {}
-    if source.state is None:
-        if not adapter.shared():
-            raise UserError(
-                f"The method {source.config.method!r} shares nothing between sites, so there is no global prompt; "
-                "give the number of a site."
-            )
-        return {name: torch.zeros_like(value) for name, value in adapter.personal().items()}
-    identity = {"method": source.config.method, "fingerprint": source.backbone.fingerprint}
-    personal = PersonalState(source.state, identity).load(source.round)
-    if personal is None:
-        raise UserError(
-            f"Site {source.site} has no personal parameters in {source.state}; a deployed site keeps them itself: "
-            "export there, with --site-folder DIR."
-        )
-    return personal
-
-
-def _fold_number(deal: Deal, fold: str | None, run: Path) -> int:
-    names = [each.name for each in deal.folds]
+def _fold_number(split: Split, fold: str | None, path: Path) -> int:
+    names = [each.name for each in split.folds]
     if fold is None and len(names) == 1:
         return 0
-    if fold not in names or fold is None:
-        known = ", ".join(str(name) for name in names if name is not None) or "none"
-        raise UserError(
-            f"The run in {run} has a federation for each domain that it left out; name one with --fold: {known}."
-            if fold is None
-            else f"The run in {run} has no fold {fold!r}; it has {known}."
-        )
-    return names.index(fold)
+    if fold is not None and fold in names:
+        return names.index(fold)
+    known = ", ".join(name for name in names if name is not None) or "none"
+    if fold is None:
+        raise UserError(f"The run in {path} has a fold for each domain it left out; name one with --fold: {known}.")
+    raise UserError(f"The run in {path} has no fold {fold!r}; it has {known}.")
 
 
-def _site_number(site: str, config: RunConfig, run: Path) -> int | None:
+def _site_number(site: str, sites: int, path: Path) -> int | None:
     if site == GLOBAL:
         return None
-    if not site.isdecimal() or int(site) >= config.sites:
+    if not site.isdecimal() or int(site) >= sites:
         raise UserError(
-            f"The run in {run} has no site {site!r}; its sites are 0 to {config.sites - 1}, and {GLOBAL} is the prompt "
-            "that they share."
+            f"The run in {path} has no site {site!r}; its sites are 0 to {sites - 1}, and {GLOBAL} is the prompt that "
+            "they share."
         )
     return int(site)
 
 
-def _last_round(run: Path, fold: int, backbone: Backbone, config: RunConfig) -> int:
-    if not load_method(config.method).trains:
-        return 0
-    checkpoint = RunDirectory(run).newest_checkpoint(fold, backbone.fingerprint)
-    if checkpoint is None:
-        raise UserError(f"The run in {run} has trained nothing yet: it has no checkpoint before its first round ends.")
-    return checkpoint.round
-
-
-def _deployed_state(site: SiteFolder, run: Path, fold: int) -> Path:
-    """Where a deployed site keeps the state of a run: below the run's name at the server, or in the only folder."""
-    known = sorted(site.state.glob(f"*/{fold:03d}"))
-    attempts = RunDirectory(run).read_json("attempts.json")
-    if attempts is not None and (named := site.state / str(attempts["run"]) / f"{fold:03d}").is_dir():
+def _deployed_state(site: SiteFolder, directory: RunDirectory, fold: int) -> Path:
+    """Where a deployed site keeps the state of a run: under the run's name at the server, or in the only folder."""
+    name = directory.deployed_name()
+    if name is not None and (named := site.state / name / f"{fold:03d}").is_dir():
         return named
+    known = sorted(site.state.glob(f"*/{fold:03d}"))
     if len(known) == 1:
         return known[0]
-    raise UserError(f"The site in {site.path} keeps the state of {len(known)} runs, and none under the name of {run}.")
+    raise UserError(
+        f"The site in {site.path} keeps the state of {len(known)} runs, and none under the name of {directory.path}."
+    )

@@ -1,6 +1,6 @@
-"""What tickets and their exports measured: accuracy against sparsity, latency against size, as plots and tables.
+"""The report on tickets and exports: accuracy against sparsity and latency against size, as plots and tables.
 
-The rows lie in a folder: `tickets.jsonl`, a row a ticket, and `latency.jsonl`, a row an exported model.
+Its rows are in two files of a folder: `tickets.jsonl`, one row per ticket, and `latency.jsonl`, one per exported model.
 """
 
 import html
@@ -21,7 +21,11 @@ from fedgraft.core.files import write_text
 
 Row = Mapping[str, Any]
 TICKETS, LATENCY = "tickets.jsonl", "latency.jsonl"
-_QUANTITIES = ("base", "novel", "faded", "mosaic", "noisy", "all", "attacked")
+_SETTINGS = {
+    "kind", "scheme", "pattern", "sparsity", "seed", "images", "induction", "epsilon", "induction_steps",
+    "distillation_steps", "test_images", "attacked_images", "parameters", "nonzero", "seconds",
+}  # fmt: skip
+"""What a row says of a ticket; its other values are accuracies in percent."""
 _STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "font.size": 8.5,
@@ -46,10 +50,10 @@ svg{{max-width:100%;height:auto}}</style>
 
 
 def write_edge_report(folder: Path) -> Path:
-    """Write `edge-report.html`, and each figure as a file of its own.
+    """Write `edge-report.html`, and each figure to its own file.
 
     Raises:
-        UserError: the folder holds no rows, or a line is no row.
+        UserError: the folder holds no rows, or a line is not a row.
     """
     tickets, latency = read_rows(folder / TICKETS), read_rows(folder / LATENCY)
     if not tickets and not latency:
@@ -70,10 +74,10 @@ def write_edge_report(folder: Path) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, none where there is no file; a last line torn by a kill is no row.
+    """The rows of a file, if there is one; a last line torn by a kill is left out.
 
     Raises:
-        UserError: another line is no JSON object.
+        UserError: another line is not a JSON object.
     """
     rows: list[dict[str, Any]] = []
     lines = path.read_text().splitlines() if path.is_file() else []
@@ -83,23 +87,23 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise UserError(f"Line {number} of {path} is no row: {error}.") from error
+            raise UserError(f"Line {number} of {path} is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise UserError(f"Line {number} of {path} is no row but {line[:40]!r}.")
+            raise UserError(f"Line {number} of {path} is not a JSON object: {line[:40]!r}.")
         rows.append(row)
     return rows
 
 
 def accuracy_figure(rows: Sequence[Row], quantities: Sequence[str] | None = None) -> Figure:
-    """Accuracy against sparsity: a row of axes a pattern, a column a quantity, a line a kind of ticket.
+    """Accuracy against sparsity: one row of axes per pattern, one column per quantity, one line per kind of ticket.
 
-    Every seed is a dot and the line goes through their means; a dense tower stands at sparsity 0 of every pattern.
+    Every seed is a dot, and the line goes through their means; dense towers are drawn at sparsity 0 of every pattern.
 
     Args:
-        rows: with `pattern`, `sparsity`, `induction` and the quantities, in percent.
-        quantities: keys of the rows; all accuracies that the rows have unless given.
+        rows: with `pattern`, `sparsity`, `induction` and accuracies in percent.
+        quantities: keys of accuracies; all by default.
     """
-    quantities = quantities or [name for name in _QUANTITIES if name in rows[0]]
+    quantities = quantities or _accuracies(rows)
     patterns = sorted({row["pattern"] for row in rows} - {"dense"}, reverse=True) or ["dense"]
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(2.1 * len(quantities) + 0.4, 2.1 * len(patterns) + 0.3))
@@ -117,7 +121,7 @@ def accuracy_figure(rows: Sequence[Row], quantities: Sequence[str] | None = None
 
 
 def latency_figure(rows: Sequence[Row]) -> Figure:
-    """Latency against size, a named point for each exported model.
+    """Latency against size: one labelled point per exported model.
 
     Args:
         rows: with `name`, `megabytes` and `ms`.
@@ -133,13 +137,13 @@ def latency_figure(rows: Sequence[Row]) -> Figure:
         axes.set_ylim(bottom=0)
         axes.margins(x=0.2)
         axes.set_xlabel("megabytes")
-        axes.set_ylabel("milliseconds an image")
+        axes.set_ylabel("milliseconds per image")
         return figure
 
 
 def ticket_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines: mean ± standard deviation over seeds of every accuracy, the kinds of a cut below each other."""
-    quantities = [name for name in _QUANTITIES if name in rows[0]]
+    """Head and lines: mean ± standard deviation over seeds of every accuracy, grouped by cut."""
+    quantities = _accuracies(rows)
     groups: dict[tuple[str, float, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["pattern"], row["sparsity"], row["induction"]].append(row)
@@ -155,7 +159,7 @@ def ticket_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def latency_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Head and lines, with how many times faster and smaller than the first row each is."""
+    """Head and lines; each row with how many times smaller and faster than the first it is."""
     first = rows[0]
     lines = [
         [
@@ -171,8 +175,12 @@ def latency_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table for a page of documentation."""
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def _accuracies(rows: Sequence[Row]) -> list[str]:
+    return [name for name in rows[0] if name not in _SETTINGS]
 
 
 def _cell(values: Sequence[float]) -> str:
@@ -193,7 +201,7 @@ def _draw_kinds(axes: Axes, rows: Sequence[Row], quantity: str) -> None:
 
 
 def _svg(figure: Figure, path: Path) -> str:
-    """Write a figure to a file and return it as a page has it."""
+    """Write a figure to a file, and return it for a page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     write_text(path, buffer.getvalue())

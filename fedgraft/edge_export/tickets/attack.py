@@ -1,4 +1,4 @@
-"""Images near given ones on which a loss is high: projected gradient ascent (Madry et al. 2018), and noise."""
+"""Disturbing images: projected gradient ascent on a loss (Madry et al. 2018), and noise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class PixelRange:
 
     @classmethod
     def of(cls, backbone: Backbone) -> Self:
-        """From the backbone's preprocessing."""
+        """That of a backbone's preprocessing."""
         config = backbone.preprocessor_config()
         return cls(*(torch.tensor(config[key]).view(1, -1, 1, 1) for key in ("image_mean", "image_std")))
 
     def clamp(self, pixels: Tensor) -> Tensor:
-        """Preprocessed pixels that images can have."""
+        """Preprocessed pixels, limited to values that images can have."""
         return pixels.clamp((0 - self.mean) / self.std, (1 - self.mean) / self.std)
 
 
@@ -37,7 +37,7 @@ class Attack:
     """Gradient ascent within a ball of the maximum norm.
 
     Attributes:
-        epsilon: radius, of pixels from 0 to 1.
+        epsilon: radius, for pixels from 0 to 1.
         steps: gradient steps of 2 epsilon / steps each.
     """
 
@@ -62,20 +62,20 @@ class Noise:
     """Gaussian noise, as randomized smoothing trains on (Cohen et al. 2019).
 
     Attributes:
-        epsilon: standard deviation, of pixels from 0 to 1.
+        epsilon: standard deviation, for pixels from 0 to 1.
     """
 
     epsilon: float
 
     def __call__(self, pixels: Tensor, loss: Loss, pixel_range: PixelRange, rng: np.random.Generator) -> Tensor:
-        """Preprocessed pixels with noise; the loss takes no part. As in smoothing, they may leave the range."""
+        """Preprocessed pixels with noise, whatever the loss. As in smoothing, they may leave the valid range."""
         noise = torch.from_numpy(rng.standard_normal(pixels.shape).astype(np.float32))
         return pixels + noise * (self.epsilon / pixel_range.std)
 
 
 @dataclass(frozen=True)
 class Nothing:
-    """The images as they are."""
+    """No disturbance."""
 
     def __call__(self, pixels: Tensor, loss: Loss, pixel_range: PixelRange, rng: np.random.Generator) -> Tensor:
         """The same pixels."""
@@ -83,4 +83,4 @@ class Nothing:
 
 
 Disturbance = Callable[[Tensor, Loss, PixelRange, np.random.Generator], Tensor]
-"""Pixels, a loss, the preprocessing and a source of draws to other pixels."""
+"""From pixels, a loss, the pixel range and a random generator to disturbed pixels."""

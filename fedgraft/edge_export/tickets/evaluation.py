@@ -15,24 +15,27 @@ from fedgraft.backbones import load_backbone
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.ticket_backbone import TicketFile
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.randomness import generator
 from fedgraft.data.examples import Examples, IntArray
-from fedgraft.data.protocols.protocol import deal
 from fedgraft.data.sources.source import open_source
+from fedgraft.data.split import joined
 from fedgraft.edge_export.tickets.attack import Attack, PixelRange
 from fedgraft.edge_export.tickets.image_pool import Pixels
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.tickets.training import Module
-from fedgraft.core.randomness import generator
+from fedgraft.methods.plan import Plan
 
 _BATCH = 128
+_FEWEST_CLASSES = 4
+"""Of which half can be base and half novel."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """Some test images that are told apart among some classes.
+class ZeroShotTask:
+    """Test images to be classified among some classes.
 
     Attributes:
-        name: "base", "novel", or a domain's.
+        name: of a scope or a domain.
         positions: of the images among the examples.
         classes: positions in the class names.
     """
@@ -42,58 +45,62 @@ class Question:
     classes: tuple[int, ...]
 
 
-def base_and_novel(examples: Examples, seed: int) -> list[Question]:
-    """The test images that base-to-novel deals, of base and novel classes; and each domain's among all classes.
+def zero_shot_tasks(examples: Examples, seed: int) -> list[ZeroShotTask]:
+    """The test images of base-to-novel among base and novel classes, and those of each domain among all classes.
 
-    A source of fewer than four classes has one question, all of its images among all classes.
+    A source with fewer than four classes has one task, all of its images among all classes.
     """
-    if len(examples.class_names) < 4:
-        return [Question("all", np.arange(len(examples)), tuple(range(len(examples.class_names))))]
-    config = RunConfig(protocol="base-to-novel", sites=2, seed=seed, shots=1)
-    (fold,) = deal(examples, config).folds
-    questions = []
-    for scope in fold.scopes:
-        positions = np.unique(np.concatenate([share.tests[scope.name] for share in fold.sites]))
-        if scope.name in ("base", "novel"):
-            questions.append(Question(scope.name, positions, scope.classes))
-    tested = np.concatenate([question.positions for question in questions])
     everything = tuple(range(len(examples.class_names)))
+    if len(everything) < _FEWEST_CLASSES:
+        return [ZeroShotTask("all", np.arange(len(examples)), everything)]
+    plan = Plan.of(RunConfig(protocol="base-to-novel", sites=2, seed=seed, shots=1))
+    (fold,) = plan.split(examples).folds
+    scopes: dict[tuple[int, ...], ZeroShotTask] = {}
+    for scope in fold.scopes:  # over both sites, local and base are the same images; the last name stands
+        positions = joined(share.tests[scope.name] for share in fold.sites)
+        scopes[scope.classes] = ZeroShotTask(scope.name, positions, scope.classes)
+    tasks = list(scopes.values())
+    tested = np.concatenate([task.positions for task in tasks])
     for domain in np.unique(examples.domains[tested]) if len(examples.domain_names) > 1 else ():
-        name = examples.domain_names[domain]
-        questions.append(Question(name, tested[examples.domains[tested] == domain], everything))
-    return questions
+        positions = tested[examples.domains[tested] == domain]
+        tasks.append(ZeroShotTask(examples.domain_names[domain], positions, everything))
+    return tasks
 
 
-class Exam:
+class ZeroShotEvaluator:
     """Test images as pixels and the class bank, ready for several towers.
 
     Args:
         backbone: whose preprocessing and text tower are used.
         examples: the images.
-        questions: what is asked.
+        tasks: what is measured.
     """
 
-    def __init__(self, backbone: Backbone, examples: Examples, questions: Sequence[Question]) -> None:
-        self.questions = list(questions)
+    def __init__(self, backbone: Backbone, examples: Examples, tasks: Sequence[ZeroShotTask]) -> None:
+        self._tasks = tasks
         self._labels = torch.from_numpy(examples.labels)
-        self._used = np.unique(np.concatenate([question.positions for question in questions]))
+        self._used = joined(task.positions for task in tasks)
         self._pixels = Pixels(backbone, lambda row: examples.load(int(self._used[row])), len(self._used))
         self._bank = backbone.text.encode_classes(examples.class_names, examples.templates).cpu()
         self._scale, self._range = backbone.logit_scale, PixelRange.of(backbone)
 
+    def __len__(self) -> int:
+        """The number of test images."""
+        return len(self._used)
+
     @torch.no_grad()
     def clean(self, encode: Module) -> dict[str, float]:
-        """Accuracy in percent for every question."""
-        rows = np.array_split(np.arange(len(self._used)), -(-len(self._used) // _BATCH))
+        """Accuracy in percent on every task."""
+        rows = np.array_split(np.arange(len(self)), -(-len(self) // _BATCH))
         features = torch.cat([encode(self._pixels[part]) for part in rows])
-        return {question.name: self._accuracy(question, features) for question in self.questions}
+        return {task.name: self._accuracy(task, features) for task in self._tasks}
 
     def attacked(self, encode: Module, attack: Attack, seed: int, count: int) -> float:
-        """Accuracy in percent among all classes on attacked images, `count` of them drawn from the seed.
+        """Accuracy in percent among all classes on `count` attacked images, drawn from the seed.
 
-        The attack raises the cross-entropy of the true class, so it knows more than the tower.
+        The attack raises the cross-entropy of the true class, which the tower does not know.
         """
-        chosen = generator(seed, "attacked").permutation(len(self._used))[:count]
+        chosen = generator(seed, "attacked").permutation(len(self))[:count]
         rng = generator(seed, "attack")
         right = 0
         for part in np.array_split(chosen, -(-len(chosen) // _BATCH)):
@@ -107,35 +114,38 @@ class Exam:
                 right += int(((encode(moved) @ self._bank.T).argmax(1) == labels).sum())
         return 100 * right / len(chosen)
 
-    def _accuracy(self, question: Question, features: Tensor) -> float:
-        rows: NDArray[np.int64] = np.searchsorted(self._used, question.positions)
-        classes = torch.tensor(question.classes)
+    def _accuracy(self, task: ZeroShotTask, features: Tensor) -> float:
+        rows: NDArray[np.int64] = np.searchsorted(self._used, task.positions)
+        classes = torch.tensor(task.classes)
         predicted = classes[(features[torch.from_numpy(rows)] @ self._bank[classes].T).argmax(1)]
-        return float((predicted == self._labels[torch.from_numpy(question.positions)]).float().mean() * 100)
+        return float((predicted == self._labels[torch.from_numpy(task.positions)]).float().mean() * 100)
 
 
 def evaluate(folder: Path, data: str, attack: Attack, attacked: int, seed: int) -> dict[str, Any]:
-    """A ticket's zero-shot accuracies beside those of the backbone that it was drawn from.
+    """A ticket's zero-shot accuracies beside those of its dense backbone.
 
     Args:
         folder: the ticket's.
         data: a data source.
-        attack: of the images that are attacked.
-        attacked: how many images are attacked.
-        seed: of the source, the deal and the attack.
+        attack: on some of the images.
+        attacked: the number of attacked images.
+        seed: of the source, the split and the attack.
 
     Returns:
-        Plain JSON: `ticket` and `dense`, each with accuracies in percent and the number of parameters, and `spec`.
+        Plain JSON: `ticket` and `dense`, each with accuracies in percent and numbers of parameters, and `spec`.
 
     Raises:
-        UserError: no such ticket, its backbone is another one, or no such data.
+        UserError: there is no such ticket or data, or its backbone has changed.
     """
     backbone = load_backbone(TicketFile.read(folder).source)
     ticket = Ticket.load(folder, backbone)
     examples = open_source(data, seed)
-    exam = Exam(backbone, examples, base_and_novel(examples, seed))
+    evaluator = ZeroShotEvaluator(backbone, examples, zero_shot_tasks(examples, seed))
     result: dict[str, Any] = {"spec": asdict(ticket.spec), "source": ticket.source, "fingerprint": ticket.fingerprint}
     for name, one in (("ticket", ticket), ("dense", dense_ticket(backbone))):
-        accuracies = {**exam.clean(one.vision), "attacked": exam.attacked(one.vision, attack, seed, attacked)}
+        accuracies = {
+            **evaluator.clean(one.vision),
+            "attacked": evaluator.attacked(one.vision, attack, seed, attacked),
+        }
         result[name] = {"accuracy": accuracies, "parameters": one.parameters, "nonzero": one.nonzero}
     return result

@@ -1,4 +1,4 @@
-"""The server's unlabelled images: what a backbone is made robust on, and what a ticket is distilled on."""
+"""The server's unlabelled images, for making a backbone robust and for distilling a ticket."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,28 +13,29 @@ from torch import Tensor
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.feature_store import FeatureStore, Progress, require_rows
 from fedgraft.backbones.mini.corpus import PenCorpus
-from fedgraft.data.examples import DEFAULT_TEMPLATES, content_key
-from fedgraft.data.sources.source import SOURCES, open_source
-from fedgraft.data.worlds import glyphs
-from fedgraft.edge_export.tickets.attack import PixelRange
+from fedgraft.config.registry import SOURCES
 from fedgraft.core.errors import UserError, unknown
 from fedgraft.core.files import cache_root
 from fedgraft.core.randomness import derived_seed, generator
+from fedgraft.data.examples import DEFAULT_TEMPLATES, content_key
+from fedgraft.data.sources.source import open_source
+from fedgraft.data.worlds import glyphs
+from fedgraft.edge_export.tickets.attack import PixelRange
+from fedgraft.edge_export.tickets.ticket_config import PROCEDURAL
 
-PROCEDURAL = "procedural"
 _HELD_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class ServerImages:
-    """Images whose labels nobody looks at, and class names whose logits a tower is to keep.
+    """Images without labels, and class names whose logits a tower should preserve.
 
     Attributes:
         name: of the source.
         keys: (n, 32) SHA-256 of each image's content.
         load: the RGB image at a position.
-        class_names: of the class bank in the objective; they need not fit the images.
-        templates: prompts of the class names.
+        class_names: of the class bank in the objective; they need not match the images.
+        templates: prompts for the class names.
     """
 
     name: str
@@ -45,22 +46,22 @@ class ServerImages:
 
 
 def open_images(name: str, seed: int, count: int) -> ServerImages:
-    """The images of a data source, or of "procedural": the pretraining world of `mini` as far as no fonts are needed.
+    """The images of a data source, or "procedural" ones: those of the pretraining of `mini` that need no fonts.
 
     Args:
         name: "procedural" or any data source, such as "folder:photos".
-        seed: of what is drawn, and of which images are taken of a larger source.
-        count: how many at most.
+        seed: of procedural images, and of the sample from a larger source.
+        count: the most images.
 
     Raises:
-        UserError: no such source, or fewer than two images are asked for.
+        UserError: there is no such source, or the count is less than two.
     """
     if count < 2:
         raise UserError(f"At least two unlabelled images are needed, not {count}.")
     if name == PROCEDURAL:
         return _procedural(seed, count)
-    if name.partition(":")[0] not in SOURCES:
-        raise unknown("source of unlabelled images", name, [PROCEDURAL, *SOURCES])
+    if name.partition(":")[0] not in SOURCES.names():
+        raise unknown("source of unlabelled images", name, [PROCEDURAL, *SOURCES.names()])
     examples = open_source(name, seed)
     chosen = np.sort(generator(seed, "unlabelled").permutation(len(examples))[:count])
     return ServerImages(
@@ -73,7 +74,7 @@ def open_images(name: str, seed: int, count: int) -> ServerImages:
 
 
 def _procedural(seed: int, count: int) -> ServerImages:
-    """Shapes in the styles of pretraining, never of a held-out combination, and digits drawn by a pen."""
+    """Shapes in the styles of pretraining, never in a held-out combination, and pen-drawn digits."""
     corpus = PenCorpus(derived_seed(seed, "procedural") % 2**32)
     parts = []
     for step in range(-(-count // corpus.batch_size)):
@@ -91,12 +92,12 @@ def _procedural(seed: int, count: int) -> ServerImages:
 
 
 class ImagePool:
-    """Unlabelled images as pixels, and the dense backbone's features of them, each computed once.
+    """Unlabelled images as pixels, with the dense backbone's features of each, computed once.
 
     Args:
         backbone: the dense one.
-        images: which of them.
-        progress: told of the images that pass the dense tower.
+        images: the images.
+        progress: called as images pass the dense tower.
     """
 
     def __init__(self, backbone: Backbone, images: ServerImages, progress: Progress | None = None) -> None:
@@ -115,7 +116,7 @@ class ImagePool:
         return len(self._images.keys)
 
     def digest(self) -> str:
-        """SHA-256 over images, targets' backbone and class bank."""
+        """SHA-256 over the images, the dense backbone and the class bank."""
         digest = hashlib.sha256(self._images.keys.tobytes())
         digest.update(self._backbone.fingerprint.encode())
         digest.update("\n".join((*self._images.class_names, *self._images.templates)).encode())
@@ -128,7 +129,7 @@ class ImagePool:
 
 
 class Pixels:
-    """Preprocessed images, held in memory where they fit into a gigabyte, and read again each time otherwise."""
+    """Preprocessed images, kept in memory if they fit into a gigabyte, otherwise read again each time."""
 
     def __init__(self, backbone: Backbone, load: Callable[[int], Image.Image], count: int) -> None:
         self._backbone, self._load = backbone, load

@@ -1,8 +1,8 @@
-"""How far a tower is from the plain backbone; labels take no part.
+"""The distance of a tower to the plain backbone; it needs no labels.
 
-The distance is that of features and of a class bank's logits, so that a tower keeps its place beside the text tower,
-which plain adversarial cross-entropy loses: TeCoA (Mao et al. 2023) holds it by text-anchored logits, FARE
-(Schlarmann et al. 2024) by the distance to the clean features.
+It compares features and a class bank's logits, so that a tower stays aligned with the text tower, an alignment that
+plain adversarial cross-entropy loses: TeCoA (Mao et al. 2023) keeps it by text-anchored logits, FARE (Schlarmann et
+al. 2024) by the distance to the clean features.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from fedgraft.edge_export.tickets.training import Module
 
 
 def distance(features: Tensor, targets: Tensor, class_logits: Tensor) -> Tensor:
-    """1 - cosine, plus KL(plain || tower) of the class bank's softmax; the mean over the batch.
+    """1 - cosine, plus KL(plain || tower) of the class bank's softmax, averaged over the batch.
 
     Args:
         features: (B, dim) of unit norm, the tower's.
-        targets: (B, dim) of unit norm, the plain backbone's on the clean images.
+        targets: (B, dim) of unit norm, the plain backbone's for the clean images.
         class_logits: (dim, C), the class bank times the logit scale.
     """
     wanted = (targets @ class_logits).log_softmax(-1)
@@ -36,8 +36,8 @@ class Matching:
 
     Attributes:
         pool: images and the plain backbone's features.
-        disturbance: what is done to the images; those that make the distance large make a tower robust.
-        batch_size: images a step.
+        disturbance: applied to the images; one that maximizes the distance makes a tower robust.
+        batch_size: images per step.
     """
 
     pool: ImagePool
@@ -45,7 +45,7 @@ class Matching:
     batch_size: int = 64
 
     def __call__(self, tower: Module, rng: np.random.Generator) -> Tensor:
-        """The loss, differentiable in what the tower is made of."""
+        """The loss, differentiable in the tower's parameters."""
         pixels, targets = self.pool.batch(self.batch_size, rng)
         class_logits = self.pool.class_bank.T * self.pool.logit_scale
 

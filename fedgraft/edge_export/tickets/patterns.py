@@ -1,8 +1,8 @@
 """What a ticket removes: single weights, weights in groups of four, rows of matrices, or heads and MLP units.
 
-Every pattern splits the tower's matrices into groups, scores them, and keeps the best of each matrix (or of each
-layer's heads and units) under one budget: a threshold over the whole tower can empty a layer (MULTIFLOW, CVPR 2024).
-Embeddings, layer norms, biases and the projection stay, and so does the width of the residual stream.
+Every pattern splits the tower's matrices into groups, scores them, and keeps the best groups of each matrix (or of each
+layer's heads and units): one threshold over the whole tower can empty a layer (MULTIFLOW, CVPR 2024). Embeddings, layer
+norms, biases, the projection and the width of the residual stream stay.
 """
 
 from abc import ABC, abstractmethod
@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from fedgraft.backbones.vision_tower import TowerLayer, VisionTower
+from fedgraft.core.errors import UserError
 from fedgraft.edge_export.tickets.structured import remove
-from fedgraft.core.errors import UserError, unknown
+from fedgraft.edge_export.tickets.ticket_config import PatternName
 
 Groups = dict[str, Tensor]
-"""A number for each group, by the name of the matrix or of the layer's part that it belongs to."""
+"""One number per group, by the name of the matrix or layer part that the groups belong to."""
 _MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 
 
 class Pattern(ABC):
-    """How the tower's matrices are split into groups that stay or go together."""
+    """How the tower's matrices are split into groups that are kept or removed together."""
 
     @abstractmethod
     def magnitudes(self, tower: VisionTower) -> Groups:
@@ -29,31 +30,31 @@ class Pattern(ABC):
 
     @abstractmethod
     def check(self, tower: VisionTower, sparsity: float) -> None:
-        """Refuse a sparsity that the pattern cannot have.
+        """Check that the pattern allows a sparsity.
 
         Raises:
-            UserError: what would be right.
+            UserError: it does not.
         """
 
     def kept(self, scores: Groups, sparsity: float) -> Groups:
-        """1 for the groups with the highest scores under each name, 0 for the others; ties go to the first."""
+        """1 for the highest-scoring groups under each name, 0 for the others; ties go to the first."""
         return {name: _best(score, score.numel() - _removed(score.numel(), sparsity)) for name, score in scores.items()}
 
     @abstractmethod
     def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
-        """A factor for each parameter that the pattern cuts, in its shape, differentiable in `kept`."""
+        """A factor for each parameter that the pattern cuts, of the same shape, differentiable in `kept`."""
 
     def ladder(self, sparsity: float, rounds: int) -> list[float]:
-        """Rising sparsities that end at the given one; each leaves the same share of what the one before left."""
+        """Increasing sparsities up to the given one; each keeps the same fraction of what the previous one kept."""
         return [1 - (1 - sparsity) ** (number / rounds) for number in range(1, rounds)] + [sparsity]
 
     @torch.no_grad()
     def cut(self, tower: VisionTower, kept: Groups) -> VisionTower:
-        """A tower without the groups that go; here their weights are zero."""
+        """A tower without the removed groups; here their weights become zero."""
         return masked(tower, self.masks(tower, kept))
 
     def held(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
-        """The masks that training behind the cut must respect."""
+        """The masks that training after the cut must respect."""
         return self.masks(tower, kept)
 
 
@@ -65,7 +66,7 @@ class Unstructured(Pattern):
         return {name: matrix.detach().abs() for name, matrix in matrices(tower)}
 
     def check(self, tower: VisionTower, sparsity: float) -> None:
-        """Any sparsity will do."""
+        """Every sparsity is possible."""
 
     def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
         """The groups are the weights."""
@@ -73,7 +74,7 @@ class Unstructured(Pattern):
 
 
 class NOfM(Unstructured):
-    """N of every M=4 neighbours along a row stay: 2:4 at a sparsity of 0.5, as NVIDIA's sparse tensor cores take it."""
+    """N of every M=4 neighbours in a row stay: at a sparsity of 0.5 the 2:4 pattern of NVIDIA's sparse tensor cores."""
 
     m = 4
 
@@ -82,8 +83,8 @@ class NOfM(Unstructured):
         stays = self.m * (1 - sparsity)
         if abs(stays - round(stays)) > 1e-9 or round(stays) < 1:
             raise UserError(
-                f"The pattern n:m keeps whole weights of every {self.m}: "
-                f"the sparsity is 0.25, 0.5 or 0.75, not {sparsity}."
+                f"The pattern n:m keeps whole weights of every {self.m}: the sparsity is 0.25, 0.5 or 0.75, "
+                f"not {sparsity}."
             )
         for name, matrix in matrices(tower):
             if matrix.shape[1] % self.m:
@@ -92,7 +93,7 @@ class NOfM(Unstructured):
                 )
 
     def ladder(self, sparsity: float, rounds: int) -> list[float]:
-        """One weight of each M more at every step."""
+        """One more weight of each M at every step."""
         return [number / self.m for number in range(1, round(sparsity * self.m) + 1)] or [sparsity]
 
     def kept(self, scores: Groups, sparsity: float) -> Groups:
@@ -104,7 +105,7 @@ class NOfM(Unstructured):
 
 
 class Rows(Pattern):
-    """Each row of a matrix is a group: an output channel whose weights become zero."""
+    """Each row of a matrix is a group: the weights of an output channel become zero."""
 
     def magnitudes(self, tower: VisionTower) -> Groups:
         """(rows,) for each matrix."""
@@ -122,7 +123,7 @@ class Rows(Pattern):
 
 
 class Structured(Pattern):
-    """Heads and MLP units, removed whole, so that the matrices become smaller and every device faster."""
+    """Heads and MLP units are removed whole, which makes the matrices smaller and every device faster."""
 
     def magnitudes(self, tower: VisionTower) -> Groups:
         """(heads,) and (units,) for each layer."""
@@ -160,7 +161,7 @@ class Structured(Pattern):
 
     @torch.no_grad()
     def cut(self, tower: VisionTower, kept: Groups) -> VisionTower:
-        """The matrices without the rows and columns that go."""
+        """Smaller matrices, without the removed rows and columns."""
         numbers = range(len(tower.layers))
         return remove(
             tower,
@@ -169,11 +170,11 @@ class Structured(Pattern):
         )
 
     def held(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
-        """Nothing: what went is not there."""
+        """Nothing: no removed weight is left."""
         return {}
 
 
-PATTERNS: dict[str, Pattern] = {
+PATTERNS: dict[PatternName, Pattern] = {
     "unstructured": Unstructured(),
     "n:m": NOfM(),
     "rows": Rows(),
@@ -181,16 +182,14 @@ PATTERNS: dict[str, Pattern] = {
 }
 
 
-def checked_pattern(name: str, tower: VisionTower, sparsity: float) -> Pattern:
-    """The pattern of a name, if it can have the sparsity.
+def checked_pattern(name: PatternName, tower: VisionTower, sparsity: float) -> Pattern:
+    """The pattern of a name, if it allows the sparsity.
 
     Raises:
-        UserError: an unknown pattern, a sparsity outside [0, 1), or one that the pattern cannot have.
+        UserError: a sparsity outside [0, 1), or one that the pattern does not allow.
     """
-    if name not in PATTERNS:
-        raise unknown("sparsity pattern", name, PATTERNS)
     if not 0 <= sparsity < 1:
-        raise UserError(f"The sparsity is the share that is removed, at least 0 and less than 1, not {sparsity}.")
+        raise UserError(f"The sparsity is the fraction to remove, at least 0 and less than 1, not {sparsity}.")
     pattern = PATTERNS[name]
     pattern.check(tower, sparsity)
     return pattern

@@ -1,6 +1,6 @@
-"""How a ticket's groups are chosen: by magnitude at once, by magnitude in turns with training, or by learnt scores.
+"""Choosing what a ticket keeps: by one-shot magnitude, by magnitude alternating with training, or by learnt scores.
 
-The three schemes of Robust Tickets Can Transfer Better (Fu et al. 2023), whose ConvNets are here a transformer.
+The three schemes of Robust Tickets Can Transfer Better (Fu et al. 2023), applied to a transformer instead of a ConvNet.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import Groups, Pattern, masked
-from fedgraft.edge_export.tickets.training import Stage, Workplace, optimize
+from fedgraft.edge_export.tickets.ticket_config import Scheme
+from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
 from fedgraft.edge_export.tickets.tuning import LR, described, tune
 
 _ROUNDS = 4
@@ -24,16 +25,16 @@ _SCORE_LR = 0.02
 
 @dataclass(frozen=True)
 class Choice:
-    """What a scheme chooses by.
+    """What a scheme is given.
 
     Attributes:
         pattern: what is removed.
         sparsity: how much of it.
-        steps: of all optimizer steps together; one-shot magnitude takes none.
+        steps: optimizer steps in all; one-shot magnitude takes none.
         seed: of their draws.
-        pool: the images; only schemes that take steps need them.
-        disturbance: what the images of the steps between the cuts undergo: the attack, for a robust ticket.
-        place: where checkpoints go.
+        pool: the images; needed only by schemes that take steps.
+        disturbance: applied to the images of the steps between the cuts: the attack, for a robust ticket.
+        store: keeps checkpoints.
     """
 
     pattern: Pattern
@@ -42,7 +43,7 @@ class Choice:
     seed: int
     pool: ImagePool | None
     disturbance: Disturbance
-    place: Workplace
+    store: StageStore
 
 
 def one_shot(tower: VisionTower, choice: Choice) -> Groups:
@@ -51,7 +52,7 @@ def one_shot(tower: VisionTower, choice: Choice) -> Groups:
 
 
 def iterative(tower: VisionTower, choice: Choice) -> Groups:
-    """IMP, and A-IMP where images are attacked: train, cut a part, put what stays back to its first values, again."""
+    """IMP, or A-IMP where images are attacked: train, cut a part, rewind what stays to its first values, repeat."""
     assert choice.pool is not None
     pattern, matching = choice.pattern, Matching(choice.pool, choice.disturbance)
     ladder = pattern.ladder(choice.sparsity, _ROUNDS)
@@ -61,15 +62,15 @@ def iterative(tower: VisionTower, choice: Choice) -> Groups:
         rewound = masked(tower, masks)
         words = described(rewound, choice.pool, disturbance=repr(choice.disturbance), round=number)
         stage = Stage("cuts", choice.steps // len(ladder), choice.seed, LR, words)
-        trained = tune(rewound, matching, stage, choice.place, masks)
+        trained = tune(rewound, matching, stage, choice.store, masks)
         kept = pattern.kept(pattern.magnitudes(trained), sparsity)
     return kept
 
 
 def learnt(tower: VisionTower, choice: Choice) -> Groups:
-    """LMP: the weights stand still, and each group's score learns by a straight-through gradient of the top ones.
+    """LMP: weights stay frozen, and each group's score is learnt by a straight-through gradient of the top ones.
 
-    Scores begin as magnitudes over their mean, and the images are clean ones: the mask is learnt on the task.
+    Scores start as magnitudes over their mean; the images are clean, since the mask is learnt on the task.
     """
     assert choice.pool is not None
     pattern, matching = choice.pattern, Matching(choice.pool, Nothing())
@@ -88,10 +89,8 @@ def learnt(tower: VisionTower, choice: Choice) -> Groups:
         return matching(lambda pixels: functional_call(tower, cut, (pixels,)), rng)
 
     words = described(tower, choice.pool, pattern=type(pattern).__name__, sparsity=choice.sparsity)
-    optimize(scores, loss, Stage("masks", choice.steps, choice.seed, _SCORE_LR, words), choice.place)
+    optimize(scores, loss, Stage("masks", choice.steps, choice.seed, _SCORE_LR, words), choice.store)
     return pattern.kept({name: score.detach() for name, score in scores.items()}, choice.sparsity)
 
 
-SCHEMES: dict[str, Callable[[VisionTower, Choice], Groups]] = {"omp": one_shot, "imp": iterative, "lmp": learnt}
-STEPLESS = frozenset({"omp"})
-"""Schemes that take no optimizer steps."""
+SCHEMES: dict[Scheme, Callable[[VisionTower, Choice], Groups]] = {"omp": one_shot, "imp": iterative, "lmp": learnt}

@@ -1,4 +1,4 @@
-"""Structured removal: two local groups of a layer, and nothing outside it changes.
+"""Structured removal of heads and MLP units, which changes nothing outside their layer.
 
 A head is its rows of q, k and v and its columns of the output projection; an MLP unit is its row of fc1 and its
 column of fc2. The residual stream keeps its width.
@@ -18,8 +18,8 @@ def remove(tower: VisionTower, heads: Sequence[Tensor], units: Sequence[Tensor])
     """A smaller tower.
 
     Args:
-        heads: for each layer the positions of the heads that stay, ascending, at least one.
-        units: for each layer the positions of the MLP units that stay, ascending, at least one.
+        heads: for each layer the positions of the heads to keep, ascending, at least one.
+        units: for each layer the positions of the MLP units to keep, ascending, at least one.
     """
     shape = replace(tower.shape, heads=tuple(map(len, heads)), units=tuple(map(len, units)))
     small = VisionTower(shape)

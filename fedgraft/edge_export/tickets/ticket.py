@@ -1,36 +1,32 @@
-"""A ticket: an image tower drawn from a backbone by pruning, and how it came about."""
+"""A ticket: an image tower drawn from a backbone by pruning, with a record of how it was drawn."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.ticket_backbone import TicketFile, check_source_fingerprint
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
-
-Kind = Literal["natural", "robust"]
-Induction = Literal["none", "pgd", "smoothing"]
-Scheme = Literal["omp", "imp", "lmp"]
-PatternName = Literal["unstructured", "n:m", "rows", "structured"]
+from fedgraft.edge_export.tickets.ticket_config import Induction, Kind, PatternName, Scheme
 
 
 @dataclass(frozen=True)
 class TicketSpec:
-    """How a ticket came about; plain JSON values.
+    """How a ticket was drawn; plain JSON values.
 
     Attributes:
-        kind: "robust" when drawn from weights that were made robust first.
+        kind: "robust" if drawn from weights that were made robust first.
         induction: how they were made robust.
         scheme: one-shot magnitude, iterative magnitude, or learnt masks.
         pattern: what is removed: single weights, weights in groups of four, rows of matrices, or heads and MLP units.
-        sparsity: the share that is removed, of each layer.
+        sparsity: the fraction removed, of each layer.
         source_fingerprint: of the dense backbone.
         seed: of every random draw.
         induction_steps: optimizer steps of the induction.
         scheme_steps: optimizer steps between the cuts of "imp", or of learning the masks of "lmp".
         distillation_steps: optimizer steps of the distillation to the dense backbone's features.
-        epsilon: radius of the attack in a pixel's range of 0 to 1, or the standard deviation of the noise.
+        epsilon: radius of the attack or standard deviation of the noise, for pixels from 0 to 1.
         data: the unlabelled images.
     """
 
@@ -53,7 +49,7 @@ class Ticket:
     """An image tower with its provenance.
 
     Attributes:
-        spec: how it came about.
+        spec: how it was drawn.
         vision: pixels (B, 3, side, side) to embeddings (B, dim) of unit norm in float32.
         source: the dense backbone as the user named it.
     """
@@ -64,17 +60,17 @@ class Ticket:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over spec and weights, in hexadecimal; a run on the ticket has it as its backbone's."""
+        """SHA-256 over spec and weights, in hexadecimal; also the fingerprint of the ticket as a backbone."""
         return self._file().fingerprint
 
     @property
     def parameters(self) -> int:
-        """Weights of the image tower, zeros included."""
+        """Number of weights in the image tower, zeros included."""
         return sum(parameter.numel() for parameter in self.vision.parameters())
 
     @property
     def nonzero(self) -> int:
-        """Weights of the image tower that are not zero."""
+        """Number of nonzero weights in the image tower."""
         return sum(int(parameter.count_nonzero()) for parameter in self.vision.parameters())
 
     def save(self, folder: Path) -> None:
@@ -82,32 +78,41 @@ class Ticket:
         self._file().write(folder)
 
     @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a ticket of any backbone.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        return cls._of(TicketFile.read(folder), folder)
+
+    @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> Self:
-        """Read a ticket.
+        """Read a ticket of a backbone.
 
         Raises:
             UserError: it cannot be read, or it was drawn from another backbone.
         """
         file = TicketFile.read(folder)
         check_source_fingerprint(str(folder), file, backbone)
-        return cls(_spec(file.spec, folder), file.tower, file.source)
+        return cls._of(file, folder)
+
+    @classmethod
+    def _of(cls, file: TicketFile, folder: Path) -> Self:
+        try:
+            return cls(TicketSpec(**file.spec), file.tower, file.source)
+        except TypeError as error:
+            raise UserError(f"The ticket {folder} has invalid metadata: {error}.") from error
 
     def _file(self) -> TicketFile:
         return TicketFile(self.source, asdict(self.spec), self.vision)
 
 
 def dense_ticket(backbone: Backbone, vision: VisionTower | None = None) -> Ticket:
-    """The whole image tower as a ticket of sparsity 0, for what is exported without pruning.
+    """The whole image tower as a ticket of sparsity 0, for exports without pruning.
 
     Args:
-        vision: the tower, where it is not the backbone's own: with low-rank adapters merged into it.
+        vision: the tower if it is not the backbone's own, such as one with low-rank adapters merged.
     """
     spec = TicketSpec("natural", "none", "omp", "structured", 0.0, backbone.fingerprint, 0)
     return Ticket(spec, vision or backbone.vision_tower(), backbone.name)
-
-
-def _spec(values: dict[str, Any], folder: Path) -> TicketSpec:
-    try:
-        return TicketSpec(**values)
-    except TypeError as error:
-        raise UserError(f"The ticket {folder} has a strange description: {error}.") from error

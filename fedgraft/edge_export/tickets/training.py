@@ -20,17 +20,17 @@ from fedgraft.core.randomness import generator
 Module = Callable[[Tensor], Tensor]
 """Pixels (B, 3, side, side) to embeddings (B, dim) of unit norm."""
 StageProgress = Callable[[str, int, int], None]
-"""Told the stage's name, the steps done and the steps to do."""
+"""Called with the stage's name, the steps done and the steps in all."""
 _EVERY = 50
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where stages keep their checkpoints; a stage that was finished there is read and not computed again.
+class StageStore:
+    """Where stages keep their checkpoints; a stage that is finished there is read instead of computed again.
 
     Attributes:
         folder: None keeps nothing.
-        progress: told of every step.
+        progress: called after every step.
     """
 
     folder: Path | None = None
@@ -39,14 +39,14 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Stage:
-    """A number of optimizer steps under a name.
+    """A named sequence of optimizer steps.
 
     Attributes:
-        name: what people are shown, and the first part of the checkpoint's name.
-        steps: how many.
-        seed: of the batches and of all other draws.
-        lr: of Adam at its peak, behind a short warm-up and before a half cosine to zero.
-        decided_by: everything else that decides the result, plain JSON; two stages of equal words are one.
+        name: shown to the user, and the first part of the checkpoint's name.
+        steps: their number.
+        seed: of the batches and all other draws.
+        lr: peak learning rate of Adam, after a short warm-up and before half a cosine to zero.
+        decided_by: everything else that decides the result, as plain JSON; equal stages share a checkpoint.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Stage:
 
     @property
     def identity(self) -> str:
-        """SHA-256 over all of it, in hexadecimal."""
+        """SHA-256 over all of these, in hexadecimal."""
         words = [self.name, self.steps, self.seed, self.lr, dict(self.decided_by)]
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
@@ -66,22 +66,22 @@ def optimize(
     parameters: dict[str, Tensor],
     loss: Callable[[np.random.Generator], Tensor],
     stage: Stage,
-    place: Workplace,
+    store: StageStore,
     after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Change parameters in place by Adam, going on from the stage's checkpoint where there is one.
+    """Change parameters in place with Adam, continuing from the stage's checkpoint if there is one.
 
     Args:
         parameters: leaves that require gradients, by name.
-        loss: the loss of one step, from that step's source of draws.
-        stage: how many steps, and what decides them.
-        place: where the checkpoint goes.
-        after: called behind every step, to put weights back to what must not change.
+        loss: the loss of one step, from that step's random generator.
+        stage: the steps, and what decides them.
+        store: keeps the checkpoint.
+        after: called after every step, to restore what must not change.
     """
     names = sorted(parameters)
     leaves = [parameters[name] for name in names]
     adam = torch.optim.Adam(leaves, lr=stage.lr)
-    path = None if place.folder is None else place.folder / f"{stage.name}-{stage.identity[:16]}.safetensors"
+    path = None if store.folder is None else store.folder / f"{stage.name}-{stage.identity[:16]}.safetensors"
     first = _restore(path, parameters, adam)
     for step in range(first, stage.steps):
         for group in adam.param_groups:
@@ -94,9 +94,19 @@ def optimize(
         after()
         if path is not None and ((step + 1) % _EVERY == 0 or step + 1 == stage.steps):
             _save(path, parameters, adam, step + 1)
-        place.progress(stage.name, step + 1, stage.steps)
+        store.progress(stage.name, step + 1, stage.steps)
     for leaf in leaves:
         leaf.grad = None
+
+
+def at_tenths(tell: Callable[[str], None]) -> StageProgress:
+    """Progress as a sentence at every tenth of a stage."""
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if done == total or done * 10 // total != (done - 1) * 10 // total:
+            tell(f"{stage}: {done}/{total}")
+
+    return progress
 
 
 def _pace(step: int, steps: int) -> float:

@@ -1,4 +1,4 @@
-"""The two trainings of a tower's weights: making it robust, and distilling a ticket to the dense backbone."""
+"""Training a tower's weights towards the dense backbone: to make it robust, or to distil a ticket."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -10,33 +10,33 @@ from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.attack import Attack, Disturbance, Noise, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
-from fedgraft.edge_export.tickets.training import Stage, Workplace, optimize
+from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
 
 LR = 3e-4
 DISTILLATION_LR = 1e-3
-"""A cut tower is far from the plain one, and takes longer steps than one that only has to become robust."""
+"""A cut tower is far from the plain one and takes longer steps than one that only becomes robust."""
 INDUCTIONS: dict[str, Callable[[float, int], Disturbance]] = {
     "none": lambda epsilon, steps: Nothing(),
     "pgd": Attack,
     "smoothing": lambda epsilon, steps: Noise(epsilon),
 }
-"""What is done to the images, from a radius (or standard deviation) and a number of attack steps."""
+"""What is done to the images, given a radius (or standard deviation) and a number of attack steps."""
 
 
 def tune(
     tower: VisionTower,
     matching: Matching,
     stage: Stage,
-    place: Workplace,
+    store: StageStore,
     masks: dict[str, Tensor] | None = None,
 ) -> VisionTower:
-    """A copy of a tower whose weights took a stage's steps towards the plain backbone.
+    """A copy of a tower after a stage's steps towards the plain backbone.
 
     Args:
         tower: the start.
         matching: the loss.
-        stage: how many steps.
-        place: where checkpoints go.
+        stage: the steps.
+        store: keeps checkpoints.
         masks: parameters that stay zero where their mask is.
     """
     copy = deepcopy(tower).requires_grad_(True)
@@ -48,10 +48,10 @@ def tune(
             parameters[name].mul_(mask)
 
     keep_zeros()
-    optimize(parameters, lambda rng: matching(copy, rng), stage, place, keep_zeros)
+    optimize(parameters, lambda rng: matching(copy, rng), stage, store, keep_zeros)
     return copy.requires_grad_(False)
 
 
 def described(tower: VisionTower, pool: ImagePool, **more: object) -> dict[str, object]:
-    """What decides a stage besides its numbers: the tower that it starts from, the images, and more."""
+    """What decides a stage besides its numbers: the tower it starts from, the images, and more."""
     return {"tower": tower.digest(), "images": pool.digest(), **more}
