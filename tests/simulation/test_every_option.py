@@ -8,12 +8,12 @@ import pytest
 
 from fedgraft import RunConfig
 from fedgraft.backbones import Backbone
-from fedgraft.client.site import Site, train_sites
 from fedgraft.client.loaded_run import DealtPlace
-from fedgraft.runs.split_file import write_dealt
-from fedgraft.methods import load_method
-from fedgraft.server.coordinator import initial_adapter
+from fedgraft.client.site import Site, train_sites
+from fedgraft.config.registry import METHODS
 from fedgraft.core.observer import Observer
+from fedgraft.runs.split_file import write_dealt
+from fedgraft.server.coordinator import initial_adapter
 from fedgraft.simulation.simulate import prepare, zero_shot_accuracy
 from fedgraft.strategies.answers import Answer
 
@@ -45,7 +45,7 @@ TESTED_ELSEWHERE = {
 def _first_site_trained(settings: dict[str, Any], folder: Path) -> list[np.ndarray]:
     config = RunConfig.build({**BASE, **settings})
     data, backbone = prepare(config, Observer())
-    adapter = initial_adapter(load_method(config.method), config, data.deal, backbone)
+    adapter = initial_adapter(METHODS.load(config.method), config, data.deal, backbone)
     shared = {name: value.numpy().copy() for name, value in adapter.shared().items()}
     write_dealt(folder, data)
     site = Site(DealtPlace(config, folder), fold=0, site=0)
@@ -92,7 +92,7 @@ def test_zero_shot_at_chance_is_said_before_any_federated_figure(random_clip_fol
 def test_the_embedded_backbone_reads_handwriting_it_never_saw(mini: Backbone, tmp_path: Path) -> None:
     """The promise of the model card, with room: 70 % of the digits zero-shot, in at most 10 MB."""
     from fedgraft.backbones.loading import mini_folder
-    from fedgraft.backbones.mini.evaluate import zero_shot
+    from tools.mini.evaluate import zero_shot
 
     assert sum(path.stat().st_size for path in mini_folder().iterdir()) <= 10_000_000
     assert zero_shot(mini, "digits", tmp_path)["all"] >= 70

@@ -1,4 +1,4 @@
-"""Train the embedded backbone `mini` from nothing but procedural images: `python -m fedgraft.backbones.mini.pretrain`.
+"""Train the embedded backbone `mini` from nothing but procedural images: `python -m tools.mini.pretrain`.
 
 Contrastive pretraining as in CLIP (Radford et al. 2021, section 2.3) with one change: a caption that names only
 some attributes is true of several images of a batch, and every true pair is a positive. Auxiliary heads for

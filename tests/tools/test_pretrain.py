@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from fedgraft.backbones import load_backbone
-from fedgraft.backbones.mini import pretrain
+from tools.mini import pretrain
 
 STEPS = 4
 

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy of a backbone on the embedded data sources: `python -m fedgraft.backbones.mini.evaluate`."""
+"""Zero-shot accuracy of a backbone on the embedded data sources: `python -m tools.mini.evaluate`."""
 
 import argparse
 import tempfile

@@ -1,0 +1,1 @@
+"""How the embedded backbone `mini` was made and measured."""
