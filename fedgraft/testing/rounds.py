@@ -13,7 +13,7 @@ def round_after(
     number: int = 1,
     key: bytes = b"k" * 32,
     initial: Arrays | None = None,
-    drift: Drift = lambda arrays: float(np.mean([np.abs(array).mean() for array in arrays.values()])),
+    drift: Drift | None = None,
 ) -> Round:
     """A round of ten that began with some shared parameters.
 
@@ -21,6 +21,7 @@ def round_after(
         asked: how many sites trained.
         key: of the noise.
         initial: the shared parameters of round 0; `previous` unless given.
+        drift: of shared parameters; the mean of their absolute values unless given.
     """
     return Round(
         number=number,
@@ -29,5 +30,9 @@ def round_after(
         asked=asked,
         noise=lambda count, place: keyed_normal(key, count, "test", number, place),
         rounds=10,
-        drift=drift,
+        drift=drift or _mean_size,
     )
+
+
+def _mean_size(arrays: Arrays) -> float:
+    return float(np.mean([np.abs(array).mean() for array in arrays.values()]))

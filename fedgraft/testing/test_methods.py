@@ -1,5 +1,7 @@
 """What every registered method must keep: one matrix of tests over all of them."""
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "se
 CLASSES = (0, 2, 4)
 
 
-def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **options: object) -> Adapter:
+def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **options: Any) -> Adapter:
     vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.", "the {}"))
     parsed = method.parse_options(options)
     return method.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), AdapterContext(run, site=0))
@@ -142,7 +144,7 @@ def test_several_sites_in_one_pass_have_the_losses_gradients_and_features_of_eac
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_sites_trained_side_by_side_learn_what_each_learns_alone(
-    trained: Method, optimizer: str, mini: Backbone
+    trained: Method, optimizer: Literal["adam", "sgd"], mini: Backbone
 ) -> None:
     """Sites of different sizes take different numbers of steps; one that is through stands still."""
     config = RunConfig(method=trained.name, local_epochs=2, batch_size=4, optimizer=optimizer, weight_decay=0.01)
@@ -169,7 +171,7 @@ def test_sites_trained_side_by_side_learn_what_each_learns_alone(
 def test_every_option_changes_something(trained: Method, mini: Backbone) -> None:
     """An option that is parsed and never read would go unnoticed; its example must make a difference."""
 
-    def outcome(**options: object) -> list[torch.Tensor]:
+    def outcome(**options: Any) -> list[torch.Tensor]:
         adapter = _adapter(trained, mini, **options)
         data = _batch(mini, layer=adapter.image_layer(mini, adapter.options))
         train(adapter, data, RunConfig(method=trained.name, local_epochs=3), np.random.default_rng(0))
