@@ -11,8 +11,8 @@ import torch
 
 from fedgraft import UserError
 from fedgraft.client.site_check import check_site
-from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.runs.personal_state import PersonalState
+from fedgraft.runs.site_folder import SiteFolder
 
 
 def test_a_check_counts_classes_as_the_federation_will_hear_of_them(images: Path) -> None:
@@ -24,6 +24,7 @@ def test_a_check_counts_classes_as_the_federation_will_hear_of_them(images: Path
     assert found.memory_mb > 100
 
 
+@pytest.mark.slow
 def test_each_image_that_cannot_be_read_is_named(images: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     shutil.copytree(images, own)
@@ -49,6 +50,7 @@ def test_a_folder_without_one_sound_image_is_refused(tmp_path: Path) -> None:
         check_site(tmp_path / "own", {}, "mini", "zeroshot")
 
 
+@pytest.mark.slow
 def test_the_state_command_lists_what_can_be_read_whole(tmp_path: Path) -> None:
     site = SiteFolder.create(tmp_path / "site", "north")
     assert "no personal state yet" in _fedgraft("site", "state", str(site.path)).stdout

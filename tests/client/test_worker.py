@@ -17,13 +17,9 @@ import torch
 from flwr.app import RecordDict
 
 from fedgraft import RunConfig, UserError, __version__
-from fedgraft.methods.adapter import Adapter
 from fedgraft.backbones import Backbone
-from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.client.relay import OPTIONS, ask_worker
-from fedgraft.runs.personal_state import PersonalState
 from fedgraft.client.worker import Worker, serve_on
-from fedgraft.data.protocols.protocol import named_deal
 from fedgraft.core.errors import RunFailed
 from fedgraft.flower.messages import (
     CLASS_COUNTS,
@@ -38,13 +34,15 @@ from fedgraft.flower.messages import (
     to_array_record,
     unpack,
 )
-from fedgraft.methods import load_method
-from fedgraft.server.coordinator import initial_adapter
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.personal_state import PersonalState
+from fedgraft.runs.site_folder import SiteFolder
 
 NAMES = ["blue circle", "green square", "red triangle"]
 CONFIG = RunConfig(
-    method="fedpgp", data="folder:own", protocol="own-data", class_names=NAMES, sites=4, local_epochs=1,
-    method_options={"n_ctx": 2, "rank": 2},
+    method="fedpgp", data="folder:own", protocol="own-data", sites=4, local_epochs=1,
+    protocol_options={"class_names": NAMES}, method_options={"n_ctx": 2, "rank": 2},
 )  # fmt: skip
 
 
@@ -73,7 +71,8 @@ def job(mini: Backbone) -> Job:
 @pytest.fixture
 def content(mini: Backbone) -> Callable[[Job], RecordDict]:
     """A message for site 2 with the server's first parameters."""
-    adapter: Adapter = initial_adapter(load_method(CONFIG.method), CONFIG, named_deal(NAMES), mini)
+    plan = Plan.of(CONFIG)
+    adapter = plan.adapter(Vocabulary(mini, NAMES, plan.announced.templates))
     shared = {name: value.numpy() for name, value in adapter.shared().items()}
     return lambda job: for_sites(RecordDict({JOB: job.to_record(), SHARED: to_array_record(shared)}), [2])
 
@@ -136,7 +135,10 @@ def test_a_hello_tells_counts_only_where_the_site_lets_it(address: str, job: Job
     [
         ({"fingerprint": "0" * 64}, "both need the same backbone"),
         ({"version": "7.0.0"}, "the server runs fedgraft 7.0.0"),
-        ({"config": CONFIG.model_copy(update={"class_names": NAMES[:2]})}, "'red_triangle', which the federation"),
+        (
+            {"config": CONFIG.model_copy(update={"protocol_options": {"class_names": NAMES[:2]}})},
+            "'red_triangle', which the federation",
+        ),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_with_a_sentence(

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,16 +15,20 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.serverapp import Grid
 
-import fedgraft
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
+from fedgraft.core.observer import Observer
 from fedgraft.deployment.flower_app import server_app
+from fedgraft.deployment.processes import free_port
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
+from fedgraft.testing.grids import FakeGrid, Said
 
-APP = Path(__file__).parent.parent / "examples" / "flower_app"
+APP = Path(__file__).parents[2] / "examples" / "flower_app"
 BIN = Path(sys.executable).parent
 
 
@@ -40,9 +43,9 @@ def app_config() -> dict[str, Any]:
 
 def test_every_setting_of_a_run_can_be_given_to_flwr_run_and_has_the_commands_default() -> None:
     config, defaults = app_config(), RunConfig.build({}).model_dump()
-    assert config.keys() - defaults.keys() == {"out", "wait"}
-    assert defaults.keys() - config.keys() == set()
-    assert {key for key in defaults if config[key] != defaults[key]} == {"sites", "method_options", "class_names"}
+    assert config.keys() - defaults.keys() == {"out", "wait", "options"}
+    assert {key for key in defaults.keys() - config.keys() if not key.endswith("_options")} == set()
+    assert {key for key in defaults.keys() & config.keys() if config[key] != defaults[key]} == {"sites"}
 
 
 def test_the_bundle_carries_no_copy_of_fedgraft() -> None:
@@ -55,14 +58,11 @@ def test_the_bundle_carries_no_copy_of_fedgraft() -> None:
 # --- mistakes -----------------------------------------------------------------------------------------------------
 
 
-class Nodes:
+class Silent(FakeGrid):
     """A grid of which only the number of SuperNodes is asked."""
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def get_node_ids(self) -> list[int]:
-        return list(range(self._count))
+    def said(self, message: Message) -> Said:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -76,15 +76,16 @@ class Nodes:
         (2, {"data": "folder:./photos"}, r"data has the relative path './photos'.*\$PWD/photos"),
         (2, {"backbone": "./clip"}, r"backbone has the relative path"),
         (2, {"method": "fedpg"}, r"no method 'fedpg'.*fedpgp"),
-        (2, {"method_options": "lr=0.1"}, r"'lr' is no option of the method"),
-        (2, {"method_options": "rnk=4"}, r"'rnk'. Did you mean 'rank'"),
+        (2, {"options": "lr=0.1"}, r"'lr' is not an option; give it as a key of its own"),
+        (2, {"options": "rnk=4"}, r"'rnk'. Did you mean 'rank'"),
+        (2, {"options": "alpha=0.1"}, r"'alpha'"),
     ],
 )
 def test_a_mistake_ends_with_a_sentence(tmp_path: Path, nodes: int, settings: dict[str, Any], sentence: str) -> None:
     given = {**app_config(), "wait": 0, "out": str(tmp_path / "run"), **settings}
     context = Context(run_id=7, node_id=0, node_config={}, state=RecordDict(), run_config=given)
     with pytest.raises(UserError, match=sentence):
-        server_app(grid=cast(Grid, Nodes(nodes)), context=context)
+        server_app(grid=cast(Grid, Silent(range(nodes))), context=context)
     assert not (tmp_path / "run").exists()
 
 
@@ -102,7 +103,6 @@ def flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FLWR_HOME", str(home))
     monkeypatch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", port)
     monkeypatch.setenv("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1")
-    monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(BIN), prepend=os.pathsep)
     command = ["flower-superlink", "--insecure", "--simulation", "--host", "127.0.0.1", "--port", port]
     with log.open("w") as output:
@@ -112,12 +112,13 @@ def flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield log
     finally:
         superlink.terminate()
-        superlink.wait(timeout=30)
+        superlink.wait(timeout=120)
         left = wait_until_gone(home)
     assert not left, f"These processes outlived the SuperLink: {left}"
 
 
-def test_flwr_run_gives_the_metrics_of_fedgraft_simulate(flower: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_flwr_run_gives_the_metrics_of_fedgraft_simulate(flower: Path, engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "by flwr"
     command = ["flwr", "run", str(APP), "--stream", "--federation-config", "client-resources-num-cpus=1"]
     command += ["--run-config", f"rounds=1 out='{out}'"]
@@ -126,16 +127,8 @@ def test_flwr_run_gives_the_metrics_of_fedgraft_simulate(flower: Path, tmp_path:
     assert (out / "report.html").exists()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["sites"] == 2
-    simulated = fedgraft.simulate(RunConfig.build({"sites": 2, "rounds": 1}), tmp_path / "by simulate")
+    simulated = simulate_on(engine, RunConfig(sites=2, rounds=1), tmp_path / "by simulate", False, Observer())
     assert summary["metrics"] == simulated["metrics"]
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def wait_until_healthy(url: str, superlink: subprocess.Popen[bytes]) -> None:
@@ -151,7 +144,7 @@ def wait_until_healthy(url: str, superlink: subprocess.Popen[bytes]) -> None:
 
 def wait_until_gone(home: Path) -> list[str]:
     """Wait for the processes of a Flower home to end; kill and name those that do not. Sees them on Linux only."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (found := processes_of(home)) and time.monotonic() < deadline:
         time.sleep(0.1)
     for pid in found:
