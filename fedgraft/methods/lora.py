@@ -25,8 +25,6 @@ from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter, Batch
 
 CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
-_TOKENS_TOGETHER = 64 * 1024
-"""As for learnt contexts; see docs/performance.md."""
 
 
 class LoraOptions(Options):
@@ -227,8 +225,7 @@ class LoraAdapter(Adapter):
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
         """As many as keep one pass in the processor's cache."""
-        tokens = max(len(tokens.kept) for _, tokens in self._written(classes))
-        return max(1, _TOKENS_TOGETHER // (tokens * self.vocabulary.backbone.text.width))
+        return self.vocabulary.sites_per_pass(max(len(tokens.kept) for _, tokens in self._written(classes)))
 
     def _written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
         """The hand-written prompts that the classifier takes."""

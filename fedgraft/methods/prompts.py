@@ -20,8 +20,6 @@ from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.methods.vocabulary import Vocabulary
 
 INITIAL_STD = 0.02
-_TOKENS_TOGETHER = 64 * 1024
-"""Token embeddings times width beyond which more sites in a pass gain nothing on a CPU; see docs/performance.md."""
 
 
 class ContextOptions(Options):
@@ -97,8 +95,7 @@ class PromptAdapter(Adapter):
         """As many as keep one pass in the processor's cache."""
         with torch.no_grad():
             prompts = len(self.training_prompts())
-        tokens = prompts * self.vocabulary.tokens(classes).ids.numel()
-        return max(1, _TOKENS_TOGETHER // (tokens * self.vocabulary.backbone.text.width))
+        return self.vocabulary.sites_per_pass(prompts * self.vocabulary.tokens(classes).ids.numel())
 
     @classmethod
     def losses(cls, adapters: Sequence[Self], batches: Sequence[Batch], classes: tuple[int, ...]) -> list[Tensor]:

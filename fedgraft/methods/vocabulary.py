@@ -8,6 +8,10 @@ from torch import Tensor
 from fedgraft.backbones import Backbone, ClassTokens
 
 
+_VALUES_PER_PASS = 64 * 1024
+"""Token embeddings times width beyond which more sites in a pass gain nothing on a CPU; see docs/performance.md."""
+
+
 class Vocabulary:
     """The classes of a run as the text tower sees them; what is frozen is computed once."""
 
@@ -33,6 +37,10 @@ class Vocabulary:
                 for template in self.templates
             ]
         return self._written[classes]
+
+    def sites_per_pass(self, tokens: int) -> int:
+        """How many sites' steps of so many token embeddings keep one pass in a processor's cache."""
+        return max(1, _VALUES_PER_PASS // (tokens * self.backbone.text.width))
 
     @cached_property
     def zero_shot(self) -> Tensor:
