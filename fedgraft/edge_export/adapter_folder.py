@@ -45,5 +45,6 @@ def save_adapter(run: Path, out: Path, site: int | None = None, fold: str | None
     adapter = trained_adapter(run, site, fold)
     if not isinstance(adapter, LoraAdapter):
         raise UserError(f"The run in {run} has trained no low-rank adapter, the only kind that PEFT opens.")
-    rank = save_as_peft(adapter, out, adapter.vocabulary.backbone.name)
-    return {"adapter": str(out), "rank": rank, "maps": list(adapter.factors)}
+    factors = adapter.as_peft()
+    save_as_peft(factors, out, adapter.vocabulary.backbone.name)
+    return {"adapter": str(out), "rank": factors.rank, "maps": list(adapter.factors)}

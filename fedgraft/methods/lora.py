@@ -10,7 +10,7 @@ Parameters have the names that PEFT gives them, without its prefix, such as
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter, Batch
+from fedgraft.methods.peft_folder import PeftFactors
 
 CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
 
@@ -51,6 +52,11 @@ class LoraOptions(Options):
             raise ValueError("ranks are whole numbers from 1 on, separated by commas, such as 4,8,2")
         return text
 
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers that are adapted."""
+        return ("text", "image") if self.tower == "both" else (self.tower,)
+
     def dealt(self) -> list[int]:
         """The ranks that are dealt to the sites in turn."""
         return [int(part) for part in self.ranks.split(",")] if self.ranks else [self.rank]
@@ -75,14 +81,6 @@ class OneRankOptions(LoraOptions):
                 "or take flora or flexlora, whose sites may differ"
             )
         return text
-
-
-class PeftFactors(NamedTuple):
-    """A (rank, in) and B (out, rank) of each map, whose product PEFT scales by alpha / rank."""
-
-    rank: int
-    alpha: float
-    factors: dict[str, tuple[Tensor, Tensor]]
 
 
 class LowRank(nn.Module):
@@ -122,10 +120,10 @@ class LoraAdapter(Adapter):
         Raises:
             UserError: targets match nothing, or a rank or a number of layers is too large.
         """
-        options = self.options
-        self.rank = options.rank_of(self.adapter_context.site)
-        self.adapted = {tower: adapted_maps(self.vocabulary.backbone, options, tower) for tower in towers_of(options)}
-        self._cut = self.image_layer(self.vocabulary.backbone, options)
+        self.rank = self.options.rank_of(self.adapter_context.site)
+        backbone, options = self.vocabulary.backbone, self.options
+        self.adapted = {tower: adapted_maps(backbone, options, tower) for tower in options.towers}
+        self._cut = self.image_layer(backbone, options)
         self.factors: dict[str, LowRank] = {}
         draws = self.draws(generator)
         for name, (_, weight) in sorted(item for maps in self.adapted.values() for item in maps.items()):
@@ -181,7 +179,7 @@ class LoraAdapter(Adapter):
         Raises:
             UserError: as `build`, for both towers: this is asked for before any image is computed.
         """
-        adapted = {tower: adapted_maps(backbone, options, tower) for tower in towers_of(options)}
+        adapted = {tower: adapted_maps(backbone, options, tower) for tower in options.towers}
         return min(found.layer for found in adapted["image"].values()) if "image" in adapted else None
 
     def image_features(self, images: Tensor) -> Tensor:
@@ -245,11 +243,6 @@ class LoraAdapter(Adapter):
             ]
             deltas[name] = Delta(torch.stack(right), torch.stack(left), adapters[0].weight(name))
         return deltas
-
-
-def towers_of(options: LoraOptions) -> tuple[Tower, ...]:
-    """The towers that are adapted."""
-    return ("text", "image") if options.tower == "both" else (options.tower,)
 
 
 def adapted_maps(backbone: Backbone, options: LoraOptions, tower: Tower) -> dict[str, LinearMap]:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedgraft.methods.lora import LoraAdapter, PeftFactors
+from fedgraft.methods.lora import LoraAdapter
+from fedgraft.methods.peft_folder import PeftFactors
 
 _END = ".merged"
 

@@ -2,22 +2,31 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from peft import LoraConfig
 from safetensors.torch import save
+from torch import Tensor
 
 from fedgraft.core.files import write_bytes, write_text
-from fedgraft.methods.lora import LoraAdapter
 
 
-def save_as_peft(adapter: LoraAdapter, folder: Path, base_model: str) -> int:
-    """Write adapter_config.json and adapter_model.safetensors, and return the rank that was written.
+class PeftFactors(NamedTuple):
+    """A (rank, in) and B (out, rank) of each map, whose product PEFT scales by alpha / rank."""
+
+    rank: int
+    alpha: float
+    factors: dict[str, tuple[Tensor, Tensor]]
+
+
+def save_as_peft(adapter: PeftFactors, folder: Path, base_model: str) -> None:
+    """Write adapter_config.json and adapter_model.safetensors.
 
     Args:
         base_model: the backbone's Hugging Face id or folder, for the configuration.
     """
-    rank, alpha, factors = adapter.as_peft()
+    from peft import LoraConfig
+
+    rank, alpha, factors = adapter
     tensors = {}
     for name, (right, left) in factors.items():
         for factor, value in (("lora_A", right), ("lora_B", left)):
@@ -32,7 +41,6 @@ def save_as_peft(adapter: LoraAdapter, folder: Path, base_model: str) -> int:
     settings = config.to_dict()  # type: ignore[no-untyped-call]
     write_bytes(folder / "adapter_model.safetensors", save(tensors, {"format": "pt"}))
     write_text(folder / "adapter_config.json", json.dumps(settings, default=_plain, indent=2, sort_keys=True))
-    return rank
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,7 @@ def test_a_saved_adapter_is_opened_by_peft_and_gives_the_same_features(
     method: str, mini: Backbone, tmp_path: Path
 ) -> None:
     adapter = _adapter(method, mini, tower="both", layers=1)
-    save_as_peft(adapter, tmp_path, "mini")
+    save_as_peft(adapter.as_peft(), tmp_path, "mini")
     model = PeftModel.from_pretrained(CLIPModel.from_pretrained(mini_folder()).eval(), tmp_path).base_model.model
     pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
