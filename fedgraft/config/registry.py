@@ -101,9 +101,10 @@ class Registry(Generic[Entry]):
             raise UserError(f"The {self.kind} {name!r} is registered by {packages}; uninstall one of them.")
         try:
             loaded = points[0].load()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # whatever its module raises is a matter of its own package
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{where} is registered as {points[0].value}, which cannot be imported: {error}."
+                f"{where} is registered as {points[0].value}, which cannot be imported: {reason}."
             ) from error
         module, _, expected = self._entry.partition(":")
         if not isinstance(loaded, getattr(import_module(module), expected)):

@@ -1,16 +1,16 @@
 """What a user would lose: a mistake in a setting told at once, and a configuration file that gives the run again."""
 
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedgraft.config.run_config import DEALT_PROTOCOLS, RunConfig, merged, parse_assignments, read_toml
+from fedgraft.config.registry import METHODS, PROTOCOLS
+from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
-from fedgraft.methods import load_method, method_names
+from fedgraft.methods.plan import Plan
 
 UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -23,7 +23,7 @@ UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[Health
         ({"method": "fedpg"}, ["'fedpg'", "Did you mean 'fedpgp'?"]),
         ({"method": 3}, ["'method'", "3"]),
         ({"protocol": "dirichlett"}, ["'dirichlett'", "Did you mean 'dirichlet'?"]),
-        ({"protocol": ["dirichlet"]}, ["protocol", "base-to-novel"]),
+        ({"protocol": ["dirichlet"]}, ["'protocol'", "['dirichlet']", "string"]),
         ({"sites": "ten"}, ["'sites'", "'ten'", "integer"]),
         ({"sites": "10"}, ["'sites'", "'10'", "integer"]),
         ({"sites": 10.0}, ["'sites'", "10.0", "integer"]),
@@ -36,13 +36,14 @@ UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[Health
         ({"participation": float("nan")}, ["'participation'", "nan"]),
         ({"test_fraction": 1.0}, ["'test_fraction'", "less than 1"]),
         ({"lr": float("nan")}, ["'lr'", "nan"]),
-        ({"alpha": 0.0}, ["'alpha'", "greater than 0"]),
         ({"momentum": 1}, ["'momentum'", "less than 1"]),
-        ({"partition": "natural"}, ["'partition'", "'natural'", "'iid'"]),
         ({"optimizer": "adamw"}, ["'optimizer'", "'adamw'", "'adam'"]),
-        ({"domains": "yes"}, ["'domains'", "'yes'"]),
         ({"method_options": 3}, ["'method_options'", "3"]),
         ({"method_options": {"rank": [1, 2]}}, ["method_options.rank", "[1, 2]"]),
+        ({"protocol_options": ["alpha"]}, ["'protocol_options'", "alpha"]),
+        ({"data": "digit"}, ["'digit'", "Did you mean 'digits'?"]),
+        ({"strategy": "medain"}, ["'medain'", "Did you mean 'median'?"]),
+        ({"alpha": 0.1}, ["'alpha'"]),
     ],
     ids=str,
 )
@@ -66,24 +67,34 @@ def test_a_configuration_cannot_be_changed_after_it_was_checked() -> None:
         RunConfig().sites = 0  # type: ignore[misc]
 
 
+TEXT = st.characters(exclude_categories=["Cs"])
+TABLES = st.dictionaries(
+    st.text(TEXT, min_size=1, max_size=8),
+    st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text("a\"'\n\\é")
+    | st.lists(st.text(TEXT, max_size=5), max_size=3),
+    max_size=3,
+)
+
+
 @UNTIMED
 @given(
     chosen=st.fixed_dictionaries(
         {},
         optional={
-            "method": st.sampled_from(method_names()),
-            "protocol": st.sampled_from(DEALT_PROTOCOLS),
-            "data": st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+            "method": st.sampled_from(METHODS.names()),
+            "protocol": st.sampled_from(PROTOCOLS.names()),
+            "data": st.text(TEXT, max_size=20).map("folder:{}".format),
             "sites": st.integers(1, 10**6),
             "seed": st.integers(0, 2**63 - 1),
             "participation": st.floats(0, 1, exclude_min=True),
             "lr": st.floats(1e-12, 1e6),
-            "domains": st.booleans(),
-            "method_options": st.dictionaries(
-                st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8),
-                st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text("a\"'\n\\é"),
-                max_size=3,
-            ),
+            "method_options": TABLES,
+            "protocol_options": TABLES,
+            "data_options": TABLES,
+            "backbone_options": TABLES,
         },
     )
 )
@@ -95,94 +106,36 @@ def test_the_written_file_gives_the_same_configuration(chosen: dict[str, Any]) -
     assert RunConfig.build(written) == config
 
 
-def test_the_classes_of_a_federation_survive_the_file() -> None:
-    config = RunConfig(protocol="own-data", class_names=["a cup", 'b"ear'])
-    assert RunConfig.build(tomllib.loads(config.to_toml())) == config
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"protocol": "own-data"}, "takes the classes of the federation as class_names"),
-        ({"class_names": ["a", "b"]}, "own-data, and no other"),
-        ({"protocol": "own-data", "class_names": ["b", "a"]}, "at least two different names, sorted"),
-        ({"protocol": "own-data", "class_names": ["a", "a"]}, "at least two different names, sorted"),
-        ({"protocol": "own-data", "class_names": ["a"]}, "at least two different names, sorted"),
+        ({"protocol": "own-data"}, ["'own-data'", "needs the option 'class_names'"]),
+        (
+            {"protocol": "base-to-novel", "protocol_options": {"class_names": ["a", "b"]}},
+            ["'base-to-novel'", "no option"],
+        ),
+        ({"protocol": "own-data", "protocol_options": {"class_names": ["b", "a"]}}, ["two different names, sorted"]),
+        ({"protocol": "own-data", "protocol_options": {"class_names": ["a", "a"]}}, ["two different names, sorted"]),
+        ({"protocol": "own-data", "protocol_options": {"class_names": ["a"]}}, ["two different names, sorted"]),
+        ({"protocol": "dirichlet", "protocol_options": {"alpha": 0.0}}, ["'alpha'", "greater than 0"]),
+        (
+            {"protocol": "dirichlet", "protocol_options": {"partition": "natural"}},
+            ["'partition'", "'natural'", "'iid'"],
+        ),
+        ({"protocol": "dirichlet", "protocol_options": {"alhpa": 1.0}}, ["'alhpa'", "Did you mean 'alpha'?"]),
     ],
+    ids=str,
 )
-def test_classes_that_make_no_federation(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        RunConfig.build(settings)
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_mistaken_option_of_a_protocol_is_one_sentence(settings: dict[str, Any], said: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        read_toml(tmp_path / "run.toml")
-    assert str(tmp_path / "run.toml") in str(error.value)
+        Plan.of(RunConfig.build(settings))
+    assert "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in said), error.value
 
 
-@pytest.mark.parametrize("content", [b"sites = ", b"sites: 3", b"\xff\xfe"])
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "run.toml"
-    path.write_bytes(content)
-    with pytest.raises(UserError) as error:
-        read_toml(path)
-    assert str(path) in str(error.value)
-    assert "TOML" in str(error.value)
-
-
-def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
-        read_toml(tmp_path)
-
-
-@pytest.mark.parametrize("word", ["lr", "=3", "", "lr:0.1"])
-def test_an_assignment_without_a_key_and_a_value_is_shown_with_an_example(word: str) -> None:
-    with pytest.raises(UserError) as error:
-        parse_assignments([word])
-    assert repr(word) in str(error.value)
-    assert "key=value" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("3", 3),
-        ("0.5", 0.5),
-        ("1e-3", 1e-3),
-        ("true", True),
-        ('"3"', "3"),
-        ("adam", "adam"),
-        ("folder:/photos/my set=1", "folder:/photos/my set=1"),
-        ("", ""),
-    ],
-)
-def test_assigned_values_are_read_as_toml_and_else_as_text(text: str, value: object) -> None:
-    assigned = parse_assignments([f"data={text}"])["data"]
-    assert assigned == value
-    assert type(assigned) is type(value)
-
-
-def test_assigned_keys_that_are_not_the_runs_are_the_methods() -> None:
-    assert parse_assignments(["lr=0.1", "rank=4"]) == {"lr": 0.1, "method_options": {"rank": 4}}
-    assert parse_assignments(["lr=0.1"]) == {"lr": 0.1}
-
-
-def test_later_layers_win_and_method_options_are_merged_one_by_one() -> None:
-    file = {"lr": 0.1, "sites": 3, "method_options": {"rank": 4, "mu": 0.1}}
-    assignments = {"lr": 0.2, "method_options": {"mu": 0.9}}
-    assert merged(file, assignments, {"sites": 7}) == {
-        "lr": 0.2,
-        "sites": 7,
-        "method_options": {"rank": 4, "mu": 0.9},
-    }
-    assert file["method_options"] == {"rank": 4, "mu": 0.1}
-    assert merged({}, {"lr": 0.1}) == {"lr": 0.1}
-
-
-def test_method_options_of_a_wrong_type_in_a_file_are_named() -> None:
-    with pytest.raises(UserError, match="method_options"):
-        RunConfig.build(merged({"method_options": 3}, {"lr": 0.1}))
+def test_a_mistaken_option_of_a_data_source_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="'domains' of 'folder' has the value 'yes'"):
+        Plan.of(RunConfig(data="folder:photos", data_options={"domains": "yes"})).open_examples()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +151,6 @@ def test_method_options_of_a_wrong_type_in_a_file_are_named() -> None:
 )
 def test_a_mistaken_method_option_is_one_sentence(method: str, options: dict[str, Any], said: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        load_method(method).parse_options(options)
+        METHODS.load(method).parse_options(options)
     for part in said:
         assert part in str(error.value)
