@@ -24,8 +24,8 @@ from fedgraft.runs.run_directory import RunDirectory
 def fedgraft_rounds(root: Path, sites: int, rounds: int) -> dict[str, float]:
     """What fedgraft takes."""
     config = RunConfig(
-        method="fedpgp", data="folder:own", protocol="own-data", class_names=CLASS_NAMES, sites=sites, rounds=rounds,
-        answer_seconds=600.0,
+        method="fedpgp", data="folder:own", protocol="own-data", sites=sites, rounds=rounds, answer_seconds=600.0,
+        protocol_options={"class_names": CLASS_NAMES},
     )  # fmt: skip
     directory = RunDirectory(root / "run")
     began = time.monotonic()
@@ -37,7 +37,7 @@ def fedgraft_rounds(root: Path, sites: int, rounds: int) -> dict[str, float]:
             now = time.monotonic()
             if not ready and (directory.path / "sites.json").exists():
                 ready.append(now - began)
-            seen.setdefault(directory.newest_round(), (now, sum(p.up + p.down for p in running.proxies)))
+            seen.setdefault(directory.checkpoints.newest_round(), (now, sum(p.up + p.down for p in running.proxies)))
 
         running.run(config, directory.path, look)
     trained = [row["training_seconds"] / sites for row in directory.rows() if row["scope"] == "train"]

@@ -20,19 +20,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.faulty_worker import BAD_UPDATES, spoiled
-from benchmarks.in_process import InProcessGrid, run_to_the_end
 from benchmarks.loopback import CLASS_NAMES, Deployment, deployment
-from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.runs.personal_state import PersonalState
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.testing.bad_updates import BAD_UPDATES, spoiled
+from fedgraft.testing.in_process import FIRST_NODE, InProcessGrid, outcome, run_to_the_end
 
 NAMES = ["east", "north", "south"]
 CONFIG = RunConfig(
-    method="fedpgp", data="folder:own", protocol="own-data", class_names=CLASS_NAMES, sites=3, rounds=4,
-    answer_seconds=300.0, resend_seconds=20.0, shots=4, method_options={"n_ctx": 4, "rank": 2},
+    method="fedpgp", data="folder:own", protocol="own-data", protocol_options={"class_names": CLASS_NAMES},
+    sites=3, rounds=4, answer_seconds=300.0, resend_seconds=20.0, shots=4, method_options={"n_ctx": 4, "rank": 2},
 )  # fmt: skip
 _AT_SERVER = ("SuperLink killed", "ServerApp killed")
 _AT_SITE = (
@@ -79,7 +78,7 @@ class Injector:
     def __call__(self) -> None:
         """Look whether it is time."""
         now = time.monotonic()
-        going = self._directory.newest_round() if (self._directory.path / "sites.json").exists() else -1
+        going = self._directory.checkpoints.newest_round() if (self._directory.path / "sites.json").exists() else -1
         self._since.setdefault(going, now)
         for fault in list(self._waiting):
             due = fault.what == "bad update" or (
@@ -142,36 +141,10 @@ def _kill(pids: list[int]) -> bool:
     return bool(pids)
 
 
-Outcome = dict[str, Any]
-
-
-def outcome(out: Path, sites: list[SiteFolder]) -> Outcome:
-    """Metrics, and the bytes of shared parameters and of each site's personal ones after the last round.
-
-    Raises:
-        UserError: a site's state is not whole.
-    """
-    directory = RunDirectory(out)
-    summary = directory.summary()
-    checkpoint = directory.newest_checkpoint(0, summary["fingerprint"])
-    assert checkpoint is not None
-    run = directory.read_json("attempts.json")["run"]
-    identity = {"method": summary["method"], "fingerprint": summary["fingerprint"]}
-    states = [PersonalState(site.state / run / "000", identity) for site in sites]
-    tensors = [state.load(CONFIG.rounds) if state.rounds() else None for state in states]
-    return {
-        "metrics": summary["metrics"],
-        "left_out": [(row["round"], row["site"]) for row in directory.rows() if row["scope"] == "left_out"],
-        "shared": {name: array.tobytes() for name, array in checkpoint.arrays.items()},
-        "personal": [t and {name: tensor.numpy().tobytes() for name, tensor in t.items()} for t in tensors],
-        "rounds": [state.rounds() for state in states],
-    }
-
-
-def reference(root: Path, running: Deployment, bad: list[Fault]) -> Outcome:
+def reference(root: Path, running: Deployment, bad: list[Fault]) -> dict[str, Any]:
     """What comes out in one process where only the bad updates happen."""
     sites = [SiteFolder.create(root / name, name, running.root / "images" / name) for name in NAMES]
-    plans = {70 + fault.site: fault for fault in bad if fault.site is not None}
+    plans = {FIRST_NODE + fault.site: fault for fault in bad if fault.site is not None}
     rounds = dict.fromkeys(plans, 0)
 
     def answering(kind: str, node: int, answer: bytes) -> bytes:
@@ -180,9 +153,8 @@ def reference(root: Path, running: Deployment, bad: list[Fault]) -> Outcome:
         rounds[node] += 1
         return spoiled(answer, plans[node].how) if rounds[node] == plans[node].round else answer
 
-    grid = InProcessGrid(sites, 0, {}, answering)
-    run_to_the_end(CONFIG, root / "run", grid)
-    grid.close()
+    with InProcessGrid(sites, 0, {}, answering) as grid:
+        run_to_the_end(CONFIG, root / "run", grid)
     return outcome(root / "run", sites)
 
 

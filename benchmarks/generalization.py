@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.tables import markdown
-from fedgraft import compare
+from fedgraft import Resources, compare
+from fedgraft.config.notation import split
 from fedgraft.core.observer import Observer
 from fedgraft.reports import write_report
-from fedgraft.config.notation import split
 
 WORDS = "ctx_init=a photo of a"
 BUDGET = "anchored(drift=0.08)"
@@ -84,7 +84,7 @@ def main() -> None:
             seeds,
             folder,
             resume=True,
-            workers=args.workers,
+            resources=Resources(workers=args.workers),
             observer=_Lines(),
         )
         write_report(folder)

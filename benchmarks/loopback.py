@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.proxy import Proxy
-from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.config.run_config import RunConfig
 from fedgraft.deployment.local import started
 from fedgraft.deployment.processes import free_port
@@ -20,6 +19,7 @@ from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
 from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.runs.site_folder import SiteFolder
 
 _COLOURS = {"blue circle": (20, 40, 220), "green square": (20, 200, 40), "red triangle": (220, 30, 20)}
 CLASS_NAMES = sorted(_COLOURS)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks.step import class_names, seconds
-from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.methods import load_method
+from fedgraft.config.registry import METHODS
+from fedgraft.methods.vocabulary import Vocabulary
 
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "this is a {}", "a {}")
 
@@ -27,7 +27,7 @@ TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "thi
 def step_of(name: str, options: dict[str, Any], backbone: Backbone, args: argparse.Namespace) -> Callable[[], None]:
     """One step of a method."""
     classes, batch = args.classes, args.batch
-    method = load_method(name)
+    method = METHODS.load(name)
     parsed = method.parse_options(options)
     vocabulary = Vocabulary(backbone, class_names(classes), TEMPLATES[: args.templates])
     adapter = method.adapter(vocabulary, parsed, torch.Generator().manual_seed(0))

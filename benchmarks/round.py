@@ -25,10 +25,10 @@ from flwr.simulation import run_simulation
 from PIL import Image
 
 from benchmarks.step import class_names
-from fedgraft import RunConfig, simulate
-from fedgraft.flower.messages import SHARED, for_sites, to_array_record
-from fedgraft.server.sender import Delivery
+from fedgraft import Resources, RunConfig, simulate
 from fedgraft.core.observer import Observer
+from fedgraft.flower.messages import SHARED, for_sites, to_array_record
+from fedgraft.server.sender import Sender
 
 _N_CTX = 16
 
@@ -70,12 +70,11 @@ def fedgraft_rounds(backbone: str, classes: int, sites: int, rounds: int, worker
         noise_images(Path(folder) / "images", classes)
         settings = {
             "method": "fedpgp", "data": f"folder:{folder}/images", "backbone": backbone, "protocol": "dirichlet",
-            "partition": "iid", "sites": sites, "rounds": rounds, "shots": 0, "local_epochs": 1,
-            "test_fraction": 0.5, "method_options": {"n_ctx": _N_CTX},
+            "sites": sites, "rounds": rounds, "shots": 0, "local_epochs": 1, "test_fraction": 0.5,
+            "method_options": {"n_ctx": _N_CTX}, "protocol_options": {"partition": "iid"},
         }  # fmt: skip
-        summary = simulate(
-            RunConfig.build(settings), Path(folder) / "run", workers=workers, cpus_per_worker=cpus, observer=clock
-        )
+        on_ray = Resources(workers, cpus, gpus_per_worker=0.0)
+        summary = simulate(RunConfig.build(settings), Path(folder) / "run", resources=on_ray, observer=clock)
         rows = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if row["scope"] == "train"][1:]
     walls = [after - before for before, after in zip(clock.ends[:-1], clock.ends[1:], strict=True)][1:]
@@ -106,14 +105,14 @@ def floor_seconds(width: int, sites: int, rounds: int, workers: int, cpus: int) 
     def main(grid: Grid, context: Context) -> None:
         while len(list(grid.get_node_ids())) < sites:
             time.sleep(0.1)
-        delivery = Delivery(grid, threading.Event())
+        sender = Sender(grid, threading.Event())
         nodes = sorted(grid.get_node_ids())
         content = for_sites(
             RecordDict({SHARED: to_array_record({"sigma": np.zeros((1, _N_CTX, width), np.float32)})}), [0]
         )
         for _ in range(rounds):
             began = time.monotonic()
-            delivery([Message(content, dst_node_id=node, message_type="train") for node in nodes])
+            sender([Message(content, dst_node_id=node, message_type="train") for node in nodes])
             seconds.append(time.monotonic() - began)
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL)

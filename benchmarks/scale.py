@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fedgraft import RunConfig, simulate
+from fedgraft import Resources, RunConfig, simulate
 from fedgraft.core.observer import Observer
 
 
@@ -42,7 +42,7 @@ def measure(sites: int, rounds: int, method: str, data: str, workers: int) -> di
             "method": method,
             "data": data,
             "protocol": "dirichlet",
-            "partition": "iid",
+            "protocol_options": {"partition": "iid"},
             "sites": sites,
             "rounds": rounds,
             "shots": 0,
@@ -51,7 +51,7 @@ def measure(sites: int, rounds: int, method: str, data: str, workers: int) -> di
     clock = RoundClock()
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        summary = simulate(config, Path(folder) / "run", workers=workers, observer=clock)
+        summary = simulate(config, Path(folder) / "run", resources=Resources(workers), observer=clock)
         wall = time.monotonic() - began
         lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
     trained = [row for row in map(json.loads, lines) if row["scope"] == "train"]

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fedgraft.methods.adapter import Vocabulary
-from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.backbones import load_backbone
+from fedgraft.methods.fedpgp import METHOD, FedPGP
+from fedgraft.methods.vocabulary import Vocabulary
 from tests.plain_text import PlainTextTower
 
 WORDS = ("red", "striped", "wooden", "small", "old", "happy", "green", "metal", "round", "fast")

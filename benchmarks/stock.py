@@ -14,10 +14,10 @@ from pathlib import Path
 import tomli_w
 
 from benchmarks.proxy import Proxy
-from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.deployment.processes import Process, flower_environment, free_port
 from fedgraft.deployment.running_server import answers, register_key
 from fedgraft.runs.server_folder import ServerFolder
+from fedgraft.runs.site_folder import SiteFolder
 
 PARAMETERS = 2048
 _CLIENT = """

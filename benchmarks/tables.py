@@ -15,7 +15,7 @@ def markdown(comparison: dict[str, Any]) -> str:
     """Mean ± standard deviation of every metric, and the cost: parameters of a site, bytes, seconds of a run."""
     metrics = list(comparison["methods"][0]["metrics"])
     head = ["method", *(TITLES.get(name, name.removeprefix("domain:")) for name in metrics)]
-    head += ["trainable", "shared", "bytes up a site and round", "seconds"]
+    head += ["trainable", "shared", "uplink bytes per site per round", "seconds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for entry in comparison["methods"]:
         figures = [_figure(entry["metrics"][name], len(comparison["seeds"])) for name in metrics]
