@@ -1,1 +1,1 @@
-"""Aggregation rules, one file each, all Flower strategies."""
+"""Site-side transforms, aggregation rules and steps, one file each."""

@@ -1,14 +1,14 @@
-"""Anchored aggregation: the server keeps what the backbone knows of classes that nobody trains, without any data.
+"""Anchored aggregation: the server preserves, without any data, what the backbone knows about classes nobody trains on.
 
-It has a broad list of class names, the probes, and measures with the text tower alone how far shared parameters w hold
-their features from the hand-written ones z_c:
+It has a broad list of class names, the drift classes, and measures with the text tower alone how far the shared
+parameters w move their features from the hand-written ones z_c:
 
     drift(w) = mean_c (1 - cos(t_c(w), z_c))
 
-The next shared parameters may drift as far as the budget, and where the round began beyond it, as a random context
-does, no farther than that. An aggregate that drifts farther is drawn back on a line, w_0 + s (w - w_0), with s in
-[0, 1] found by bisection. The line begins where the run started, as long as that is within the bound, so that the next
-round can go on in another direction; else where the round began.
+The next shared parameters may drift up to the budget or, where the round began beyond it, as a random context does, no
+farther than at the start of the round. An aggregate that drifts farther is pulled back along a line, w_0 + s (w - w_0),
+with s in [0, 1] found by bisection. The line starts at the run's initial parameters if they are within the bound, so
+that the next round can take another direction; otherwise it starts where the round began.
 """
 
 from pydantic import Field
@@ -22,15 +22,15 @@ _HALVINGS = 12
 
 
 class AnchoredOptions(Options):
-    """How far the probes may drift."""
+    """How far the drift classes may drift."""
 
     drift: float = Field(0.05, gt=0, description="budget, in cosine distance", examples=[0.1])
 
 
 def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) -> tuple[float, Arrays]:
-    """The part s of the way from an origin within the bound to an aggregate beyond it that stays within, and its end.
+    """The fraction s of the way from an origin within the bound to an aggregate beyond it, and the point reached.
 
-    Where drift does not grow all along the way, s is one of the places where it crosses the bound.
+    Where drift does not grow monotonically along the line, s is one of the points at which it crosses the bound.
     """
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
@@ -40,13 +40,13 @@ def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) ->
 
 
 class Anchored(Step):
-    """`drawn_back` as a step, where the aggregate is beyond the bound."""
+    """`drawn_back` as a step, applied where the aggregate is beyond the bound."""
 
     options: AnchoredOptions
     needs_drift = True
 
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
-        """The aggregate, or what the bound leaves of it."""
+        """The aggregate, pulled back to the bound if it is beyond it."""
         reached = now.drift(aggregate)
         bound = max(self.options.drift, now.drift(now.previous))
         if reached <= bound:
@@ -57,16 +57,16 @@ class Anchored(Step):
 
 
 class Measured(Step):
-    """Only measures."""
+    """Measures drift and changes nothing."""
 
     needs_drift = True
 
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
-        """The aggregate as it is."""
+        """The aggregate, unchanged."""
         return Outcome(aggregate, figures={"drift": now.drift(aggregate)})
 
 
 ANCHORED = StrategyComponent(
-    "anchored", "draws the aggregate back where foreign classes drift too far", Anchored, options=AnchoredOptions
+    "anchored", "pulls the aggregate back where unseen classes drift too far", Anchored, options=AnchoredOptions
 )
-DRIFT = StrategyComponent("drift", "measures how far foreign classes drift, and changes nothing", Measured)
+DRIFT = StrategyComponent("drift", "measures how far unseen classes drift, and changes nothing", Measured)

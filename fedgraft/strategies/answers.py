@@ -1,4 +1,4 @@
-"""A site's answer and what is checked before it may be averaged."""
+"""A site's answer, and the checks it must pass before it is averaged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from fedgraft.flower.messages import Arrays
 
 NORM_RATIO = 50.0
-"""An update this many times larger than the round's median, and than the parameters themselves, is left out."""
+"""An update this many times larger than both the round's median and the parameters themselves is left out."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one site returns from a round of training; `seconds` is its part of its worker's time."""
+    """What one site returns from a round of training; `seconds` is its share of the worker's time."""
 
     site: int
     arrays: Arrays
@@ -25,7 +25,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A site whose answer does not count in a round, and why."""
+    """A site whose answer does not count in a round, and the reason."""
 
     site: int
     reason: str
@@ -53,13 +53,13 @@ def problem(answer: Answer, reference: Arrays) -> str | None:
 def checked(answers: Sequence[Answer], reference: Arrays, sizes: bool = True) -> tuple[list[Answer], list[LeftOut]]:
     """Split answers, sorted by site, into those that count and those left out with a reason.
 
-    A sound answer is also left out when its update is more than `NORM_RATIO` times the norm of the parameters that it
-    starts from, and times the other updates: the round's median, or with two answers the smaller one. The first keeps
-    honest sites in: where most sites have little left to learn the median is tiny, and a site that still learns is a
-    hundred times above it. The parameters alone are no measure where they are zero.
+    A sound answer is also left out when its update exceeds `NORM_RATIO` times both the norm of the parameters it starts
+    from and the other updates: the round's median or, with two answers, the smaller one. The first condition keeps
+    honest sites in: where most sites have little left to learn, the median is tiny, and a site that is still learning
+    may be a hundred times above it. The parameters alone are not a reference where they are zero.
 
     Args:
-        sizes: whether updates are compared in size at all; what is clipped anyway need not be.
+        sizes: whether to compare the updates' sizes at all; updates that are clipped anyway need no comparison.
     """
     sound, left_out = [], []
     for answer in sorted(answers, key=lambda answer: answer.site):
@@ -82,7 +82,7 @@ def checked(answers: Sequence[Answer], reference: Arrays, sizes: bool = True) ->
 
 
 def _usual_norm(norms: Sequence[float], parameters: float) -> tuple[float, str]:
-    """What updates are measured by, and what it is; 0 where there is no measure."""
+    """The norm that updates are compared with, 0 where there is none, and what to call it."""
     start = (parameters, "the norm of the parameters")
     if len(norms) >= 3:
         return max((float(np.median(norms)), "the round's median"), start)

@@ -1,7 +1,7 @@
-"""Bulyan (El Mhamdi et al., ICML 2018), as Flower computes it: a selection by Krum, then the values nearest its median.
+"""Bulyan (El Mhamdi et al., ICML 2018), as Flower computes it: Krum's selection, then the values nearest its median.
 
-With n answers and f malicious sites, the n - 2 f answers with the lowest Krum scores are selected at once; of every
-value the n - 4 f nearest to their median are averaged.
+With n answers and f malicious sites, the n - 2 f answers with the lowest Krum scores are selected at once; for each
+coordinate, the n - 4 f values nearest their median are averaged.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Bulyan(Rule):
         return 4 * self.options.malicious + 3
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
-        """The mean of what lies in the middle."""
+        """The mean of the central values."""
         return Outcome(bulyan(answers, now.previous, self.options.malicious))
 
 

@@ -3,12 +3,12 @@
     next = previous + (sum_i clip(u_i, C) + z C N(0, I)) / m
 
 Every site counts once, and m is the number of sites asked, whoever answers: a mean weighted by examples, or divided by
-the number of answers, moves by more than C / m when one site comes or goes. A site without an answer is an update of 0.
+the number of answers, changes by more than C / m when one site joins or leaves. A missing answer is an update of 0.
 With adaptive clipping (Andrew et al., NeurIPS 2021) C follows a quantile of the updates' norms,
 
     C <- C exp(-eta (b - gamma)),    b = 1/2 + (sum_i (b_i - 1/2) + s N(0, 1)) / m,    b_i = 1 where |u_i| <= C
 
-and both releases together cost what noise of multiplier z alone does: the sum gets (z^-2 - (2 s)^-2)^(-1/2).
+and the two releases together cost as much as noise with multiplier z alone: the sum gets (z^-2 - (2 s)^-2)^(-1/2).
 """
 
 import math
@@ -28,22 +28,16 @@ _RELATION = "one site more or less"
 
 
 class AdaptiveOptions(GaussianOptions):
-    """What the clipping norm follows."""
+    """The quantile that the clipping norm follows, and how."""
 
-    clipping_norm: float = Field(0.1, gt=0, description="longest update in the first round", examples=[0.5])
-    quantile: float = Field(0.5, ge=0, le=1, description="of the norms that the clipping norm follows", examples=[0.8])
+    clipping_norm: float = Field(0.1, gt=0, description="clipping norm of the first round", examples=[0.5])
+    quantile: float = Field(0.5, ge=0, le=1, description="quantile of the norms to follow", examples=[0.8])
     clipping_rate: float = Field(0.2, gt=0, description="how fast it follows", examples=[0.1])
-    count_noise: float = Field(
-        0.0, ge=0, description="standard deviation of the count's noise; 0 chooses it", examples=[2.0]
-    )
+    count_noise: float = Field(0.0, ge=0, description="the count's noise, a deviation; 0 chooses it", examples=[2.0])
 
 
 def private_mean(changes: Sequence[Wide], previous: Arrays, bound: float, multiplier: float, now: Round) -> Arrays:
-    """The parameters after the noised mean of clipped updates.
-
-    Args:
-        multiplier: standard deviation of the sum's noise over `bound`.
-    """
+    """The parameters after the noised mean of clipped updates; `multiplier` is the sum's noise deviation / `bound`."""
     short = [clipped(change, bound) for change in changes]
     mean = {name: sum((c[name] for c in short), start=np.zeros(previous[name].shape)) / now.asked for name in previous}
     size = sum(array.size for array in mean.values())
@@ -52,7 +46,7 @@ def private_mean(changes: Sequence[Wide], previous: Arrays, bound: float, multip
 
 
 def noisy_share(short: Sequence[bool], deviation: float, asked: int, noise: Noise) -> float:
-    """The share of updates that are not longer than the bound, with noise; a site without an answer counts half."""
+    """The noised share of updates within the bound; a site without an answer counts half."""
     count = sum(is_short - 0.5 for is_short in short)
     return 0.5 + (count + deviation * float(noise(1, f"count {count}".encode())[0])) / asked
 
@@ -68,7 +62,7 @@ class CentralDP(Rule):
     bounds_updates = True
 
     def privacy(self) -> Privacy:
-        """Of every round: one site changes the sum by the clipping norm at most."""
+        """Per round: one site changes the sum by at most the clipping norm."""
         return _promise("central-dp", self.options)
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
@@ -79,56 +73,49 @@ class CentralDP(Rule):
 
 
 class AdaptiveDP(Rule):
-    """A clipping norm that is remembered from round to round and follows a quantile."""
+    """A clipping norm that is carried from round to round and follows a quantile."""
 
     options: AdaptiveOptions
     bounds_updates = True
 
     def privacy(self) -> Privacy:
-        """Of every round: the sum and the count together."""
+        """Per round: the sum and the count together."""
         return _promise("adaptive-dp", self.options)
 
     def check(self, asked: int) -> None:
-        """The count's noise too must be enough.
-
-        Raises:
-            UserError: it is not.
-        """
+        """Raise UserError if the count's noise is too small for the multiplier."""
         self._deviations(asked)
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
-        """The noised mean under the norm of this round, and the norm of the next."""
+        """The noised mean under this round's norm, and the norm for the next round."""
         options = self.options
         bound = float(state.get("clipping_norm", options.clipping_norm))
         count_deviation, multiplier = self._deviations(now.asked)
         changes = updates(answers, now.previous)
         share = noisy_share([norm(change) <= bound for change in changes], count_deviation, now.asked, now.noise)
         following = bound * math.exp(-options.clipping_rate * (share - options.quantile))
-        return Outcome(
-            private_mean(changes, now.previous, bound, multiplier, now),
-            {"clipping_norm": np.asarray(following)},
-            {"clipping_norm": bound},
-        )
+        mean = private_mean(changes, now.previous, bound, multiplier, now)
+        return Outcome(mean, {"clipping_norm": np.asarray(following)}, {"clipping_norm": bound})
 
     def _deviations(self, asked: int) -> tuple[float, float]:
-        """Of the count's noise, a twentieth of the sites or the multiplier unless given, and the sum's multiplier.
+        """The count's noise deviation, by default the larger of m / 20 and z, and the sum's noise multiplier.
 
         Raises:
-            UserError: the count's noise alone is not enough for the multiplier that was asked for.
+            UserError: the count's noise is too small for the requested multiplier.
         """
         options = self.options
         deviation = options.count_noise or max(asked / 20, options.noise_multiplier)
         if options.noise_multiplier >= 2 * deviation:
             raise UserError(
-                f"The strategy 'adaptive-dp' has count_noise {deviation:g}, and a noise_multiplier of "
+                f"The strategy 'adaptive-dp' has count_noise={deviation:g}, but noise_multiplier="
                 f"{options.noise_multiplier:g} needs more than {options.noise_multiplier / 2:g}; raise count_noise."
             )
         return adaptive_noise(options.noise_multiplier, asked, deviation)
 
 
 CENTRAL = StrategyComponent(
-    "central-dp", "clipped updates, and noise on their mean", CentralDP, options=GaussianOptions
+    "central-dp", "clips updates and adds noise to their mean", CentralDP, options=GaussianOptions
 )
 ADAPTIVE = StrategyComponent(
-    "adaptive-dp", "central-dp under a norm that follows a quantile", AdaptiveDP, options=AdaptiveOptions
+    "adaptive-dp", "central-dp with a clipping norm that follows a quantile", AdaptiveDP, options=AdaptiveOptions
 )

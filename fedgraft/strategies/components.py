@@ -1,9 +1,9 @@
-"""The components of which a strategy is composed, and what each gets and gives.
+"""The components of a strategy, with their inputs and outputs.
 
 A strategy is written `local-dp(...)+median+...`: at most one site-side transform, which changes an answer before it
-leaves the site; at most one rule, which aggregates in place of the method's own rule; then steps, in the order in which
-they are written, from the aggregate to the next shared parameters. Every component is one file, and its numerics are
-pure functions of arrays. What a component remembers from round to round are arrays in the checkpoint.
+leaves the site; at most one rule, which aggregates in place of the method's own; then steps, in the order written, from
+the aggregate to the next shared parameters. Every component is one file, and its numerics are pure functions of arrays.
+What a component remembers between rounds is stored as arrays in the checkpoint.
 """
 
 from abc import ABC, abstractmethod
@@ -20,14 +20,14 @@ from fedgraft.strategies.answers import Answer, LeftOut, checked
 from fedgraft.strategies.privacy import Privacy
 
 State = dict[str, NDArray[Any]]
-"""What a component remembers: arrays by name, kept in the checkpoint of the round."""
+"""What a component remembers: arrays by name, stored in the round's checkpoint."""
 Wide = dict[str, NDArray[np.float64]]
-"""Arrays in which updates are computed before they become parameters again."""
+"""Arrays in float64, in which updates are computed before they become parameters again."""
 Noise = Callable[[int, bytes], NDArray[np.float64]]
-"""Standard normal noise of a length, the same only for the same round and the same bytes."""
+"""Standard normal noise of a given length, the same only for the same round and the same bytes."""
 
 Drift = Callable[[Arrays], float]
-"""How far shared parameters have carried the text features of classes that no site holds."""
+"""How far shared parameters have moved the text features of classes that no site holds."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Round:
     """What every component may know of a round.
 
     Attributes:
-        number: of the round, from 1.
+        number: the round, counted from 1.
         previous: the shared parameters that the sites began with.
-        initial: those of round 0.
+        initial: the shared parameters of round 0.
         asked: how many sites were asked to train.
-        noise: keyed by the run and the round.
-        rounds: of the whole run.
-        drift: how far shared parameters carry foreign classes, in cosine distance.
+        noise: keyed by run and round.
+        rounds: the number of rounds in the run.
+        drift: how far shared parameters move the features of unseen classes, in cosine distance.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Shared parameters, what the component remembers, and figures for the round's row."""
+    """Shared parameters, what the component remembers, and metrics for the round's row."""
 
     arrays: Arrays
     state: State = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Outcome:
 
 
 class Component:
-    """A component of a strategy with its options."""
+    """A component of a strategy, with its options."""
 
     options: Any
 
@@ -71,7 +71,7 @@ class Component:
         self.options = options
 
     def privacy(self) -> Privacy | None:
-        """What it promises of each round, or None where it promises nothing."""
+        """The guarantee it gives for each round, or None."""
         return None
 
 
@@ -84,32 +84,32 @@ class SiteTransform(Component, ABC):
 
 
 class Rule(Component, ABC):
-    """Aggregates answers: a method's own rule, or one that a user puts in its place."""
+    """Aggregates answers: a method's own rule, or the user's in its place."""
 
     bounds_updates = False
-    """Whether it clips every update, so that none is left out for its size: that would depend on the other sites."""
+    """Whether it clips every update, so that none is left out for its size, which would depend on the other sites."""
 
     def least(self) -> int:
-        """How many answers it needs."""
+        """The minimum number of answers."""
         return 1
 
     def check(self, asked: int) -> None:
-        """Refuse options that do not go with the number of sites that are asked in a round; none unless overridden."""
+        """Raise UserError if the options do not suit the number of sites asked per round; accepts all by default."""
 
     def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
-        """`checked` against what was sent, unless the sites of a method answer with something else."""
+        """`checked` against what was sent; overridden where sites answer with other parameters than they receive."""
         return checked(answers, previous, sizes=not self.bounds_updates)
 
     @abstractmethod
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
-        """The aggregate of checked answers in the order of sites; a pure function."""
+        """The aggregate of checked answers, in site order; a pure function."""
 
 
 class Step(Component, ABC):
-    """Goes from the aggregate to the next shared parameters."""
+    """Turns the aggregate into the next shared parameters."""
 
     needs_drift = False
-    """Whether it measures drift, for which the server prepares."""
+    """Whether it measures drift, for which the server must prepare."""
 
     @abstractmethod
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
@@ -118,11 +118,7 @@ class Step(Component, ABC):
 
 @dataclass(frozen=True)
 class StrategyComponent(Registered):
-    """A registered component.
-
-    Attributes:
-        component: its class, which takes the options.
-    """
+    """A registered component; `component` is its class, which takes the options."""
 
     kind: ClassVar[str] = "strategy"
     columns: ClassVar[tuple[str, ...]] = ("kind",)
@@ -130,26 +126,22 @@ class StrategyComponent(Registered):
     component: type[Component]
 
     def facts(self) -> dict[str, str]:
-        """Where it acts."""
+        """Where the component acts."""
         kinds = {SiteTransform: "at the site", Rule: "rule", Step: "step"}
         return {"kind": next(text for kind, text in kinds.items() if issubclass(self.component, kind))}
 
     def make(self, values: dict[str, Any]) -> Component:
-        """The component with a user's options.
-
-        Raises:
-            UserError: an option does not exist or has a wrong value.
-        """
+        """The component with a user's options; raises UserError for an unknown option or an invalid value."""
         return self.component(self.parse_options(values))
 
 
 def updates(answers: Sequence[Answer], previous: Arrays) -> list[Wide]:
-    """What each site changed, in float64."""
+    """Each site's update, in float64."""
     return [difference(answer.arrays, previous) for answer in answers]
 
 
 def difference(arrays: Arrays, previous: Arrays) -> Wide:
-    """What was changed, in float64."""
+    """The change since `previous`, in float64."""
     return {name: arrays[name].astype(np.float64) - array for name, array in previous.items()}
 
 

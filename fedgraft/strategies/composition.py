@@ -1,4 +1,4 @@
-"""From what a user wrote to the components that the server and the sites use, refused before anything is trained."""
+"""From a strategy's text to the components that server and sites use; mistakes are refused before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +15,14 @@ _ORDER = (SiteTransform, Rule, Step)
 
 @dataclass(frozen=True)
 class Composition:
-    """What happens to the answers of a round: at the site, in the rule, and in the steps behind it.
-
-    Attributes:
-        rule: the method's own, or the user's in its place.
-    """
+    """What happens to a round's answers: at the site, in the rule (the method's own or the user's), in later steps."""
 
     rule: Rule
     transform: SiteTransform | None = None
     steps: tuple[Step, ...] = ()
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
-        """What rule and steps make of the answers, with the state and the figures of all of them."""
+        """The result of rule and steps, with the state and metrics of all of them."""
         outcome = self.rule.aggregate(answers, now, _own_state(0, state))
         kept = _named(0, outcome.state)
         for number, step in enumerate(self.steps, 1):
@@ -41,7 +37,7 @@ class Composition:
         return any(step.needs_drift for step in self.steps)
 
     def privacy(self) -> Privacy | None:
-        """What is promised of each round, or None where nothing is."""
+        """The guarantee for each round, or None."""
         promises = [component.privacy() for component in (self.transform, self.rule) if component is not None]
         return next(filter(None, promises), None)
 
@@ -54,24 +50,24 @@ def compose(text: str, own_rule: Rule) -> Composition:
         own_rule: the method's.
 
     Raises:
-        UserError: an option is wrong, or the components do not go together.
+        UserError: an option is invalid, or the components cannot be combined.
     """
     components = [STRATEGIES.load(term.name).make(term.options) for term in parse_terms(text)]
     kinds = [_kind(component) for component in components]
     if kinds != sorted(kinds):
         raise UserError(
-            f"The strategy {text!r} is out of order: what a site does comes first, then the rule that aggregates, "
-            "then the steps behind it."
+            f"The strategy {text!r} is out of order: a site-side transform comes first, then the aggregation rule, "
+            "then the steps."
         )
     transforms = [component for component in components if isinstance(component, SiteTransform)]
     rules = [component for component in components if isinstance(component, Rule)]
     steps = tuple(component for component in components if isinstance(component, Step))
-    for kind, found in (("transform at the site", transforms), ("rule", rules)):
+    for kind, found in (("site-side transform", transforms), ("rule", rules)):
         if len(found) > 1:
             raise UserError(f"The strategy {text!r} has more than one {kind}; keep one.")
     transform, rule = next(iter(transforms), None), next(iter(rules), None)
     if transform is not None and rule is not None and transform.privacy() and rule.privacy():
-        raise UserError(f"The strategy {text!r} promises privacy twice, and would add noise twice; keep one.")
+        raise UserError(f"The strategy {text!r} has two privacy mechanisms and would add noise twice; keep one.")
     return Composition(rule or own_rule, transform, steps)
 
 
@@ -80,7 +76,7 @@ def _kind(component: Component) -> int:
 
 
 def _own_state(number: int, state: State) -> State:
-    """The state of one component out of that of all: the rule is number 0, the steps are numbered from 1."""
+    """One component's part of the whole state: the rule is number 0, the steps are numbered from 1."""
     prefix = f"{number}/"
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 

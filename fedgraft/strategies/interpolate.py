@@ -1,8 +1,8 @@
-"""Between where the run started and what it learnt (WiSE-FT, Wortsman et al., CVPR 2022): w_0 + c (w - w_0).
+"""Interpolation between the run's start and what it learnt (WiSE-FT, Wortsman et al., CVPR 2022): w_0 + c (w - w_0).
 
-WiSE-FT interpolates once, behind the training, and so is this by default: the last round's aggregate alone. Where the
-run started is the backbone itself for low-rank adapters, whose change is zero there; for a prompt it is the initial
-context, random or, with `ctx_init`, the hand-written words.
+WiSE-FT interpolates once, after training, and so does this by default: only the last round's aggregate. For low-rank
+adapters, whose initial change is zero, the start is the backbone itself; for a prompt it is the initial context, random
+or, with `ctx_init`, hand-written words.
 """
 
 from typing import Literal
@@ -17,10 +17,8 @@ from fedgraft.strategies.components import Outcome, Round, State, Step, Strategy
 class InterpolateOptions(Options):
     """How far to go, and when."""
 
-    coefficient: float = Field(
-        0.5, ge=0, le=1, description="0 is the start of the run, 1 the aggregate", examples=[0.9]
-    )
-    when: Literal["last", "every"] = Field("last", description="after the last round, or every one", examples=["every"])
+    coefficient: float = Field(0.5, ge=0, le=1, description="0 is the run's start, 1 the aggregate", examples=[0.9])
+    when: Literal["last", "every"] = Field("last", description="after the last or every round", examples=["every"])
 
 
 def interpolated(aggregate: Arrays, initial: Arrays, coefficient: float) -> Arrays:
@@ -35,12 +33,12 @@ class Interpolate(Step):
     options: InterpolateOptions
 
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
-        """The point in between, or the aggregate in a round in which nothing is to be done."""
+        """The interpolated parameters, or the aggregate in a round without interpolation."""
         if self.options.when == "last" and now.number < now.rounds:
             return Outcome(aggregate)
         return Outcome(interpolated(aggregate, now.initial, self.options.coefficient))
 
 
 STRATEGY = StrategyComponent(
-    "interpolate", "between the start of the run and the aggregate", Interpolate, options=InterpolateOptions
+    "interpolate", "interpolates between the run's start and the aggregate", Interpolate, options=InterpolateOptions
 )

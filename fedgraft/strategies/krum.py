@@ -1,7 +1,7 @@
 """Krum and Multi-Krum (Blanchard et al., NeurIPS 2017), selected by Flower: the sites that lie closest together.
 
-Flower computes distances as |x|^2 + |y|^2 - 2 x.y, which cancels where parameters differ by little. So it is given the
-updates, in float64.
+Flower computes distances as |x|^2 + |y|^2 - 2 x.y, which suffers from cancellation where parameters differ by little,
+so it is given the updates, in float64.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from fedgraft.strategies.components import Outcome, Round, Rule, State, Strategy
 
 
 class KrumOptions(Options):
-    """What is to be withstood."""
+    """The attack to withstand."""
 
     malicious: int = Field(1, ge=1, description="sites that may answer anything", examples=[2])
 
 
 def selected(answers: Sequence[Answer], previous: Arrays, malicious: int, count: int) -> list[int]:
-    """Positions of the answers with the lowest scores, the best first.
+    """Positions of the answers with the lowest scores, best first.
 
     The score of an answer is the sum of squared distances to its n - malicious - 2 nearest neighbours.
     """
@@ -61,12 +61,10 @@ class MultiKrum(Krum):
     """The mean of all but `malicious` answers."""
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
-        """The mean of the n - f best."""
+        """The mean of the n - f best answers."""
         malicious = self.options.malicious
         return Outcome(multi_krum(answers, now.previous, malicious, len(answers) - malicious))
 
 
 KRUM = StrategyComponent("krum", "the one site that lies closest to the others", Krum, options=KrumOptions)
-MULTI_KRUM = StrategyComponent(
-    "multi-krum", "the mean of all sites but the ones farthest out", MultiKrum, options=KrumOptions
-)
+MULTI_KRUM = StrategyComponent("multi-krum", "the mean of all but the outermost sites", MultiKrum, options=KrumOptions)

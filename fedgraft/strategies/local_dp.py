@@ -2,9 +2,9 @@
 
     answer = received + clip(u, C) + z C N(0, I)
 
-Nobody but the site needs to be trusted, and the noise of a mean over m sites is sqrt(m) times that of central-dp with
-the same multiplier. Whatever a site holds, its update lies within a ball of radius C; so two updates of any two data
-sets differ by 2 C at most, and epsilon is counted with z / 2.
+Only the site itself needs to be trusted, and the noise of a mean over m sites is sqrt(m) times that of central-dp with
+the same multiplier. Whatever a site holds, its update lies within a ball of radius C, so the updates of any two data
+sets differ by at most 2 C, and epsilon is computed with z / 2.
 """
 
 from fedgraft.flower.messages import Arrays
@@ -18,11 +18,10 @@ class LocalDP(SiteTransform):
     options: GaussianOptions
 
     def privacy(self) -> Privacy:
-        """Of every round in which the site takes part."""
+        """For every round in which the site takes part."""
         options = self.options
-        return Privacy(
-            "local-dp", "other data of a site", options.noise_multiplier, 2.0, options.clipping_norm, options.delta
-        )
+        relation = "other data of a site"
+        return Privacy("local-dp", relation, options.noise_multiplier, 2.0, options.clipping_norm, options.delta)
 
     def release(self, trained: Arrays, received: Arrays, noise: Noise) -> Arrays:
         """The received parameters plus the clipped and noised update."""
@@ -32,6 +31,4 @@ class LocalDP(SiteTransform):
         return moved(received, noised(update, options.noise_multiplier * options.clipping_norm, normal))
 
 
-STRATEGY = StrategyComponent(
-    "local-dp", "each site clips its update and adds noise to it", LocalDP, options=GaussianOptions
-)
+STRATEGY = StrategyComponent("local-dp", "each site clips its update and adds noise", LocalDP, options=GaussianOptions)

@@ -1,6 +1,6 @@
-"""What rules for low-rank adapters share: products of factors, how far off an aggregate is, which answers count.
+"""What the rules for low-rank adapters share: products of factors, the error of an aggregate, which answers count.
 
-A site of rank r sends A (r, in) and B (out, r) of each map, and its change of the frozen weight is alpha / r times B A.
+A site of rank r sends A (r, in) and B (out, r) for each map; its change of the frozen weight is alpha / r times B A.
 All products here are in units of alpha, B A / r, so that sites of different ranks can be summed. Weights p_k are shares
 of the examples; sums are in float64.
 """
@@ -8,6 +8,7 @@ of the examples; sums are in float64.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,12 @@ from fedgraft.strategies.components import Outcome, Round, Rule, State
 from fedgraft.strategies.weighted_average import weighted_average
 
 A, B, MERGED = ".lora_A", ".lora_B", ".merged"
-"""How the names of arrays end, after the name of a map."""
+"""Suffixes of array names, after the name of a map."""
 Products = dict[str, NDArray[np.float64]]
 
 
 def maps_of(arrays: Arrays) -> list[str]:
-    """The names of the maps that arrays are of, sorted."""
+    """The names of the maps that the arrays belong to, sorted."""
     return sorted({name.rpartition(".")[0] for name in arrays})
 
 
@@ -43,7 +44,7 @@ def mean_products(answers: Sequence[Answer]) -> Products:
 
 
 def stacked(answers: Sequence[Answer]) -> Arrays:
-    """A = [p_1 A_1 / r_1; p_2 A_2 / r_2; ...] and B = [B_1, B_2, ...] of each map, of the rank sum_k r_k."""
+    """A = [p_1 A_1 / r_1; p_2 A_2 / r_2; ...] and B = [B_1, B_2, ...] of each map, of rank sum_k r_k."""
     total = sum(answer.num_examples for answer in answers)
     stack: Arrays = {}
     for name in maps_of(answers[0].arrays):
@@ -54,13 +55,13 @@ def stacked(answers: Sequence[Answer]) -> Arrays:
 
 
 def relative_error(products: Products, expected: Products) -> float:
-    """|products - expected| / |expected| over all maps, in the Frobenius norm; 0 where nothing is expected or found."""
+    """|products - expected| / |expected| over all maps, in the Frobenius norm; 0 where they are equal."""
     difference = _norm({name: products[name] - expected[name] for name in expected})
     return difference / _norm(expected) if difference else 0.0
 
 
 def averaging_error(answers: Sequence[Answer]) -> float | None:
-    """The error of taking the mean of A and the mean of B; None where ranks differ, and there is no mean."""
+    """The error of averaging A and B separately; None where ranks differ and there is no mean."""
     if len({len(array) for answer in answers for name, array in answer.arrays.items() if name.endswith(A)}) > 1:
         return None
     mean = weighted_average(answers)
@@ -68,7 +69,7 @@ def averaging_error(answers: Sequence[Answer]) -> float | None:
 
 
 class LowRankRule(Rule):
-    """A rule for A and B of every map; each round it says how far its result is from the mean of the products."""
+    """A rule for A and B of every map; it reports each round how far its result is from the mean of the products."""
 
     @abstractmethod
     def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
@@ -76,7 +77,7 @@ class LowRankRule(Rule):
 
     @abstractmethod
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
-        """What the sites go on from, less what they went on from before: the mean of the products if all is exact."""
+        """What the sites start from next, minus what they started from before; the mean of the products if exact."""
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """`next`, with `product_error` of this rule and `averaging_error` of plain averaging, both relative."""
@@ -90,7 +91,7 @@ class LowRankRule(Rule):
 def checked_factors(
     answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[Answer], list[LeftOut]]:
-    """`checked` for sites of different ranks: with zeros added their factors are of one shape.
+    """`checked` for sites of different ranks, whose factors are zero-padded to one shape.
 
     Args:
         shapes: (out, in) of each map.
@@ -109,7 +110,7 @@ def checked_factors(
 
 
 def _rank(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """The one rank that all factors of an answer have, or None where they fit no rank."""
+    """The common rank of an answer's factors, or None where they have none that fits."""
     first = answer.arrays.get(next(iter(shapes)) + A)
     if first is None or first.ndim != 2:
         return None
@@ -124,12 +125,10 @@ def _rank(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
 
 
 def _filled(arrays: Arrays, rank: int) -> Arrays:
-    return {
-        name: np.pad(
-            array, ((0, rank - len(array)), (0, 0)) if name.endswith(A) else ((0, 0), (0, rank - array.shape[1]))
-        )
-        for name, array in arrays.items()
-    }
+    def width(name: str, array: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
+        return ((0, rank - len(array)), (0, 0)) if name.endswith(A) else ((0, 0), (0, rank - array.shape[1]))
+
+    return {name: np.pad(array, width(name, array)) for name, array in arrays.items()}
 
 
 def _norm(products: Products) -> float:

@@ -1,4 +1,4 @@
-"""The coordinate-wise median of the sites' parameters (Yin et al., ICML 2018), each site counting once."""
+"""The coordinate-wise median of the sites' parameters (Yin et al., ICML 2018); every site counts once."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from fedgraft.strategies.components import Outcome, Round, Rule, State, Strategy
 
 
 def median(answers: Sequence[Answer]) -> Arrays:
-    """The median of every value; of an even number of sites the mean of the middle two."""
+    """The median of each coordinate; for an even number of sites, the mean of the middle two values."""
     return {
         name: np.median(np.stack([answer.arrays[name] for answer in answers]).astype(np.float64), axis=0).astype(
             array.dtype
@@ -23,7 +23,7 @@ class Median(Rule):
     """`median` as a rule."""
 
     def least(self) -> int:
-        """With two there is no middle."""
+        """Two answers have no middle value."""
         return 3
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
@@ -31,4 +31,4 @@ class Median(Rule):
         return Outcome(median(answers))
 
 
-STRATEGY = StrategyComponent("median", "the middle of the sites' values, each on its own", Median)
+STRATEGY = StrategyComponent("median", "the coordinate-wise median of the sites' values", Median)

@@ -1,8 +1,8 @@
-"""Clipping, noise and accounting: what the three forms of differential privacy share.
+"""Clipping, noise and accounting: what the three differential-privacy mechanisms share.
 
-What is protected is a site: all its data, so every update it ever sends. The accountant is Flower's (Renyi differential
-privacy, Mironov 2017). It counts every round in which a site takes part and no amplification by sampling: which sites
-train in a round follows from the run's seed, which the sites know.
+The unit of protection is a site: all its data, and so every update it ever sends. The accountant is Flower's (Renyi
+differential privacy, Mironov 2017). It counts every round in which a site takes part, without amplification by
+sampling: which sites train in a round follows from the run's seed, which the sites know.
 """
 
 from collections.abc import Mapping
@@ -18,24 +18,24 @@ from fedgraft.flower.internals import gaussian_epsilon
 
 
 class GaussianOptions(Options):
-    """Noise and bound."""
+    """The clipping norm and the noise."""
 
     noise_multiplier: float = Field(1.0, gt=0, description="standard deviation over clipping_norm", examples=[8.0])
-    clipping_norm: float = Field(1.0, gt=0, description="the longest update of a site", examples=[0.5])
-    delta: float = Field(1e-5, gt=0, lt=1, description="at which epsilon is reported", examples=[1e-6])
+    clipping_norm: float = Field(1.0, gt=0, description="maximum norm of a site's update", examples=[0.5])
+    delta: float = Field(1e-5, gt=0, lt=1, description="the delta at which epsilon is reported", examples=[1e-6])
 
 
 @dataclass(frozen=True)
 class Privacy:
-    """A Gaussian mechanism of each round.
+    """A Gaussian mechanism applied in each round.
 
     Attributes:
-        mechanism: the part of the strategy.
-        relation: what may differ between two federations that nobody can tell apart.
-        noise_multiplier: standard deviation of the noise over the clipping norm, as the user gave it.
-        sensitivity: by how many clipping norms the released sum can differ between the two.
+        mechanism: the strategy component.
+        relation: how two neighbouring federations, which are to be indistinguishable, may differ.
+        noise_multiplier: the noise's standard deviation over the clipping norm, as the user gave it.
+        sensitivity: the largest difference of the released sum between neighbours, in clipping norms.
         clipping_norm: at the start of the run.
-        delta: at which epsilon is reported.
+        delta: the delta at which epsilon is reported.
     """
 
     mechanism: str
@@ -46,7 +46,7 @@ class Privacy:
     delta: float
 
     def spent(self, releases: int) -> dict[str, Any]:
-        """For summary.json: the mechanism, and epsilon after so many rounds of one site."""
+        """For summary.json: the mechanism, and epsilon after a number of releases by one site."""
         return {
             **asdict(self),
             "epsilon": epsilon(self.noise_multiplier / self.sensitivity, releases, self.delta),
@@ -57,11 +57,7 @@ class Privacy:
 
 
 def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of a Gaussian mechanism that is used several times.
-
-    Args:
-        noise_multiplier: standard deviation over sensitivity.
-    """
+    """Epsilon of a repeated Gaussian mechanism; `noise_multiplier` is its standard deviation over its sensitivity."""
     return gaussian_epsilon(noise_multiplier, releases, delta) if releases else 0.0
 
 
@@ -71,25 +67,21 @@ def norm(update: Mapping[str, NDArray[np.float64]]) -> float:
 
 
 def clipped(update: Mapping[str, NDArray[np.float64]], bound: float) -> dict[str, NDArray[np.float64]]:
-    """An update scaled down to a norm where it is longer."""
+    """An update, scaled down to norm `bound` if it is longer."""
     length = norm(update)
     scale = bound / length if length > bound else 1.0
     return {name: scale * array for name, array in update.items()}
 
 
 def content(update: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """The bytes that noise is keyed with: other values get other noise, so that no difference cancels it."""
+    """The bytes that key the noise: different values get different noise, so that no difference cancels it."""
     return b"".join(name.encode() + update[name].tobytes() for name in sorted(update))
 
 
 def noised(
     update: Mapping[str, NDArray[np.float64]], deviation: float, normal: NDArray[np.float64]
 ) -> dict[str, NDArray[np.float64]]:
-    """An update plus noise of a standard deviation.
-
-    Args:
-        normal: standard normal, as long as all arrays together.
-    """
+    """An update plus noise: `deviation` times `normal`, standard normal values as many as all arrays together hold."""
     result, begin = {}, 0
     for name in sorted(update):
         array = update[name]

@@ -1,7 +1,7 @@
-"""Optimizers at the server (Reddi et al., ICLR 2021; Hsu et al. 2019): the aggregate's change is their gradient.
+"""Server optimizers (Reddi et al., ICLR 2021; Hsu et al. 2019): the aggregate's change serves as the gradient.
 
-The formulas are those of Flower's FedAvgM, FedAdam and FedYogi, and the tests compare them; Flower's keep their state
-in an object that no checkpoint sees. Delta is aggregate - previous, and sites count as in the rule before.
+The formulas are those of Flower's FedAvgM, FedAdam and FedYogi, and the tests compare the two; Flower's keep their
+state in an object that no checkpoint sees. Delta is aggregate - previous; sites are weighted as in the preceding rule.
 """
 
 import math
@@ -16,19 +16,19 @@ from fedgraft.strategies.components import Outcome, Round, State, Step, Strategy
 
 
 class MomentumOptions(Options):
-    """Of FedAvgM."""
+    """Options of FedAvgM."""
 
-    lr: float = Field(1.0, gt=0, description="of the server", examples=[0.5])
-    momentum: float = Field(0.9, ge=0, lt=1, description="of the server", examples=[0.5])
+    lr: float = Field(1.0, gt=0, description="learning rate of the server", examples=[0.5])
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of the server", examples=[0.5])
 
 
 class AdaptiveOptions(Options):
-    """Of FedAdam and FedYogi."""
+    """Options of FedAdam and FedYogi."""
 
-    lr: float = Field(0.01, gt=0, description="of the server", examples=[0.1])
-    beta1: float = Field(0.9, ge=0, lt=1, description="of the first moment", examples=[0.5])
-    beta2: float = Field(0.99, ge=0, lt=1, description="of the second moment", examples=[0.9])
-    tau: float = Field(1e-3, gt=0, description="added to the root of the second moment", examples=[0.01])
+    lr: float = Field(0.01, gt=0, description="learning rate of the server", examples=[0.1])
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment", examples=[0.5])
+    beta2: float = Field(0.99, ge=0, lt=1, description="decay of the second moment", examples=[0.9])
+    tau: float = Field(1e-3, gt=0, description="added to the square root of the second moment", examples=[0.01])
 
 
 def momentum(delta: Wide, velocity: Wide, decay: float) -> Wide:
@@ -55,7 +55,7 @@ def yogi_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
 
 
 class FedAvgM(Step):
-    """Momentum."""
+    """Server momentum."""
 
     options: MomentumOptions
 
@@ -91,7 +91,7 @@ class _Adaptive(Step):
 
 
 class FedAdam(_Adaptive):
-    """With the bias correction of Adam, as Flower has it."""
+    """Adam with bias correction, as in Flower."""
 
     def second_moment(self, delta: Wide, moment: Wide) -> Wide:
         """`adam_moment`."""
@@ -104,7 +104,7 @@ class FedAdam(_Adaptive):
 
 
 class FedYogi(_Adaptive):
-    """Without bias correction."""
+    """Yogi, without bias correction."""
 
     def second_moment(self, delta: Wide, moment: Wide) -> Wide:
         """`yogi_moment`."""

@@ -1,4 +1,4 @@
-"""The coordinate-wise trimmed mean (Yin et al., ICML 2018), computed by Flower: the ends of every value are cut off."""
+"""The coordinate-wise trimmed mean (Yin et al., ICML 2018), computed by Flower: extreme values are cut off."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -14,18 +14,20 @@ from fedgraft.strategies.components import Outcome, Round, Rule, State, Strategy
 
 
 class TrimmedMeanOptions(Options):
-    """How much is cut."""
+    """How much is trimmed."""
 
-    fraction: float = Field(0.2, gt=0, lt=0.5, description="of the sites, cut off at either end", examples=[0.3])
+    fraction: float = Field(
+        0.2, gt=0, lt=0.5, description="fraction of the sites cut off at either end", examples=[0.3]
+    )
 
 
 def trimmed_sites(fraction: float, sites: int) -> int:
-    """How many values are cut off at either end: the whole part of fraction x sites, 29 for 0.29 of 100 sites."""
+    """How many values are cut off at either end: floor(fraction x sites), 29 for 0.29 of 100 sites."""
     return int(round(fraction * sites, 9))
 
 
 def trimmed_mean(answers: Sequence[Answer], fraction: float) -> Arrays:
-    """The mean of every value without its largest and its smallest, `trimmed_sites` of each."""
+    """The mean of each coordinate without its `trimmed_sites` largest and smallest values."""
     sites = len(answers)
     share = (trimmed_sites(fraction, sites) + 0.25) / sites  # Flower takes the whole part of share x sites
     return {
@@ -40,7 +42,7 @@ class TrimmedMean(Rule):
     options: TrimmedMeanOptions
 
     def least(self) -> int:
-        """As many as it takes to cut one at either end."""
+        """As many as it takes to cut one value at either end."""
         return next(sites for sites in count(3) if trimmed_sites(self.options.fraction, sites) >= 1)
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
@@ -48,6 +50,4 @@ class TrimmedMean(Rule):
         return Outcome(trimmed_mean(answers, self.options.fraction))
 
 
-STRATEGY = StrategyComponent(
-    "trimmed-mean", "the mean without the ends of every value", TrimmedMean, options=TrimmedMeanOptions
-)
+STRATEGY = StrategyComponent("trimmed-mean", "the mean without extreme values", TrimmedMean, options=TrimmedMeanOptions)

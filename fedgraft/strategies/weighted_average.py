@@ -29,4 +29,6 @@ class WeightedAverage(Rule):
         return Outcome(weighted_average(answers))
 
 
-STRATEGY = StrategyComponent("fedavg", "the mean weighted by examples, the rule of most methods", WeightedAverage)
+STRATEGY = StrategyComponent(
+    "fedavg", "the mean weighted by examples, the default rule of most methods", WeightedAverage
+)

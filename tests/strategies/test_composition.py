@@ -28,7 +28,7 @@ from tests.strategies.conftest import answers_of, round_of
         ({"strategy": "bulyan", "sites": 10, "participation": 0.5}, r"needs the answers of 7 sites.*asks 5 of its 10"),
         ({"strategy": "median+krum"}, r"more than one rule"),
         ({"strategy": "median+local-dp"}, r"out of order"),
-        ({"strategy": "local-dp+central-dp"}, r"privacy twice"),
+        ({"strategy": "local-dp+central-dp"}, r"two privacy mechanisms"),
         ({"strategy": "adaptive-dp(count_noise=0.1)"}, r"raise count_noise"),
         ({"strategy": "median", "method": "local"}, r"'local' takes no strategy, because it shares nothing"),
         ({"strategy": "median", "method": "zeroshot"}, r"'zeroshot' takes no strategy, because it trains nothing"),
