@@ -1,7 +1,7 @@
 """Low-rank methods over rounds: sites that miss one, a round that is repeated, ranks that differ; what is saved."""
 
 import sys
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,16 @@ from fedgraft import RunConfig, UserError
 from fedgraft.backbones.loading import mini_folder
 from fedgraft.cli.main import main
 from fedgraft.client.evaluation import ScopeResult
+from fedgraft.client.loaded_run import SimulatedRun
 from fedgraft.client.site import Site, evaluate_sites, train_sites
-from fedgraft.client.loaded_run import DealtPlace
-from fedgraft.runs.split_file import write_dealt
-from fedgraft.flower.messages import Arrays
-from fedgraft.methods import load_method
-from fedgraft.server.coordinator import initial_adapter
 from fedgraft.core.observer import Observer
-from fedgraft.runs.run_directory import Checkpoint, RunDirectory
-from fedgraft.simulation.simulate import prepare
-from fedgraft.strategies.answers import Answer
 from fedgraft.edge_export.adapter_folder import save_adapter, trained_adapter
+from fedgraft.flower.messages import Arrays
+from fedgraft.runs.checkpoints import Checkpoint
+from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.server.preparation import prepare
+from fedgraft.strategies.answers import Answer
+from fedgraft.testing.rounds import round_after
 
 CASES = {
     "fedsa-lora": {"rank": 2},
@@ -39,37 +38,31 @@ class Run:
     """Rounds without Flower: what the sites answer goes through the method's own rule."""
 
     def __init__(self, method: str, folder: Path) -> None:
-        self.method = load_method(method)
         options = {"templates": 0, **CASES[method]}
         self.config = RunConfig(
             method=method, data="digits", sites=3, shots=4, local_epochs=1, lr=0.02, method_options=options
         )
-        data, self.backbone = prepare(self.config, Observer())
-        write_dealt(folder, data)
-        self.folder = folder
-        adapter = initial_adapter(self.method, self.config, data.deal, self.backbone)
-        self.start: Arrays = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
-        self.errors: dict[str, float] = {}
+        coordinator = prepare(self.config, folder, False, Observer())
+        assert coordinator is not None
+        coordinator.directory.unlock()
+        self.rule, self.folder = coordinator.plan.composition.rule, folder
+        self.start, self.fingerprint = coordinator.initial(), coordinator.backbone.fingerprint
+        self.errors: Mapping[str, float] = {}
 
     def sites(self, numbers: tuple[int, ...]) -> list[Site]:
-        place = DealtPlace(self.config, self.folder)  # as a process that has just begun
-        return [Site(place, 0, number) for number in numbers]
+        loaded = SimulatedRun(self.config, self.folder)  # as a process that has just begun
+        return [Site(loaded, 0, number) for number in numbers]
 
     def round(self, arrays: Arrays, server_round: int, numbers: tuple[int, ...] = (0, 1, 2)) -> Arrays:
-        module, _, rule = self.method.strategy.partition(":")
-        strategy = getattr(import_module(module), rule)({site: site for site in range(3)}, 0, "")
         answers = list(train_sites(self.sites(numbers), arrays, server_round).values())
-        assert all(isinstance(answer, Answer) for answer in answers)
-        kept, left_out = strategy.check(answers, arrays)
-        assert left_out == []
-        after = strategy.aggregate(kept, arrays)
-        self.errors = strategy.measured(kept, arrays, after)
-        return after
+        kept, left_out = self.rule.check_answers([a for a in answers if isinstance(a, Answer)], arrays)
+        assert (len(kept), left_out) == (len(numbers), [])
+        outcome = self.rule.aggregate(kept, round_after(arrays, len(numbers), server_round, initial=self.start), {})
+        self.errors = outcome.figures
+        return outcome.arrays
 
     def save(self, arrays: Arrays, server_round: int) -> None:
-        directory = RunDirectory(self.folder)
-        directory.create(self.config)
-        directory.save_checkpoint(Checkpoint(0, server_round, arrays, []), self.backbone.fingerprint)
+        RunDirectory(self.folder).checkpoints.save(Checkpoint(0, server_round, arrays, []), self.fingerprint)
 
     def evaluate(self, arrays: Arrays, server_round: int) -> dict[int, dict[str, ScopeResult] | str]:
         return evaluate_sites(self.sites((0, 1, 2)), arrays, server_round)
@@ -148,14 +141,13 @@ def test_a_mistake_is_found_before_any_image_is_computed(tmp_path: Path, monkeyp
     monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path))
     config = RunConfig(method="fedit", data="digits", method_options={"targets": "query"})
     with pytest.raises(UserError, match="'query'"):
-        prepare(config, Observer())
+        prepare(config, tmp_path / "run", False, Observer())
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_written_for_peft_is_one_sentence(tmp_path: Path) -> None:
     run = Run("fedsa-lora", tmp_path / "run")
     out = tmp_path / "adapter"
-    RunDirectory(run.folder).create(run.config)
     with pytest.raises(UserError, match="trained nothing"):
         save_adapter(run.folder, out, site=0)
     run.save(run.round(run.start, 1, (0,)), 1)
