@@ -15,9 +15,7 @@ from fedgraft.methods.vocabulary import Vocabulary
 
 
 class Batch(NamedTuple):
-    """Images as `image_layer` has them, features (B, dim) of unit norm unless it says otherwise, and labels (B,) as
-    positions in the classes of the softmax.
-    """
+    """What is cached of each image, unit-norm features (B, dim) by default; labels (B,) among the softmax classes."""
 
     images: Tensor
     labels: Tensor
@@ -25,13 +23,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class AdapterContext:
-    """Whose adapter it is, and when: what its size and its draws may depend on beside the generator.
+    """What an adapter's size and random draws may depend on besides the generator.
 
     Attributes:
-        seed: of the run.
+        seed: the run's seed.
         fold: position of the fold.
         site: number of the site; None for the server's adapter.
-        round: the last round before it.
+        round: the last round before the adapter is built.
     """
 
     seed: int = 0
@@ -47,19 +45,15 @@ class Adapter(nn.Module, ABC):
         vocabulary: classes, templates and the frozen backbone.
         options: the method's options.
         generator: the source of the initial values.
-        context: whose it is.
+        context: for whom the adapter is built.
     """
 
     options: Any
     personal_names: frozenset[str] = frozenset()
-    """Parameters that never leave the site; all others are shared. A method may set it when it builds."""
+    """Parameters that never leave the site; all others are shared. `build` may set it."""
 
     def __init__(
-        self,
-        vocabulary: Vocabulary,
-        options: Any,
-        generator: torch.Generator,
-        context: AdapterContext | None = None,
+        self, vocabulary: Vocabulary, options: Any, generator: torch.Generator, context: AdapterContext | None = None
     ) -> None:
         super().__init__()
         self.vocabulary = vocabulary
@@ -70,14 +64,14 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def build(self, generator: torch.Generator) -> None:
-        """Create the parameters on the CPU, so that they are the same wherever they go."""
+        """Create the parameters on the CPU, so that they do not depend on the device."""
 
     @abstractmethod
     def class_features(self, classes: tuple[int, ...]) -> Tensor:
-        """Features of unit norm of some classes, (C, dim), as positions in the vocabulary's class names."""
+        """Unit-norm features (C, dim) of classes given as positions in the vocabulary's class names."""
 
     def loss(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-        """Cross-entropy of scaled cosines; methods with further terms override it.
+        """Cross-entropy of scaled cosines; methods with additional terms override it.
 
         Args:
             images: as in `Batch`.
@@ -88,35 +82,33 @@ class Adapter(nn.Module, ABC):
 
     @classmethod
     def image_layer(cls, backbone: Backbone, options: Any) -> int | None:
-        """The layer of the image tower whose input is cached of each image; None for the tower's final features."""
+        """The layer of the image tower whose input is cached for each image; None to cache the final features."""
         return None
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Features (B, dim) of unit norm from what is cached of each image."""
+        """Unit-norm features (B, dim) from what is cached of each image."""
         return images
 
     @property
     def same_at_all_sites(self) -> bool:
-        """Whether the server's arrays alone decide the class features."""
+        """Whether the server's arrays alone determine the class features."""
         return not self.personal_names
 
     def on_training_begin(self) -> None:
-        """Called before the first step of every round: a method whose loss refers to what it began with keeps it."""
+        """Called before the first step of every round, for methods whose loss refers to the parameters received."""
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
-        """How many sites' steps are worth one forward pass; 1 for a method that has no such pass."""
+        """How many sites' steps to combine in one forward pass; 1 for a method that cannot combine them."""
         return 1
 
     @classmethod
     def losses(cls, adapters: Sequence[Self], batches: Sequence[Batch], classes: tuple[int, ...]) -> list[Tensor]:
-        """The loss of each of several sites on its own batch, as `loss` gives it."""
-        return [
-            adapter.loss(batch.images, batch.labels, classes) for adapter, batch in zip(adapters, batches, strict=True)
-        ]
+        """The loss of each of several sites on its own batch, as `loss` returns it."""
+        return [own.loss(batch.images, batch.labels, classes) for own, batch in zip(adapters, batches, strict=True)]
 
     @classmethod
     def all_class_features(cls, adapters: Sequence[Self], classes: tuple[int, ...]) -> list[Tensor]:
-        """The class features of each of several sites, as `class_features` gives them."""
+        """The class features of each of several sites, as `class_features` returns them."""
         return [adapter.class_features(classes) for adapter in adapters]
 
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
@@ -124,7 +116,7 @@ class Adapter(nn.Module, ABC):
         return F.cross_entropy(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
 
     def vision_tower(self) -> VisionTower:
-        """A copy of the image tower that the class features are for, for exports: the backbone's unless adapted."""
+        """A copy of the image tower that matches the class features, for exports; the backbone's unless adapted."""
         return self.vocabulary.backbone.vision_tower()
 
     def shared(self) -> dict[str, Tensor]:
@@ -132,7 +124,7 @@ class Adapter(nn.Module, ABC):
         return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
 
     def server_state(self) -> dict[str, Tensor]:
-        """What the server starts from and sends; the shared parameters unless the method's rule keeps more."""
+        """What the server starts from and sends; the shared parameters unless the method's rule maintains more."""
         return self.shared()
 
     def personal(self) -> dict[str, Tensor]:

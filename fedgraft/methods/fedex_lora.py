@@ -1,8 +1,8 @@
-"""FedEx-LoRA (Singhal et al., ACL 2025): A and B averaged, and what that leaves out goes into the frozen weight.
+"""FedEx-LoRA (Singhal et al., ACL 2025): A and B are averaged, and the residual is merged into the frozen weight.
 
-A <- sum_k p_k A_k, B <- sum_k p_k B_k and W <- W + (alpha / rank) (sum_k p_k B_k A_k - B A), so the sites together
-go on from exactly the mean of their products. The authors' code takes unweighted means; here p_k is site k's share of
-the examples, as in every other method, and equal shares give their rule.
+A <- sum_k p_k A_k, B <- sum_k p_k B_k and W <- W + (alpha / rank) (sum_k p_k B_k A_k - B A), so all sites continue from
+exactly the mean of their products. The authors' code takes unweighted means; here p_k is site k's share of the
+examples, as in every other method, and equal shares give their rule.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class ResidualRule(LowRankRule):
         return averaged_with_residual(answers, previous)
 
     def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
-        """Compared with the factors that were sent."""
+        """Compare answers with the factors that were sent."""
         return checked(answers, {name: array for name, array in previous.items() if not name.endswith(MERGED)})
 
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
@@ -59,6 +59,6 @@ METHOD = Method(
     options=OneRankOptions,
     rule=ResidualRule(),
     shares="A and B",
-    keeps_its_rule="its server also merges what the mean of its factors leaves out",
+    keeps_its_rule="its server also merges the residual of averaging the factors",
     caches=CACHES,
 )

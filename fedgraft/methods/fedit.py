@@ -1,7 +1,7 @@
 """FedIT (Zhang et al., ICASSP 2024): plain federated averaging of low-rank adapters.
 
 A <- sum_k p_k A_k and B <- sum_k p_k B_k with p_k site k's share of the examples. The product of the means is not the
-mean of the products, sum_k p_k B_k A_k; how far off it is in each round stands in metrics.jsonl as `product_error`.
+mean of the products, sum_k p_k B_k A_k; metrics.jsonl records the error of each round as `product_error`.
 """
 
 from collections.abc import Sequence

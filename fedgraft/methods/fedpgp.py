@@ -1,12 +1,12 @@
-"""FedPGP (Cui et al., ICML 2024): a shared prompt plus a low-rank personal one, held together by a contrast.
+"""FedPGP (Cui et al., ICML 2024): a shared prompt plus a low-rank personal one, with a contrastive loss.
 
-Site i's prompt is sigma + U_i V_i; sigma is shared and averaged, U_i and V_i stay. The loss is
+Site i's prompt is sigma + U_i V_i; sigma is shared and averaged, U_i and V_i stay at the site. The loss is
 
     CE(x, t_p) + mu * mean_c -log( e^{cos(t_0, t_s)/tau} / (e^{cos(t_0, t_s)/tau} + e^{cos(t_s, t_p)/tau}) )
 
 with t_s, t_p and t_0 the text features of sigma, of sigma + U V and of a frozen anchor. It pulls the shared prompt
 towards what the backbone knows and pushes the personal one away from it. With N prompts, the classifier is the
-normalized mean of their features, and the contrast is over all N x C rows.
+normalized mean of their features, and the contrastive term covers all N x C rows.
 """
 
 from typing import Literal
@@ -21,18 +21,16 @@ from fedgraft.methods.prompts import INITIAL_STD, ContextOptions, PromptAdapter,
 
 
 class FedPGPOptions(ContextOptions):
-    """The knobs of the paper and its code."""
+    """The hyperparameters of the paper and its code."""
 
     prompts: int = Field(1, ge=1, description="number of prompts N", examples=[2])
     rank: int = Field(8, ge=1, description="bottleneck b of U V", examples=[4])
-    mu: float = Field(0.5, ge=0, description="weight of the contrast", examples=[1.0])
-    tau: float = Field(0.5, gt=0, description="temperature of the contrast", examples=[0.1])
+    mu: float = Field(0.5, ge=0, description="weight of the contrastive term", examples=[1.0])
+    tau: float = Field(0.5, gt=0, description="temperature of the contrastive term", examples=[0.1])
     anchor: Literal["template", "tokens"] = Field(
         "template", description="hand-written templates, or the authors' literal X tokens", examples=["tokens"]
     )
-    init: Literal["random", "zero"] = Field(
-        "random", description="U V random as published, or starting at zero", examples=["zero"]
-    )
+    init: Literal["random", "zero"] = Field("random", description="U V random as published, or 0", examples=["zero"])
 
 
 class FedPGP(PromptAdapter):
@@ -62,7 +60,7 @@ class FedPGP(PromptAdapter):
         return torch.cat([self.prompts(), self.sigma])
 
     def loss_of(self, encoded: Tensor, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-        """Cross-entropy of the personal prompt plus mu times the contrast."""
+        """Cross-entropy of the personal prompt plus mu times the contrastive term."""
         options = self.options
         personal, common = encoded.chunk(2)
         to_anchor = (common * self.anchor(classes)).sum(-1)

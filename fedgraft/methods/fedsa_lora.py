@@ -1,4 +1,4 @@
-"""FedSA-LoRA (Guo et al., ICLR 2025): A learns what is common and is averaged; B stays at the site.
+"""FedSA-LoRA (Guo et al., ICLR 2025): A learns what the sites have in common and is averaged; B stays at the site.
 
 W + (alpha / rank) B_k A at site k, A <- sum_k p_k A_k.
 """

@@ -1,7 +1,7 @@
-"""FFA-LoRA (Sun et al., ICLR 2024): A stays as it was drawn, the same at all sites; only B is trained and averaged.
+"""FFA-LoRA (Sun et al., ICLR 2024): A keeps its initial value, the same at all sites; only B is trained and averaged.
 
-With one A everywhere the mean is exact: (sum_k p_k B_k) A = sum_k p_k B_k A. A is drawn from the run's seed at every
-site and never travels.
+With one A everywhere the mean is exact: (sum_k p_k B_k) A = sum_k p_k B_k A. Every site draws A from the run's seed, so
+it never travels.
 """
 
 import torch
@@ -17,7 +17,7 @@ class FFALora(LoraAdapter):
     frozen = frozenset({"lora_A"})
 
     def draws(self, generator: torch.Generator) -> torch.Generator:
-        """The run's seed alone, whatever the site."""
+        """From the run's seed alone, whatever the site."""
         return torch.Generator().manual_seed(derived_seed(self.adapter_context.seed, "frozen A"))
 
 

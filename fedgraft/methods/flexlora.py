@@ -1,7 +1,7 @@
-"""FlexLoRA (Bai et al., NeurIPS 2024): the mean of the products, cut by SVD to each site's rank.
+"""FlexLoRA (Bai et al., NeurIPS 2024): the mean of the products, truncated by SVD to each site's rank.
 
-sum_k p_k B_k A_k = U S V, and a site of rank r goes on with its first r directions, B = U_r S_r and A = V_r. The server
-sends the directions of the largest rank, sorted, so that every site gets the same message and takes its own part.
+sum_k p_k B_k A_k = U S V, and a site of rank r continues with the first r directions, B = U_r S_r and A = V_r. The
+server sends as many directions as the largest rank, sorted, so that all sites get one message and take their own part.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ Matrix = NDArray[np.float64]
 
 
 class FlexLora(LoraAdapter):
-    """A and B shared, of the site's own rank."""
+    """A and B shared, with the site's own rank."""
 
     @property
     def same_at_all_sites(self) -> bool:
-        """Sites of another rank have another part."""
+        """Not where ranks differ: sites of different ranks use different parts."""
         return len(set(self.options.dealt())) == 1
 
     def server_state(self) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ class FlexLora(LoraAdapter):
         }
 
     def load(self, values: dict[str, Tensor]) -> None:
-        """The first directions of what has more; a change is divided by its rank, so B makes up for the smaller one."""
+        """Take the first directions; a change is divided by the rank, so B is scaled to make up for a smaller one."""
         own = {}
         for name, value in values.items():
             if name.endswith("lora_A"):
@@ -48,14 +48,14 @@ class FlexLora(LoraAdapter):
 
 
 def truncated(left: Matrix, right: Matrix, start: Matrix) -> tuple[Matrix, Matrix]:
-    """The best approximation of left (out, k) times right (k, in) by a rank, as (out, rank) and (rank, in).
+    """The best low-rank approximation of left (out, k) times right (k, in), as (out, rank) and (rank, in).
 
-    From the QR factors of both, so that no more than k x k is decomposed. All singular values go to the left, and the
-    right one has orthonormal rows: a direction that nobody has used yet can then still be learnt, as at the start of
-    LoRA. Each row's largest entry is positive, so that the result is one.
+    It uses the QR factors of both, so that only a k x k matrix is decomposed. All singular values go into the left
+    factor, and the right one has orthonormal rows: a direction that is not used yet can then still be learnt, as at
+    the start of LoRA. Each row's largest entry is positive, so that the result is unique.
 
     Args:
-        start: (rank, in), whose directions fill the right one up where k is less than the rank.
+        start: (rank, in), whose directions complete the right factor where k is less than the rank.
     """
     basis_left, core_left = np.linalg.qr(left)
     basis_right, core_right = np.linalg.qr(right.T)
@@ -69,37 +69,35 @@ def truncated(left: Matrix, right: Matrix, start: Matrix) -> tuple[Matrix, Matri
 
 
 class TruncatingRule(LowRankRule):
-    """`truncated` to the largest rank that any site has; a site of a smaller one takes the first directions."""
+    """`truncated` to the largest rank of any site; a site of a smaller rank takes the first directions."""
 
     def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
-        """Factors of the rank that was sent, B times that rank, since a site divides its change by it."""
+        """Factors of the rank that was sent; B is multiplied by it, since a site divides its change by its rank."""
         stack = stacked(answers)
         factors: Arrays = {}
         for name in maps_of(previous):
-            left, right, start = (
-                array.astype(np.float64) for array in (stack[name + B], stack[name + A], previous[name + A])
-            )
-            left, right = truncated(left, right, start)
-            factors[name + A], factors[name + B] = right.astype(np.float32), (len(start) * left).astype(np.float32)
+            given = (stack[name + B], stack[name + A], previous[name + A])
+            left, right = truncated(*(array.astype(np.float64) for array in given))
+            factors[name + A], factors[name + B] = right.astype(np.float32), (len(right) * left).astype(np.float32)
         return factors
 
     def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
-        """Any rank that fits the maps."""
+        """Accept any rank that fits the maps."""
         shapes = {name: (len(previous[name + B]), previous[name + A].shape[1]) for name in maps_of(previous)}
         return checked_factors(answers, shapes)
 
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
-        """What is left of the mean after the cut to the largest rank."""
+        """What remains of the mean after truncation to the largest rank."""
         return {name: product(aggregated, name) for name in maps_of(aggregated)}
 
 
 METHOD = Method(
     "flexlora",
-    "low-rank adapters of any ranks, averaged and cut by SVD",
+    "low-rank adapters of any ranks, averaged and truncated by SVD",
     FlexLora,
     options=LoraOptions,
     rule=TruncatingRule(),
     shares="A and B",
-    takes_no_strategy="its factors of one round and of the next have no directions in common",
+    takes_no_strategy="its factors have no directions in common from one round to the next",
     caches=CACHES,
 )

@@ -1,7 +1,7 @@
 """FLoRA (Wang et al., NeurIPS 2024): the sites' factors stacked, which is exact, and merged; ranks may differ.
 
-A = [p_1 A_1; p_2 A_2; ...] and B = [B_1, B_2, ...] have the product sum_k p_k B_k A_k, and W <- W + its scaled sum.
-Every round a site begins with a new A, drawn from the seed, its number and the round, and with B zero.
+A = [p_1 A_1; p_2 A_2; ...] and B = [B_1, B_2, ...] have the product sum_k p_k B_k A_k, which is scaled and added to W.
+In every round a site begins with a new A, drawn from the seed, its number and the round, and with B zero.
 """
 
 from collections.abc import Sequence
@@ -23,33 +23,31 @@ class Flora(MergingAdapter):
     """A and B trained for one round; the products of all rounds merged."""
 
     def draws(self, generator: torch.Generator) -> torch.Generator:
-        """Anew in every round."""
+        """A new generator in every round."""
         context = self.adapter_context
         place = "server" if context.site is None else str(context.site)
-        return torch.Generator().manual_seed(
-            derived_seed(context.seed, "A of a round", context.fold, place, context.round)
-        )
+        seed = derived_seed(context.seed, "A of a round", context.fold, place, context.round)
+        return torch.Generator().manual_seed(seed)
 
     def server_state(self) -> dict[str, Tensor]:
-        """What is merged alone."""
+        """Only what is merged."""
         return {name: value for name, value in super().server_state().items() if name.endswith(".merged")}
 
 
 class StackingRule(LowRankRule):
-    """The stack's product added to what is merged, (out, in) of each map, which alone travels down."""
+    """Adds the stack's product to what is merged, (out, in) for each map, which is all that travels down."""
 
     def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
         """What is merged after the round."""
         stack = stacked(answers)
-        return {
-            name + MERGED: (previous[name + MERGED] + stack[name + B].astype(np.float64) @ stack[name + A]).astype(
-                np.float32
-            )
+        merged = {
+            name: previous[name + MERGED] + stack[name + B].astype(np.float64) @ stack[name + A]
             for name in maps_of(previous)
         }
+        return {name + MERGED: value.astype(np.float32) for name, value in merged.items()}
 
     def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
-        """Any rank that fits the maps."""
+        """Accept any rank that fits the maps."""
         return checked_factors(answers, {name: previous[name + MERGED].shape for name in maps_of(previous)})
 
     def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
@@ -66,6 +64,6 @@ METHOD = Method(
     options=LoraOptions,
     rule=StackingRule(),
     shares="A and B up, the merged change down",
-    keeps_its_rule="its sites answer with other parameters than they get",
+    keeps_its_rule="its sites answer with other parameters than they receive",
     caches=CACHES,
 )

@@ -1,4 +1,4 @@
-"""KgCoOp (Yao et al., CVPR 2023) in a federation: a shared context held near the hand-written class features.
+"""KgCoOp (Yao et al., CVPR 2023) in a federation: a shared context kept near the hand-written class features.
 
 CE(x, t) + w (1 - mean_c cos(t_c, t_c^hand))
 """
@@ -12,13 +12,15 @@ from fedgraft.methods.prompts import ContextOptions
 
 
 class KgCoOpOptions(ContextOptions):
-    """How strongly it is held."""
+    """How strongly the context is held."""
 
-    weight: float = Field(8.0, ge=0, description="w, of the distance to the hand-written features", examples=[1.0])
+    weight: float = Field(
+        8.0, ge=0, description="w, weight of the distance to the hand-written features", examples=[1.0]
+    )
 
 
 class KgCoOp(PromptFL):
-    """PromptFL's context with the guard in the loss."""
+    """PromptFL's context with the regularizer in the loss."""
 
     options: KgCoOpOptions
 
@@ -31,7 +33,7 @@ class KgCoOp(PromptFL):
 
 METHOD = Method(
     "kgcoop",
-    "one shared context, held near the hand-written features",
+    "one shared context, kept near the hand-written features",
     KgCoOp,
     options=KgCoOpOptions,
     shares="the context",

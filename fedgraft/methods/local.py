@@ -1,4 +1,4 @@
-"""Each site alone: CoOp (Zhou et al. 2022) on the site's own images, nothing is shared."""
+"""Local training: CoOp (Zhou et al. 2022) on each site's own images; nothing is shared."""
 
 from fedgraft.methods.method import Method
 from fedgraft.methods.promptfl import PromptFL
@@ -13,7 +13,7 @@ class Local(PromptFL):
 
 METHOD = Method(
     "local",
-    "each site alone, nothing is shared",
+    "each site on its own, nothing is shared",
     Local,
     options=ContextOptions,
     shares="nothing",

@@ -1,8 +1,8 @@
 """Low-rank adapters of the towers (Hu et al., LoRA, ICLR 2022): what the methods of the family share.
 
-Of a linear map's weight W a site trains the change (alpha / rank) B A, with A (rank, in) and B (out, rank), and of a
-tower it adapts the maps that PEFT's `target_modules` would choose. Class names stand in the hand-written templates.
-The methods differ in what of A and B is trained, kept or shared, and in how the server aggregates it.
+For the weight W of a linear map, a site trains the change (alpha / rank) B A, with A (rank, in) and B (out, rank); the
+adapted maps are those that PEFT's `target_modules` would select. Class names are put into the hand-written templates.
+The methods differ in which of A and B is trained, kept or shared, and in how the server aggregates them.
 
 Parameters have the names that PEFT gives them, without its prefix, such as
 `text_model.encoder.layers.0.self_attn.q_proj.lora_A`.
@@ -29,27 +29,21 @@ CACHES = "final image features; with tower=image or both, the input of the first
 
 
 class LoraOptions(Options):
-    """Size and place of the adapters."""
+    """Size and location of the adapters."""
 
     rank: int = Field(4, ge=1, description="rank of every change", examples=[8])
-    ranks: str = Field(
-        "", description="ranks dealt to the sites in turn, such as 8,4,2, in place of one rank", examples=["8,4,2"]
-    )
+    ranks: str = Field("", description="ranks dealt to the sites in turn, in place of rank", examples=["8,4,2"])
     alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank", examples=[16.0])
     targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear", examples=["all-linear"])
     tower: Literal["text", "image", "both"] = Field("text", description="the tower that is adapted", examples=["image"])
-    templates: int = Field(
-        1, ge=0, description="how many of the source's templates name a class; 0 takes all", examples=[0]
-    )
-    layers: int = Field(
-        0, ge=0, description="how many of a tower's last layers are adapted; 0 adapts all", examples=[1]
-    )
+    templates: int = Field(1, ge=0, description="number of the source's templates to use; 0 uses all", examples=[0])
+    layers: int = Field(0, ge=0, description="number of last layers to adapt; 0 adapts all", examples=[1])
 
     @field_validator("ranks")
     @classmethod
     def _ranks_are_numbers(cls, text: str) -> str:
         if text and not all(part.strip().isdigit() and int(part) >= 1 for part in text.split(",")):
-            raise ValueError("ranks are whole numbers from 1 on, separated by commas, such as 4,8,2")
+            raise ValueError("ranks are positive whole numbers separated by commas, such as 4,8,2")
         return text
 
     @property
@@ -62,15 +56,15 @@ class LoraOptions(Options):
         return [int(part) for part in self.ranks.split(",")] if self.ranks else [self.rank]
 
     def rank_of(self, site: int | None) -> int:
-        """The rank of a site, and the largest one for the server."""
+        """The rank of a site; for the server, the largest."""
         dealt = self.dealt()
         return max(dealt) if site is None else dealt[site % len(dealt)]
 
 
 class OneRankOptions(LoraOptions):
-    """For a rule that takes the mean of factors."""
+    """For rules that average the factors."""
 
-    ranks: str = Field("", description="one rank, as it may be dealt to the sites", examples=["8,8"])
+    ranks: str = Field("", description="the same rank for every site", examples=["8,8"])
 
     @field_validator("ranks")
     @classmethod
@@ -78,7 +72,7 @@ class OneRankOptions(LoraOptions):
         if len(several := {int(part) for part in text.split(",") if part}) > 1:
             raise ValueError(
                 f"factors of the ranks {', '.join(map(str, sorted(several)))} have no mean; give all sites one rank, "
-                "or take flora or flexlora, whose sites may differ"
+                "or use flora or flexlora, which allow different ranks"
             )
         return text
 
@@ -88,7 +82,7 @@ class LowRank(nn.Module):
 
     Args:
         shape: of the weight, (out, in).
-        frozen: which factor is not trained.
+        frozen: the factors that are not trained.
     """
 
     lora_A: Tensor  # noqa: N815
@@ -106,19 +100,19 @@ class LowRank(nn.Module):
 
 
 class LoraAdapter(Adapter):
-    """A and B of every adapted map, both trained and shared unless a method says otherwise."""
+    """A and B of every adapted map; both are trained and shared unless a method says otherwise."""
 
     options: LoraOptions
     frozen: ClassVar[frozenset[str]] = frozenset()
-    """The factor that stays as it was drawn, lora_A, and does not travel."""
+    """Factors that keep their initial value and do not travel."""
     kept: ClassVar[frozenset[str]] = frozenset()
-    """The factor that stays at the site."""
+    """Factors that stay at the site."""
 
     def build(self, generator: torch.Generator) -> None:
         """Factors for all maps, drawn in the order of their names.
 
         Raises:
-            UserError: targets match nothing, or a rank or a number of layers is too large.
+            UserError: a target matches nothing, or a rank or number of layers is too large.
         """
         self.rank = self.options.rank_of(self.adapter_context.site)
         backbone, options = self.vocabulary.backbone, self.options
@@ -132,7 +126,7 @@ class LoraAdapter(Adapter):
         self.personal_names = frozenset(f"{name}.{factor}" for name in self.factors for factor in self.kept)
 
     def draws(self, generator: torch.Generator) -> torch.Generator:
-        """What A is drawn from."""
+        """The generator that A is drawn from."""
         return generator
 
     @property
@@ -141,26 +135,26 @@ class LoraAdapter(Adapter):
         return self.options.alpha / self.rank
 
     def weight(self, name: str) -> Tensor | None:
-        """What the frozen weight of a map is before the site's own change; None where it is the backbone's."""
+        """A map's weight before the site's own change; None where it is the backbone's."""
         return None
 
     def reads_the_same(self, other: Self) -> bool:
-        """Whether what a pass takes from one adapter for all, other than A and B, is the same in another one."""
+        """Whether everything that one pass shares among adapters, that is, all but A and B, equals another's."""
         return True
 
     @torch.no_grad()
     def change(self, name: str) -> Tensor:
-        """What is added to the frozen weight of a map in all, (out, in)."""
+        """The total change of a map's frozen weight, (out, in)."""
         factors = self.factors[name]
         return self.scaling * factors.lora_B @ factors.lora_A
 
     def merged_weights(self, tower: Tower) -> dict[str, Tensor]:
-        """A tower's adapted weights with all changes merged into them, by their names in the Hugging Face model."""
+        """A tower's adapted weights with all changes merged, by their names in the Hugging Face model."""
         maps = self.adapted.get(tower, {})
         return {f"{name}.weight": (found.weight + self.change(name)).detach() for name, found in maps.items()}
 
     def vision_tower(self) -> VisionTower:
-        """A copy of the image tower with all changes merged into it, for exports and tickets."""
+        """A copy of the image tower with all changes merged, for exports and tickets."""
         tower = self.vocabulary.backbone.vision_tower()
         merged = self.merged_weights("image")
         own = {name.removeprefix("vision_model.encoder."): weight.float().cpu() for name, weight in merged.items()}
@@ -168,7 +162,7 @@ class LoraAdapter(Adapter):
         return tower
 
     def as_peft(self) -> PeftFactors:
-        """The factors as PEFT holds them."""
+        """The factors as PEFT stores them."""
         factors = {name: (own.lora_A.detach(), own.lora_B.detach()) for name, own in self.factors.items()}
         return PeftFactors(self.rank, self.options.alpha, factors)
 
@@ -177,17 +171,16 @@ class LoraAdapter(Adapter):
         """The first adapted layer of the image tower.
 
         Raises:
-            UserError: as `build`, for both towers: this is asked for before any image is computed.
+            UserError: as in `build`, for both towers: this is called before any image features are computed.
         """
         adapted = {tower: adapted_maps(backbone, options, tower) for tower in options.towers}
         return min(found.layer for found in adapted["image"].values()) if "image" in adapted else None
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Through the adapted layers of the image tower."""
+        """Features after the adapted layers of the image tower."""
         if "image" not in self.adapted:
             return images
-        backbone, deltas = self.vocabulary.backbone, self._deltas([self], "image")
-        return backbone.finish_images(images, self._cut, deltas)
+        return self.vocabulary.backbone.finish_images(images, self._cut, self._deltas([self], "image"))
 
     # --- the classifier ---------------------------------------------------------------------------
 
@@ -197,7 +190,7 @@ class LoraAdapter(Adapter):
 
     @classmethod
     def all_class_features(cls, adapters: Sequence[Self], classes: tuple[int, ...]) -> list[Tensor]:
-        """One pass of the text tower over all sites, for each template."""
+        """One pass of the text tower over all sites for each template."""
         first = adapters[0]
         if "text" not in first.adapted:
             return [first.vocabulary.zero_shot[list(classes)]] * len(adapters)
@@ -222,16 +215,16 @@ class LoraAdapter(Adapter):
         ]
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
-        """As many as keep one pass in the processor's cache."""
+        """As many sites as keep one pass in the processor's cache."""
         return self.vocabulary.sites_per_pass(max(len(tokens.kept) for _, tokens in self._written(classes)))
 
     def _written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
-        """The hand-written prompts that the classifier takes."""
+        """The hand-written prompts that the classifier uses."""
         return self.vocabulary.written(classes)[: self.options.templates or None]
 
     @classmethod
     def _deltas(cls, adapters: Sequence[Self], tower: Tower) -> dict[str, Delta]:
-        """The changes of a tower, one row a site; smaller ranks are filled up with zeros, which add nothing."""
+        """The changes of a tower, one row per site; smaller ranks are padded with zeros, which add nothing."""
         rank = max(adapter.rank for adapter in adapters)
         deltas = {}
         for name in adapters[0].adapted[tower]:
@@ -249,18 +242,18 @@ def adapted_maps(backbone: Backbone, options: LoraOptions, tower: Tower) -> dict
     """The maps of a tower that PEFT would adapt with these targets and layers.
 
     Raises:
-        UserError: a target matches none, there are not so many layers, or a rank is larger than a dimension.
+        UserError: a target matches no map, there are fewer layers, or a rank exceeds a dimension.
     """
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
     maps = backbone.linear_maps(tower)
     if not maps:
-        raise UserError(f"The backbone {backbone.name!r} has no linear maps in its {tower} tower that can be adapted.")
+        raise UserError(f"The backbone {backbone.name!r} has no adaptable linear maps in its {tower} tower.")
     kinds = list(dict.fromkeys(name.rsplit(".", 1)[1] for name in maps))
     depth = 1 + max(found.layer for found in maps.values())
     if options.layers > depth:
-        raise UserError(f"layers={options.layers}, and the {tower} tower has {depth}; 0 adapts all of them.")
+        raise UserError(f"layers={options.layers}, but the {tower} tower has {depth} layers; 0 adapts all of them.")
     targets = kinds if options.targets == "all-linear" else [part.strip() for part in options.targets.split(",")]
     chosen: dict[str, LinearMap] = {}
     for target in targets:
@@ -269,7 +262,7 @@ def adapted_maps(backbone: Backbone, options: LoraOptions, tower: Tower) -> dict
         if not matched:
             raise UserError(
                 f"The target module {target!r} matches no linear map of the {tower} tower; "
-                f"there are {', '.join(kinds)} in {depth} layers, such as {next(iter(maps))}."
+                f"it has {', '.join(kinds)} in {depth} layers, such as {next(iter(maps))}."
             )
         chosen.update(matched)
     last = {
@@ -279,14 +272,14 @@ def adapted_maps(backbone: Backbone, options: LoraOptions, tower: Tower) -> dict
     name, smallest = min(((n, min(found.weight.shape)) for n, found in last.items()), key=lambda pair: pair[1])
     if largest > smallest:
         raise UserError(
-            f"The rank {largest} is larger than a dimension of {name}, "
-            f"{' x '.join(map(str, last[name].weight.shape))}; give at most {smallest}."
+            f"The rank {largest} exceeds a dimension of {name}, {' x '.join(map(str, last[name].weight.shape))}; "
+            f"give at most {smallest}."
         )
     return last
 
 
 def _add_at(root: nn.Module, path: str, module: nn.Module) -> None:
-    """Make a module known under a dotted name."""
+    """Register a module under a dotted name."""
     *parents, last = path.split(".")
     for part in parents:
         if not hasattr(root, part):

@@ -1,4 +1,4 @@
-"""Low-rank methods whose server merges what the sites have learnt into the frozen weights (FedEx-LoRA, FLoRA)."""
+"""Low-rank methods whose server merges the sites' updates into the frozen weights (FedEx-LoRA, FLoRA)."""
 
 from typing import Self
 
@@ -13,10 +13,10 @@ _END = ".merged"
 
 
 class MergingAdapter(LoraAdapter):
-    """Beside the factors there is `merged` (out, in) of each map, in units of alpha, the sum of all rounds.
+    """Besides the factors, each map has `merged` (out, in), in units of alpha: the sum over all rounds.
 
-    It travels down whole in every round, so a site keeps nothing of it and one that missed rounds is not behind. It is
-    never trained, and all sites of a process read the same tensors.
+    It travels down in full in every round, so a site stores none of it, and one that missed rounds is not behind. It is
+    never trained, and all sites in a process read the same tensors.
     """
 
     def build(self, generator: torch.Generator) -> None:
@@ -30,32 +30,32 @@ class MergingAdapter(LoraAdapter):
         return {**self.shared(), **{f"{name}{_END}": torch.zeros(()).expand(weight.shape) for name, weight in maps}}
 
     def load(self, values: dict[str, Tensor]) -> None:
-        """Overwrite factors, and keep what is merged as it is given."""
+        """Overwrite the factors, and keep the merged tensors as given."""
         self.merged.update({name.removesuffix(_END): value for name, value in values.items() if name.endswith(_END)})
         super().load({name: value for name, value in values.items() if not name.endswith(_END)})
 
     def weight(self, name: str) -> Tensor | None:
-        """The frozen weight and alpha times what is merged."""
+        """The frozen weight plus alpha times what is merged."""
         if name not in self.merged:
             return None
         frozen = next(maps[name].weight for maps in self.adapted.values() if name in maps)
         return torch.add(frozen, self.merged[name], alpha=self.options.alpha)
 
     def reads_the_same(self, other: Self) -> bool:
-        """The same tensors."""
+        """Whether both hold the same tensors."""
         return self.merged.keys() == other.merged.keys() and all(
             value is other.merged[name] for name, value in self.merged.items()
         )
 
     @torch.no_grad()
     def change(self, name: str) -> Tensor:
-        """The site's own change and what is merged."""
+        """The site's own change plus what is merged."""
         own = super().change(name)
         alpha = self.options.alpha
         return torch.add(own, self.merged[name], alpha=alpha) if name in self.merged else own
 
     def as_peft(self) -> PeftFactors:
-        """The whole change of each map as factors of one rank, the largest that any of them has."""
+        """The total change of each map as factors of one rank, the largest that any map needs."""
         decomposed = {name: _decomposed(self.change(name)) for name in self.factors}
         rank = max(len(right) for right, _ in decomposed.values())
         factors = {
@@ -66,7 +66,7 @@ class MergingAdapter(LoraAdapter):
 
 
 def _decomposed(change: Tensor) -> tuple[Tensor, Tensor]:
-    """(rank, in) and (out, rank) whose product is the change, with as many directions as float32 tells from none."""
+    """(rank, in) and (out, rank) whose product is the change, keeping singular values above float32's precision."""
     left, values, right = torch.linalg.svd(change.double(), full_matrices=False)
     least = values[0] * max(change.shape) * torch.finfo(torch.float32).eps
     rank = max(1, int((values > least).sum()))

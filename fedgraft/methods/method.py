@@ -1,4 +1,4 @@
-"""What a method is: an adapter, its options and the rule that aggregates it, under one name and in one file."""
+"""What a method is: an adapter, its options and its aggregation rule, under one name and in one file."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
@@ -18,11 +18,10 @@ class Method(Registered):
         rule: how the server aggregates it.
         shares: what travels to the server, in a few words.
         trains: whether there is anything to train; a method without parameters is evaluated once.
-        takes_no_strategy: why no strategy of the user's can be combined with the method, as "it shares nothing";
-            empty where any can.
-        keeps_its_rule: why neither a site's answer nor the rule that aggregates can be another than the method's own;
-            steps behind the rule still go with it.
-        caches: what is computed once of each image.
+        takes_no_strategy: why the method cannot be combined with any strategy, such as "it shares nothing"; empty if
+            it can.
+        keeps_its_rule: why neither a site's answer nor the aggregation rule can be replaced; steps may still follow.
+        caches: what is computed once for each image.
     """
 
     kind: ClassVar[str] = "method"
@@ -38,7 +37,7 @@ class Method(Registered):
     caches: str = "final image features"
 
     def facts(self) -> dict[str, str]:
-        """What travels, what is cached, and what a user's strategy may change."""
+        """What travels, what is cached, and which strategies can be combined with the method."""
         strategy = f"none: {self.takes_no_strategy}" if self.takes_no_strategy else "any"
         if self.keeps_its_rule:
             strategy = f"steps only: {self.keeps_its_rule}"

@@ -19,11 +19,7 @@ class PeftFactors(NamedTuple):
 
 
 def save_as_peft(adapter: PeftFactors, folder: Path, base_model: str) -> None:
-    """Write adapter_config.json and adapter_model.safetensors.
-
-    Args:
-        base_model: the backbone's Hugging Face id or folder, for the configuration.
-    """
+    """Write adapter_config.json, which names the base model (Hugging Face ID or folder), and the safetensors file."""
     from peft import LoraConfig
 
     rank, alpha, factors = adapter
@@ -44,5 +40,5 @@ def save_as_peft(adapter: PeftFactors, folder: Path, base_model: str) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Sets as sorted lists; other things of PEFT's by name."""
+    """Sets as sorted lists; other objects of PEFT's by name."""
     return sorted(value) if isinstance(value, set) else str(value)

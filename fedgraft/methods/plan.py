@@ -1,4 +1,4 @@
-"""A plan: a configuration with all that it names, resolved in one place, once; every room receives it ready."""
+"""A plan: a configuration with everything it names resolved, once and in one place, before anything is loaded."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,13 +31,7 @@ def asked_sites(sites: int, participation: float) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is made of, before anything is loaded.
-
-    Attributes:
-        options: of the method.
-        protocol_options: of the protocol.
-        composition: the method's own rule, or what the user's strategy makes of it.
-    """
+    """The parts of a run; `composition` is the method's own rule, or what the user's strategy makes of it."""
 
     config: RunConfig
     method: Method
@@ -48,20 +42,15 @@ class Plan:
 
     @classmethod
     def of(cls, config: RunConfig) -> Self:
-        """Resolve a configuration, and refuse what can be known to be wrong before anything is loaded.
+        """Resolve a configuration and refuse every mistake that can be found before anything is loaded.
 
         Raises:
-            UserError: an option is wrong, or method, strategy and the number of sites do not go together.
+            UserError: an option is invalid, or method, strategy and number of sites cannot be combined.
         """
         method, protocol = METHODS.load(config.method), PROTOCOLS.load(config.protocol)
-        plan = cls(
-            config,
-            method,
-            method.parse_options(config.method_options),
-            protocol,
-            protocol.parse_options(config.protocol_options),
-            compose(config.strategy, method.rule),
-        )
+        options = method.parse_options(config.method_options)
+        protocol_options = protocol.parse_options(config.protocol_options)
+        plan = cls(config, method, options, protocol, protocol_options, compose(config.strategy, method.rule))
         plan._check_strategy()
         return plan
 
@@ -71,52 +60,41 @@ class Plan:
             return
         if method.takes_no_strategy:
             raise UserError(
-                f"The method {config.method!r} takes no strategy, because {method.takes_no_strategy}; leave out "
+                f"The method {config.method!r} takes no strategy because {method.takes_no_strategy}; leave out "
                 f"{config.strategy!r}."
             )
         if method.keeps_its_rule and (composition.transform or composition.rule is not method.rule):
             raise UserError(
-                f"The method {config.method!r} keeps its own rule, because {method.keeps_its_rule}; leave out of "
-                f"{config.strategy!r} what is no step. Steps such as 'anchored' may follow the rule."
+                f"The method {config.method!r} keeps its own rule because {method.keeps_its_rule}; remove everything "
+                f"but steps from {config.strategy!r}. Steps such as 'anchored' may follow the rule."
             )
         asked, least = asked_sites(config.sites, config.participation), composition.rule.least()
         if asked < least:
             raise UserError(
-                f"The strategy {config.strategy!r} needs the answers of {least} sites in a round, and the "
-                f"run asks {asked} of its {config.sites} sites; take more sites, or ask less of the rule."
+                f"The strategy {config.strategy!r} needs the answers of {least} sites per round, but the run asks "
+                f"{asked} of its {config.sites} sites; use more sites or a less demanding rule."
             )
         composition.rule.check(asked)
 
     # --- data and backbone ------------------------------------------------------------------------
 
     def open_examples(self) -> Examples:
-        """The data source's table of examples.
-
-        Raises:
-            UserError: its files are not as they should be.
-        """
+        """The data source's table of examples; raises UserError if its files are missing or malformed."""
         source, options = find_source(self.config.data, self.config.data_options)
         return source.open(options, self.config.seed)
 
     def split(self, examples: Examples) -> Split:
-        """Deal examples under the protocol.
-
-        Raises:
-            UserError: they do not suit it.
-        """
+        """Split examples under the protocol; raises UserError if it cannot be applied to them."""
         return self.protocol.split(examples, self.config, self.protocol_options)
 
     @cached_property
     def announced(self) -> Split:
-        """What a deployment's server knows of the split: the classes, and nothing of the sites' images."""
+        """What a deployment's server knows about the split: the classes, but nothing about the sites' images."""
         assert self.protocol.announced is not None
         return self.protocol.announced(self.protocol_options)
 
     def load_backbone(self, name: str | None = None) -> Backbone:
-        """The frozen backbone, on the best device that is here.
-
-        Args:
-            name: of a copy in another place.
+        """The frozen backbone, or its copy under another name, on the best available device.
 
         Raises:
             UserError: it cannot be loaded.
@@ -125,21 +103,21 @@ class Plan:
         return load_backbone(name or config.backbone, config.precision, best_device(), config.backbone_options)
 
     def image_layer(self, backbone: Backbone) -> int | None:
-        """The layer of the image tower whose input the method has cached; None for final features."""
+        """The layer of the image tower whose input is cached for the method; None for final features."""
         return self.method.adapter.image_layer(backbone, self.options)
 
     def feature_store(self, cache: Path, backbone: Backbone) -> FeatureStore:
-        """Where the method's cached image features are kept."""
+        """The store of the method's cached image features."""
         return FeatureStore(cache, backbone, self.image_layer(backbone))
 
     # --- adapters ---------------------------------------------------------------------------------
 
     def adapter(self, vocabulary: Vocabulary, site: int | None = None, fold: int = 0, last_round: int = 0) -> Adapter:
-        """The method's adapter as it is before anything is loaded into it.
+        """The method's adapter with its initial parameters.
 
         Args:
-            site: whose it is; None for the server's.
-            last_round: the last round before it.
+            site: the site it is for; None for the server.
+            last_round: the last round before the adapter is built.
 
         Raises:
             UserError: an option does not suit the backbone.
@@ -150,5 +128,5 @@ class Plan:
         return self.method.adapter(vocabulary, self.options, generator, AdapterContext(seed, fold, site, last_round))
 
     def identity(self, backbone: Backbone) -> dict[str, str]:
-        """What personal state belongs to; another identity is refused."""
+        """What personal state belongs to; state with another identity is refused."""
         return {"method": self.config.method, "fingerprint": backbone.fingerprint}

@@ -1,7 +1,7 @@
 """Learnt context vectors, as in CoOp (Zhou et al. 2022): what prompt methods share.
 
-The text tower is nearly all of a prompt method's step, and it does not care whose context it encodes. So the steps
-of several sites on one backbone go through it in one pass, and each site's loss is taken from its own features.
+The text tower takes nearly all the time of a training step, and it does not matter whose context it encodes. So the
+steps of several sites go through it in one pass, and each site's loss is computed from its own features.
 """
 
 from abc import abstractmethod
@@ -23,24 +23,20 @@ INITIAL_STD = 0.02
 
 
 class ContextOptions(Options):
-    """Length and start of the context."""
+    """Length, initial value and position of the context."""
 
     n_ctx: int = Field(16, ge=1, description="context vectors before the class name", examples=[4])
-    ctx_init: str = Field(
-        "", description="words whose embeddings start the context; they then set its length", examples=["a photo of a"]
-    )
-    placement: Placement = Field(
-        "before", description="the context before the class name or behind it", examples=["behind"]
-    )
+    ctx_init: str = Field("", description="words that initialize the context and its length", examples=["a photo of a"])
+    placement: Placement = Field("before", description="context before or behind the class name", examples=["behind"])
 
 
 def initial_context(
     vocabulary: Vocabulary, options: ContextOptions, generator: torch.Generator, prompts: int = 1
 ) -> Tensor:
-    """The context at the start, (prompts, n_ctx, width): Normal(0, 0.02^2), or the embeddings of `ctx_init`.
+    """The initial context, (prompts, n_ctx, width): Normal(0, 0.02^2), or the embeddings of `ctx_init`.
 
     Raises:
-        UserError: context and longest class name do not fit into the text tower.
+        UserError: the context and the longest class name do not fit into the text tower.
     """
     text = vocabulary.backbone.text
     if options.ctx_init:
@@ -51,7 +47,7 @@ def initial_context(
     needed = 1 + context.shape[1] + longest
     if needed > text.max_tokens:
         raise UserError(
-            f"A context of {context.shape[1]} vectors and the longest class name need {needed} positions; "
+            f"A context of {context.shape[1]} vectors and the longest class name need {needed} positions, but "
             f"the text tower has {text.max_tokens}. Lower n_ctx to {text.max_tokens - 1 - longest} or less."
         )
     return context
@@ -67,7 +63,7 @@ class PromptAdapter(Adapter):
         """The prompts of the classifier, (N, n_ctx, width)."""
 
     def training_prompts(self) -> Tensor:
-        """What a training step encodes, (M, n_ctx, width); the prompts of the classifier unless the loss needs more."""
+        """What a training step encodes, (M, n_ctx, width): the classifier's prompts unless the loss needs more."""
         return self.prompts()
 
     def features_of(self, encoded: Tensor) -> Tensor:
@@ -92,7 +88,7 @@ class PromptAdapter(Adapter):
         return self.vocabulary.backbone.text.encode_prompts(prompts, tokens, placement=self.options.placement)
 
     def sites_together(self, classes: tuple[int, ...]) -> int:
-        """As many as keep one pass in the processor's cache."""
+        """As many sites as keep one pass in the processor's cache."""
         with torch.no_grad():
             prompts = len(self.training_prompts())
         return self.vocabulary.sites_per_pass(prompts * self.vocabulary.tokens(classes).ids.numel())

@@ -1,4 +1,4 @@
-"""FedProx (Li et al., MLSys 2020) on a shared context: the round's training is held near what the server sent.
+"""FedProx (Li et al., MLSys 2020) on a shared context: each round's training is kept near what the server sent.
 
 CE(x, t) + mu / 2 |p - p_received|^2
 """
@@ -13,7 +13,7 @@ from fedgraft.methods.prompts import ContextOptions
 
 
 class ProxPromptOptions(ContextOptions):
-    """How strongly it is held."""
+    """How strongly the context is held."""
 
     mu: float = Field(0.1, ge=0, description="weight of the squared distance to the received context", examples=[1.0])
 
@@ -24,12 +24,12 @@ class ProxPrompt(PromptFL):
     options: ProxPromptOptions
 
     def build(self, generator: torch.Generator) -> None:
-        """The shared context, which is what was received until a round begins."""
+        """The shared context, which counts as the received one until a round begins."""
         super().build(generator)
         self.on_training_begin()
 
     def on_training_begin(self) -> None:
-        """Keep what was received."""
+        """Keep the received context."""
         self._received = self.context.detach().clone()
 
     def loss_of(self, encoded: Tensor, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
@@ -40,7 +40,7 @@ class ProxPrompt(PromptFL):
 
 METHOD = Method(
     "proxprompt",
-    "one shared context, each round held near the received one",
+    "one shared context, kept near the received one in each round",
     ProxPrompt,
     options=ProxPromptOptions,
     shares="the context",

@@ -1,4 +1,4 @@
-"""The classes of a run as the text tower sees them; what is frozen is computed once."""
+"""The classes of a run as the text tower sees them."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,9 +7,8 @@ from torch import Tensor
 
 from fedgraft.backbones import Backbone, ClassTokens
 
-
 _VALUES_PER_PASS = 64 * 1024
-"""Token embeddings times width beyond which more sites in a pass gain nothing on a CPU; see docs/performance.md."""
+"""Token embeddings times width, beyond which more sites per pass bring no gain on a CPU; see docs/performance.md."""
 
 
 class Vocabulary:
@@ -29,7 +28,7 @@ class Vocabulary:
         return self._tokens[classes]
 
     def written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
-        """For each template what the prompts of some classes begin with, as a context, and how they go on."""
+        """For each template, what the prompts of some classes begin with, as a context, and how they continue."""
         if classes not in self._written:
             names = [self.class_names[index] for index in classes]
             self._written[classes] = [
@@ -39,7 +38,7 @@ class Vocabulary:
         return self._written[classes]
 
     def sites_per_pass(self, tokens: int) -> int:
-        """How many sites' steps of so many token embeddings keep one pass in a processor's cache."""
+        """How many sites keep one pass in the processor's cache, if each contributes `tokens` token embeddings."""
         return max(1, _VALUES_PER_PASS // (tokens * self.backbone.text.width))
 
     @cached_property

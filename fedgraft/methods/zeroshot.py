@@ -1,4 +1,4 @@
-"""Zero-shot classification with hand-written templates (Radford et al. 2021): the line to beat, nothing is trained."""
+"""Zero-shot classification with hand-written templates (Radford et al. 2021): the baseline; nothing is trained."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ class ZeroShot(Adapter):
     """No parameters; the class features of the data source's templates."""
 
     def build(self, generator: torch.Generator) -> None:
-        """Nothing to create."""
+        """Creates nothing."""
 
     def class_features(self, classes: tuple[int, ...]) -> Tensor:
         """The mean over templates."""

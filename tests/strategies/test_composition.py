@@ -30,11 +30,11 @@ from tests.strategies.conftest import answers_of, round_of
         ({"strategy": "median+local-dp"}, r"out of order"),
         ({"strategy": "local-dp+central-dp"}, r"two privacy mechanisms"),
         ({"strategy": "adaptive-dp(count_noise=0.1)"}, r"raise count_noise"),
-        ({"strategy": "median", "method": "local"}, r"'local' takes no strategy, because it shares nothing"),
-        ({"strategy": "median", "method": "zeroshot"}, r"'zeroshot' takes no strategy, because it trains nothing"),
-        ({"strategy": "anchored", "method": "flexlora"}, r"'flexlora' takes no strategy, because its factors of one"),
-        ({"strategy": "median", "method": "flora"}, r"'flora' keeps its own rule, because its sites answer with other"),
-        ({"strategy": "local-dp", "method": "fedex-lora"}, r"'fedex-lora' keeps its own rule, because its server also"),
+        ({"strategy": "median", "method": "local"}, r"'local' takes no strategy because it shares nothing"),
+        ({"strategy": "median", "method": "zeroshot"}, r"'zeroshot' takes no strategy because it trains nothing"),
+        ({"strategy": "anchored", "method": "flexlora"}, r"'flexlora' takes no strategy because its factors have no"),
+        ({"strategy": "median", "method": "flora"}, r"'flora' keeps its own rule because its sites answer with other"),
+        ({"strategy": "local-dp", "method": "fedex-lora"}, r"'fedex-lora' keeps its own rule because its server also"),
     ],
 )
 def test_a_strategy_that_cannot_work_is_refused_before_anything_is_written(
