@@ -28,8 +28,8 @@ class Examples:
         keys: (n, 32) SHA-256 of each image's content.
         load: the RGB image at a position.
         templates: hand-written prompts with one "{}" for the class name.
-        class_protocol_domains: the domains that class-based protocols draw from; all where empty.
-        partial: whether classes may have no images, as at one site of many.
+        class_protocol_domains: the domains that class-based protocols draw from; empty for all.
+        partial: whether classes may have no images, as at a single site.
     """
 
     class_names: tuple[str, ...]
@@ -43,13 +43,9 @@ class Examples:
     partial: bool = False
 
     def __post_init__(self) -> None:
-        """Check that labels can be told apart and every class has images.
-
-        Raises:
-            UserError: fewer than two classes, two of one name, or a class without images.
-        """
+        """Raise UserError for fewer than two classes, two classes of one name, or a class without images."""
         if len(self.class_names) < 2:
-            raise UserError(f"The data has one class only, {self.class_names}; a classifier needs at least two.")
+            raise UserError(f"The data has only one class, {self.class_names}; a classifier needs at least two.")
         if twice := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
             raise UserError(f"Several classes have the name {', '.join(map(repr, twice))}; rename all but one.")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
@@ -63,12 +59,12 @@ class Examples:
 
 
 def content_key(content: bytes) -> NDArray[np.uint8]:
-    """The key of an image: SHA-256 of its file, or of its pixels where it has no file."""
+    """The key of an image: SHA-256 of its file, or of its pixels if it has no file."""
     return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; 16-bit gray is scaled, where Pillow alone would turn it white."""
+    """An image of any mode as RGB; 16-bit gray is scaled, whereas Pillow alone would turn it white."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Who gets which example: flwr-datasets' partitioners, applied to positions instead of images."""
+"""Which site gets which example: flwr-datasets' partitioners, applied to positions instead of images."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,16 +14,13 @@ _MIN_PER_SITE = 4
 def partition(
     kind: str, labels: IntArray, sites: int, seed: int, alpha: float = 0.5, classes_per_site: int = 2
 ) -> list[IntArray]:
-    """Deal the positions of `labels` to sites without overlap.
+    """Assign the positions of `labels` to sites without overlap, one sorted array per site.
 
     Args:
         kind: "iid", "dirichlet" (alpha over each class) or "pathological" (classes_per_site classes each).
 
-    Returns:
-        One sorted array of positions a site.
-
     Raises:
-        UserError: the examples cannot be dealt so.
+        UserError: the examples cannot be partitioned this way.
     """
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner, PathologicalPartitioner
 
@@ -37,22 +34,18 @@ def partition(
         "pathological": lambda: PathologicalPartitioner(sites, "label", classes_per_site, "deterministic", seed=seed),
     }
     partitioner: Partitioner = makers[kind]()
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return _positions(partitioner, labels, order, sites, kind)
+    return _positions(partitioner, labels, np.random.default_rng(seed).permutation(len(labels)), sites, kind)
 
 
 def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> list[tuple[int, IntArray]]:
-    """Deal each kept domain's examples to the sites that stand in it; site i stands in domain i modulo their number.
-
-    Returns:
-        For each site its domain and its sorted positions.
+    """The domain and the sorted positions of each site; site i is in kept domain i modulo their number.
 
     Raises:
-        UserError: fewer sites than domains, or more than their examples allow.
+        UserError: there are fewer sites than domains, or more than their examples allow.
     """
     if sites < len(kept):
         raise UserError(f"{sites} sites cannot cover {len(kept)} domains; give at least {len(kept)}.")
-    dealt: list[tuple[int, IntArray]] = [(0, np.empty(0, np.int64))] * sites
+    assigned: list[tuple[int, IntArray]] = [(0, np.empty(0, np.int64))] * sites
     for place, domain in enumerate(kept):
         members = np.flatnonzero(domains == domain)
         holders = range(place, sites, len(kept))
@@ -61,10 +54,9 @@ def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> 
                 f"A domain of {len(members)} examples cannot be shared by {len(holders)} of the {sites} sites; "
                 f"give at most {len(members) // _MIN_PER_SITE * len(kept)} sites."
             )
-        parts = partition("iid", members, len(holders), seed)
-        for site, part in zip(holders, parts, strict=True):
-            dealt[site] = (domain, members[part])
-    return dealt
+        for site, part in zip(holders, partition("iid", members, len(holders), seed), strict=True):
+            assigned[site] = (domain, members[part])
+    return assigned
 
 
 def _positions(partitioner: "object", labels: IntArray, order: IntArray, sites: int, kind: str) -> list[IntArray]:
@@ -77,5 +69,5 @@ def _positions(partitioner: "object", labels: IntArray, order: IntArray, sites: 
             partitioner.dataset = table  # type: ignore[attr-defined]
             parts = [partitioner.load_partition(site)["position"] for site in range(sites)]  # type: ignore[attr-defined]
     except ValueError as error:
-        raise UserError(f"The examples cannot be dealt to {sites} sites by {kind!r}: {error}") from error
+        raise UserError(f"The examples cannot be divided among {sites} sites by {kind!r}: {error}") from error
     return [np.sort(np.asarray(part, np.int64)) for part in parts]

@@ -1,4 +1,4 @@
-"""From the rows of a run to its results: always of the last evaluated rounds, never of the best one."""
+"""From a run's rows to its results: always of the last evaluated rounds, never of the best one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ Colour = Literal["", "blue", "orange", "green", "purple", "sky", "red", "muted"]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a protocol says of a result: in tables, and in figures.
+    """How a result is presented in tables and figures.
 
     Attributes:
         key: in summary.json.
-        label: in a table's head.
+        label: heading of its table column.
         meaning: half a sentence.
-        colour: in figures; the next free one where it is empty.
-        drawn: whether figures of a comparison have it.
+        colour: in figures; empty for the next free one.
+        drawn: whether comparison figures show it.
         lower_is_better: which end of a column is the best.
     """
 
@@ -33,7 +33,7 @@ class Metric:
 
 
 def harmonic_mean(*values: float) -> float:
-    """The harmonic mean; 0 where one value is 0."""
+    """The harmonic mean; 0 if any value is 0."""
     return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)
 
 
@@ -58,18 +58,13 @@ def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:
 
 
 def mean_of_last(rows: Sequence[Row], count: int, results: Callable[[int], dict[str, Any]]) -> Results:
-    """The mean of each result over the last evaluated rounds.
-
-    Args:
-        count: how many rounds.
-        results: those of one round.
-    """
+    """The mean of each of a round's results over the last `count` evaluated rounds."""
     each = [results(server_round) for server_round in evaluated_rounds(rows)[-count:]]
     return {key: float(np.mean([one[key] for one in each])) for key in each[0]}
 
 
 def site_results(rows: Sequence[Row], count: int) -> Results:
-    """How well the sites do on their own test images, the scope "personal"."""
+    """The sites' accuracy on their own test images, the scope "personal"."""
 
     def results(server_round: int) -> dict[str, Any]:
         sites = list(scope_row(rows, server_round, "personal")["sites"].values())

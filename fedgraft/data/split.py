@@ -1,6 +1,6 @@
-"""A split: which site trains and tests on which image, and the rules that every protocol keeps in making one.
+"""A split: which site trains and tests on which image, and what all protocols share in making one.
 
-Everything follows from the configuration and the content of the images; nothing depends on the order of a set or of
+Everything follows from the configuration and the content of the images; nothing depends on the order of sets or of
 files on disk.
 """
 
@@ -20,7 +20,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scope:
-    """One thing that is measured: the classes that images are told apart among, as positions in the class names."""
+    """One thing that is measured: the classes that images are classified among, as positions in the class names."""
 
     name: str
     classes: tuple[int, ...]
@@ -28,7 +28,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class SiteShare:
-    """What one site holds: positions of its training images, and of its test images for each scope."""
+    """What one site holds: the positions of its training images, and of its test images for each scope."""
 
     train: IntArray
     tests: dict[str, IntArray]
@@ -36,11 +36,7 @@ class SiteShare:
 
 @dataclass(frozen=True)
 class Fold:
-    """One federation: the classes of its training softmax, its scopes and its sites.
-
-    Attributes:
-        name: of the domain that it leaves out; None where nothing is left out.
-    """
+    """One federation: the domain that it leaves out, if any, the classes of its training softmax, scopes and sites."""
 
     name: str | None
     train_classes: tuple[int, ...]
@@ -48,7 +44,7 @@ class Fold:
     sites: tuple[SiteShare, ...]
 
     def series(self, scope: str) -> str:
-        """What a scope of this fold is called among the scopes of all folds."""
+        """The name of one of this fold's scopes among the scopes of all folds."""
         return series_name(self.name, scope, len(self.scopes) > 1)
 
 
@@ -80,25 +76,25 @@ class Split:
 
 
 def series_name(fold: str | None, scope: str, several: bool) -> str:
-    """The name of a scope's results among those of all folds: a fold's own name where it has one scope only."""
+    """The name of a scope's results among those of all folds: just the fold's name if it has only one scope."""
     if fold is None:
         return scope
     return f"{fold}: {scope}" if several else fold
 
 
 def joined(parts: Iterable[IntArray]) -> IntArray:
-    """All positions of several arrays, each once, sorted."""
+    """The positions in any of several arrays, each once, sorted."""
     return np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
 
 
 def content_groups(examples: Examples) -> IntArray:
-    """One number for each distinct image content (n,): copies of an image share theirs."""
+    """A number (n,) for each image, the same for images of identical content."""
     _, groups = np.unique(examples.keys, axis=0, return_inverse=True)
     return groups.reshape(-1).astype(np.int64)
 
 
 def class_protocol_mask(examples: Examples) -> BoolArray:
-    """Which examples protocols about classes draw from (n,)."""
+    """Which examples class-based protocols draw from, (n,)."""
     if not examples.class_protocol_domains:
         return np.ones(len(examples), bool)
     wanted = [examples.domain_names.index(name) for name in examples.class_protocol_domains]
@@ -106,7 +102,7 @@ def class_protocol_mask(examples: Examples) -> BoolArray:
 
 
 def test_mask(examples: Examples, config: RunConfig) -> BoolArray:
-    """Which examples are test images (n,): a fixed part of each class, copies of an image always together."""
+    """Which examples are test images, (n,): a fixed fraction of each class; copies of an image stay together."""
     groups = content_groups(examples)
     rng = generator(config.seed, "test-split")
     taken = np.zeros(groups.max() + 1, bool)
@@ -118,13 +114,13 @@ def test_mask(examples: Examples, config: RunConfig) -> BoolArray:
 
 
 def shots_of(examples: Examples, allowed: BoolArray, label: int, config: RunConfig, site: int = 0) -> IntArray:
-    """At most `shots` training images of a class, in a random order drawn from the seed; all where shots is 0."""
+    """At most `shots` training images of a class, or all if it is 0, in a random order drawn from the seed."""
     members = np.flatnonzero(allowed & (examples.labels == label))
     shuffled = generator(config.seed, "shots", label, site).permutation(members)
     return shuffled[: config.shots] if config.shots else shuffled
 
 
 def training_images(examples: Examples, allowed: BoolArray, config: RunConfig, site: int = 0) -> IntArray:
-    """`shots_of` every class together, sorted."""
+    """`shots_of` all classes together, sorted."""
     labels = range(len(examples.class_names))
     return np.sort(np.concatenate([shots_of(examples, allowed, label, config, site) for label in labels]))

@@ -192,7 +192,7 @@ def test_every_source_says_how_it_is_used() -> None:
 @pytest.mark.parametrize(
     ("names", "labels", "said"),
     [
-        (("only",), [0, 0], "one class only"),
+        (("only",), [0, 0], "only one class"),
         (("a", "b", "c"), [0, 2], "'b'"),
         (("a", "a"), [0, 1], "Several classes have the name 'a'"),
     ],

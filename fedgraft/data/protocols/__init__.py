@@ -1,1 +1,1 @@
-"""Who holds which image and what is measured, one file a protocol."""
+"""Which site holds which image and what is measured, one file per protocol."""

@@ -1,7 +1,7 @@
 """Base to novel classes (Zhou et al., CVPR 2022), dealt as FedPGP deals them (Cui et al., ICML 2024).
 
 The first half of the sorted classes is base and dealt to the sites; the rest is novel, and nobody trains on it. With
-more sites than base classes several sites hold one class, each its own part of the images.
+more sites than base classes, several sites hold the same class, each with its own part of the images.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,7 @@ from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, sho
 
 
 def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
-    """One federation over the base classes.
-
-    Raises:
-        UserError: there are too few classes or sites.
-    """
+    """One federation over the base classes; raises UserError if there are too few classes or sites."""
     count = len(examples.class_names)
     if config.sites > count:
         raise UserError(f"There are more sites ({config.sites}) than classes ({count}); give at most {count} sites.")
@@ -33,7 +29,7 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     if config.sites < 2 or len(base) < 2:
         raise UserError(
             "base-to-novel measures a site on base classes that others hold: it needs two sites and two base classes, "
-            f"and there are {config.sites} and {len(base)}."
+            f"but there are {config.sites} and {len(base)}."
         )
     usable = class_protocol_mask(examples)
     testing = test_mask(examples, config)
@@ -45,15 +41,15 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     shares = []
     for site, own in enumerate(owners):
         parts = [shots[label][holders[label].index(site) :: len(holders[label])] for label in sorted(own)]
-        mine = np.isin(examples.labels[base_tests], own)
-        tests = {"local": base_tests[mine], "base": base_tests[~mine], "novel": novel_tests}
+        is_own = np.isin(examples.labels[base_tests], own)
+        tests = {"local": base_tests[is_own], "base": base_tests[~is_own], "novel": novel_tests}
         shares.append(SiteShare(np.sort(np.concatenate(parts)), tests))
     scopes = (Scope("local", base), Scope("base", base), Scope("novel", novel))
     return (Fold(None, base, scopes, tuple(shares)),)
 
 
 def _dealt_classes(shuffled: IntArray, sites: int) -> list[IntArray]:
-    """Each site's classes: equal parts in order with the remainder at the last, or one each where sites abound."""
+    """Each site's classes: equal parts in order, the last with the remainder, or one each if there are more sites."""
     if sites > len(shuffled):
         return [shuffled[site % len(shuffled)][None] for site in range(sites)]
     size = len(shuffled) // sites
@@ -75,13 +71,13 @@ def results(rows: Sequence[Row], count: int) -> Results:
 
 PROTOCOL = Protocol(
     "base-to-novel",
-    "half of the classes dealt to the sites, the other half never trained on",
+    "half of the classes dealt to the sites, the other half never seen in training",
     folds,
     results,
     metrics=(
         Metric("local", "Local", "a site's own classes, among all base classes; mean over sites", "blue"),
         Metric("base", "Base", "base classes that other sites hold, among all base classes; mean over sites", "orange"),
-        Metric("novel", "Novel", "classes that no site trained on, among the novel classes; mean over sites", "green"),
+        Metric("novel", "Novel", "classes that no site trains on, among the novel classes; mean over sites", "green"),
         Metric("hm", "HM", "harmonic mean of local, base and novel", "purple"),
         Metric("hm2", "HM2", "harmonic mean of base and novel", "sky", drawn=False),
         Metric("cm", "CM", "mean of local and HM2", "red", drawn=False),

@@ -1,6 +1,6 @@
-"""Label skew (Hsu et al. 2019): classes in proportions that differ from site to site, each site measured on its own.
+"""Label skew (Hsu et al. 2019): class proportions differ from site to site, and each site is measured on its own.
 
-A site that got no test image trains and is not measured.
+A site without test images trains but is not measured.
 """
 
 from typing import Literal
@@ -20,28 +20,24 @@ from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, tes
 
 
 class DirichletOptions(Options):
-    """How images are dealt."""
+    """How images are divided among the sites."""
 
     partition: Literal["dirichlet", "pathological", "iid"] = Field(
         "dirichlet", description="by drawn proportions, a few classes per site, or evenly", examples=["pathological"]
     )
     alpha: float = Field(0.5, gt=0, description="concentration of the Dirichlet distribution", examples=[0.1])
-    classes_per_site: int = Field(2, ge=1, description="of the pathological partition", examples=[3])
+    classes_per_site: int = Field(2, ge=1, description="classes per site in the pathological partition", examples=[3])
 
 
 def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> tuple[Fold, ...]:
-    """One federation; the same partition deals training and test images.
-
-    Raises:
-        UserError: the images are too few for the sites.
-    """
+    """One federation, training and test images partitioned alike; raises UserError if a site gets too few."""
     usable = np.flatnonzero(class_protocol_mask(examples))
     testing = test_mask(examples, config)
     seed = derived_seed(config.seed, "deal-examples") % 2**32
     labels = examples.labels[usable]
-    dealt = partition(options.partition, labels, config.sites, seed, options.alpha, options.classes_per_site)
+    parts = partition(options.partition, labels, config.sites, seed, options.alpha, options.classes_per_site)
     shares = []
-    for site, members in enumerate(dealt):
+    for site, members in enumerate(parts):
         mask = np.zeros(len(examples), bool)
         mask[usable[members]] = True
         train = training_images(examples, mask & ~testing, config, site)
@@ -49,7 +45,7 @@ def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> t
         if not len(train):
             raise UserError(
                 f"Site {site} got no training images and {len(tests)} test images; "
-                "give fewer sites, a larger alpha or another seed."
+                "use fewer sites, a larger alpha or another seed."
             )
         shares.append(SiteShare(train, {"personal": tests}))
     classes = tuple(range(len(examples.class_names)))
@@ -58,7 +54,7 @@ def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> t
 
 PROTOCOL = Protocol(
     "dirichlet",
-    "all classes in proportions that differ from site to site, each site measured on its own mixture",
+    "class proportions that differ from site to site, each site measured on its own mixture",
     folds,
     site_results,
     metrics=SITE_METRICS,

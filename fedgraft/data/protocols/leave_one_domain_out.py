@@ -16,10 +16,10 @@ from fedgraft.data.split import Fold, Scope, SiteShare, content_groups, training
 
 
 def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
-    """A federation for each domain; a site stands in one of the others.
+    """A federation for each domain, with every site in one of the others.
 
     Raises:
-        UserError: there is one domain only, or sites and domains do not go together.
+        UserError: there is only one domain, or the number of sites does not suit the domains.
     """
     domains = range(len(examples.domain_names))
     if len(domains) < 2:

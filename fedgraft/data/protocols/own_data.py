@@ -1,4 +1,4 @@
-"""Deployed sites with images of their own: each splits its own folder, and the server knows the class names alone."""
+"""Deployed sites with their own images: each splits its own folder, and the server knows only the class names."""
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -13,20 +13,20 @@ from fedgraft.data.split import Fold, Scope, SiteShare, Split, test_mask, traini
 
 
 class OwnDataOptions(Options):
-    """What all sites agree on."""
+    """What all sites have in common."""
 
-    class_names: list[str] = Field(description="of the federation, sorted", examples=[["cat", "dog"]])
+    class_names: list[str] = Field(description="classes of the federation, sorted", examples=[["cat", "dog"]])
 
     @field_validator("class_names")
     @classmethod
     def _are_classes(cls, names: list[str]) -> list[str]:
         if len(set(names)) < max(2, len(names)) or names != sorted(names):
-            raise ValueError("class_names are at least two different names, sorted")
+            raise ValueError("class_names must be at least two different names, sorted")
         return names
 
 
 def folds(examples: Examples, config: RunConfig, options: OwnDataOptions) -> tuple[Fold, ...]:
-    """One site's own images: a part of each class tests, the rest trains; copies of an image stay together.
+    """One site's own images: part of each class for testing, the rest for training; copies of an image stay together.
 
     Raises:
         UserError: nothing is left to train on.
@@ -34,14 +34,12 @@ def folds(examples: Examples, config: RunConfig, options: OwnDataOptions) -> tup
     testing = test_mask(examples, config)
     train = training_images(examples, ~testing, config)
     if not len(train):
-        raise UserError(
-            f"Of {len(examples)} images {int(testing.sum())} are for testing, and none is left to train on."
-        )
+        raise UserError(f"All {len(examples)} images are for testing, and none is left to train on.")
     return (_fold(examples.class_names, (SiteShare(train, {"personal": np.flatnonzero(testing)}),)),)
 
 
 def announced(options: OwnDataOptions) -> Split:
-    """The classes, and nothing of the sites' images."""
+    """The classes, but nothing about the sites' images."""
     names = tuple(options.class_names)
     nothing = np.empty(0, np.int64), np.empty((0, KEY_BYTES), np.uint8)
     return Split(names, DEFAULT_TEMPLATES, *nothing, (_fold(names, ()),))

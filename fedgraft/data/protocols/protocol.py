@@ -1,4 +1,4 @@
-"""What a protocol is: how classes, domains and images are dealt to sites, and what is measured."""
+"""What a protocol is: how classes, domains and images are assigned to sites, and what is measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -20,14 +20,14 @@ class Protocol(Registered):
     """A registered protocol.
 
     Attributes:
-        folds: from the examples, the configuration and the options to the federations.
-        results: what summary.json holds as metrics, from the rows of metrics.jsonl and a number of last rounds.
-        metrics: how each of the results is shown; a mapping from domains to accuracies needs none of its own.
-        preserved: the scope that says most of what a federation preserves; exports are measured by it.
-        colours: of the scopes in figures.
-        announced: what the server of a deployment knows of the split before any site has come, from the options;
-            None where one machine deals all images. A deployed site calls `folds` for its own images, and the options
-            have `class_names`, the classes of the federation.
+        folds: makes the federations from the examples, the configuration and the options.
+        results: computes the metrics of summary.json from the rows of metrics.jsonl and a number of last rounds.
+        metrics: how each result is shown; a mapping from domains to accuracies needs no entry.
+        preserved: the scope that best shows what a federation preserves; exports are measured by it.
+        colours: colours of the scopes in figures.
+        announced: what a deployment's server knows about the split before any site has connected, from the options;
+            None if one machine splits all images. A deployed site calls `folds` on its own images, and the options
+            include `class_names`, the classes of the federation.
     """
 
     kind: ClassVar[str] = "protocol"
@@ -42,27 +42,23 @@ class Protocol(Registered):
     announced: Callable[[Any], Split] | None = None
 
     def facts(self) -> dict[str, str]:
-        """What is measured, and where it is run."""
+        """What is measured, and where the protocol runs."""
         where = "deployed sites" if self.deployed else "simulations"
         return {"measures": ", ".join(metric.label for metric in self.metrics), "where": where}
 
     @property
     def deployed(self) -> bool:
-        """Whether sites hold images of their own, each on its own machine."""
+        """Whether each site holds its own images on its own machine."""
         return self.announced is not None
 
     def split(self, examples: Examples, config: RunConfig, options: Any) -> Split:
-        """Deal a source's examples.
-
-        Raises:
-            UserError: this data and this number of sites do not suit the protocol.
-        """
+        """Split a source's examples; raises UserError if data or number of sites do not suit the protocol."""
         folds = self.folds(examples, config, options)
         for fold in folds:
             for site, share in enumerate(fold.sites):
                 if not len(share.train):
                     more = f" or more shots than {config.shots}" if config.shots else ""
-                    raise UserError(f"Site {site} of {config.sites} got no training images; give fewer sites{more}.")
+                    raise UserError(f"Site {site} of {config.sites} got no training images; use fewer sites{more}.")
         return Split(examples.class_names, examples.templates, examples.labels, examples.keys, folds)
 
     def last_round(self, rows: Sequence[Row]) -> Results:
@@ -74,14 +70,14 @@ class Protocol(Registered):
         return self.results(rows, _LAST)
 
     def metric(self, key: str) -> Metric:
-        """How a result is shown, also one of a domain or one that an earlier version knew."""
+        """How a result is shown, including a domain's and one that only an earlier version had."""
         if key.startswith(_DOMAIN):
             return Metric(key, key.removeprefix(_DOMAIN), "this domain held out from training")
         return next((metric for metric in self.metrics if metric.key == key), Metric(key, key, ""))
 
 
 def flat_results(results: Results) -> dict[str, float]:
-    """Results in one level: a mapping from domains becomes a key `domain:NAME` for each."""
+    """Results without nesting: a mapping from domains becomes one key `domain:NAME` per domain."""
     domains = {
         f"{_DOMAIN}{name}": value
         for nested in results.values()

@@ -1,1 +1,1 @@
-"""Where images come from, one file a source."""
+"""Where images come from, one file per source."""

@@ -1,7 +1,7 @@
-"""Letters and digits in fonts that the embedded backbone never saw: those that matplotlib carries.
+"""Letters and digits in fonts that the embedded backbone never saw: those that ship with matplotlib.
 
-The classes are single words ("seven", "g") that share nothing with each other, and the rendering is that of
-pretraining: here adaptation has little to gain and something to lose. The font families are the domains.
+The classes are single words ("seven", "g") that have nothing in common, and the rendering is that of pretraining: here
+adaptation has little to gain and something to lose. The font families are the domains.
 """
 
 from importlib.util import find_spec
@@ -53,27 +53,21 @@ def open_examples(options: Options, seed: int) -> Examples:
         pixels.append((images.clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy())
         labels.append(family_labels)
         domains.append(np.full(count, position))
-    return pixel_examples(
-        np.concatenate(pixels),
-        np.concatenate(labels),
-        names,
-        np.concatenate(domains),
-        tuple(FAMILIES),
-        templates=TEMPLATES,
-    )
+    together = np.concatenate(pixels), np.concatenate(labels), names, np.concatenate(domains)
+    return pixel_examples(*together, tuple(FAMILIES), templates=TEMPLATES)
 
 
 def _font_folder() -> Path:
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
-        raise UserError("The data source 'characters' draws with matplotlib's fonts, and matplotlib is not installed.")
+        raise UserError("The data source 'characters' uses matplotlib's fonts, but matplotlib is not installed.")
     return Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf"
 
 
 def _masks(path: Path) -> NDArray[np.uint8]:
     masks = glyphs.font_masks(path)
     if masks is None:
-        raise UserError(f"The font {path} cannot be read or lacks letters; is matplotlib installed completely?")
+        raise UserError(f"The font {path} cannot be read or lacks letters; is the matplotlib installation complete?")
     return masks
 
 

@@ -14,7 +14,7 @@ _SIDE = 48
 
 
 def open_examples(options: Options, seed: int) -> Examples:
-    """The digits as white ink on black, enlarged to 48 pixels."""
+    """The digits as white ink on black, enlarged to 48 x 48 pixels."""
     bunch = load_digits()
     images = [
         Image.fromarray((image * (255 / 16)).astype(np.uint8)).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""A folder of images in ImageFolder's layout: class/image or domain/class/image, found by depth."""
+"""A folder of images in ImageFolder's layout: class/image or domain/class/image, recognized by depth."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image with the names of its folders."""
+    """An image and the names of its folders."""
 
     path: Path
     domain: str
@@ -26,26 +26,24 @@ class ImageFile:
 
 
 class FolderOptions(Options):
-    """Which folder, and how it is read."""
+    """Which folder to read, and how."""
 
-    path: str = Field(description="of the folder", examples=["photos"])
-    domains: bool = Field(
-        False, description="read it as domain/class/image whatever its depth suggests", examples=[True]
-    )
+    path: str = Field(description="path of the folder", examples=["photos"])
+    domains: bool = Field(False, description="whether to read it as domain/class/image regardless", examples=[True])
 
 
 def open_examples(options: FolderOptions, seed: int) -> Examples:
     """Read the layout and key each image by its file's bytes; an image is decoded when it is loaded.
 
     Raises:
-        UserError: no such folder, no images, an empty class, or two folders for one class name.
+        UserError: there is no such folder or no image, a class is empty, or two folders have one class name.
     """
     root = Path(options.path).expanduser()
     files = list_images(root, options.domains)
     raw_names = sorted({file.label for file in files}, key=lambda name: (readable(name), name))
     class_names = tuple(readable(name) for name in raw_names)
     if len(set(class_names)) < len(class_names):
-        raise UserError(f"Two folders of {root} stand for one class name; the folders are {', '.join(raw_names)}.")
+        raise UserError(f"Two folders of {root} have the same class name; the folders are {', '.join(raw_names)}.")
     domain_names = sorted({file.domain for file in files})
     keys = np.empty((len(files), KEY_BYTES), np.uint8)
     for index, file in enumerate(files):
@@ -62,22 +60,22 @@ def open_examples(options: FolderOptions, seed: int) -> Examples:
 
 
 def open_own(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
-    """A site's own folder of images with the classes of its federation.
+    """A site's own folder of images, labelled with the classes of its federation.
 
     Args:
         class_names: of the federation.
-        renamed: the federation's name for a folder's name, where they differ.
+        renamed: maps a folder's name to the federation's class name, where they differ.
 
     Raises:
-        UserError: no such folder, no images, or a class that the federation does not know.
+        UserError: there is no such folder, no images, or a class unknown to the federation.
     """
     files = list_images(root)
     known = {name: position for position, name in enumerate(class_names)}
     named = {file.label: renamed.get(file.label, readable(file.label)) for file in files}
-    if strange := sorted(label for label, name in named.items() if name not in known):
+    if foreign := sorted(label for label, name in named.items() if name not in known):
         raise UserError(
-            f"The folder {root} holds the class {strange[0]!r}, which the federation does not know; give its name "
-            f"there in the site's labels, or take it away. The federation knows: {', '.join(class_names)}."
+            f"The folder {root} holds the class {foreign[0]!r}, which the federation does not know; map it to one of "
+            f"its classes in the site's labels, or remove it. The federation knows: {', '.join(class_names)}."
         )
     return Examples(
         class_names=tuple(class_names),
@@ -99,13 +97,13 @@ def list_images(root: Path, force_domains: bool = False) -> list[ImageFile]:
     """All images below a folder.
 
     Raises:
-        UserError: there is no such folder, or no images in it.
+        UserError: it does not exist or contains no images.
     """
     if not root.is_dir():
-        raise UserError(f"There is no folder {root}.")
+        raise UserError(f"The folder {root} does not exist.")
     tops = _subfolders(root)
     if not tops:
-        raise UserError(f"The folder {root} holds no class folders; expected class/image or domain/class/image.")
+        raise UserError(f"The folder {root} has no class folders; expected class/image or domain/class/image.")
     deep = force_domains or (not any(_images(top) for top in tops) and any(_subfolders(top) for top in tops))
     if not deep:
         return [ImageFile(path, "all", top.name) for top in tops for path in _class_images(top)]
@@ -116,7 +114,7 @@ def list_images(root: Path, force_domains: bool = False) -> list[ImageFile]:
         for path in _class_images(folder)
     ]
     if not files:
-        raise UserError(f"The folder {root} holds no images below domain/class/; it was read with domains.")
+        raise UserError(f"The folder {root}, read with domains, has no images below domain/class/.")
     return files
 
 
@@ -131,16 +129,12 @@ def _images(folder: Path) -> list[Path]:
 def _class_images(folder: Path) -> list[Path]:
     images = _images(folder)
     if not images:
-        raise UserError(f"The class folder {folder} holds no images ({', '.join(SUFFIXES)}).")
+        raise UserError(f"The class folder {folder} contains no images ({', '.join(SUFFIXES)}).")
     return images
 
 
 def decode(path: Path) -> Image.Image:
-    """An image as RGB, upright.
-
-    Raises:
-        UserError: the file is no whole image.
-    """
+    """An image as RGB, upright; raises UserError if the file is not a complete image."""
     try:
         with Image.open(path) as image:
             return as_rgb(ImageOps.exif_transpose(image))

@@ -1,4 +1,4 @@
-"""A Hugging Face dataset with an image and a label column, by its id or a local folder of Parquet files."""
+"""A Hugging Face dataset with an image and a label column, given by its ID or a local folder of Parquet files."""
 
 from typing import Any
 
@@ -15,16 +15,16 @@ from fedgraft.data.sources.source import Source
 
 
 class HubOptions(Options):
-    """Which dataset."""
+    """Which dataset to load."""
 
-    id: str = Field(description="of the dataset, or a local folder of Parquet files", examples=["ylecun/mnist"])
+    id: str = Field(description="ID of the dataset, or a local folder of Parquet files", examples=["ylecun/mnist"])
 
 
 def open_examples(options: HubOptions, seed: int) -> Examples:
-    """The training split, or the only one there is; classes are sorted by name.
+    """The training split, or else the first one; classes are sorted by name.
 
     Raises:
-        UserError: the dataset cannot be reached, has no image or class-label column, or images without a label.
+        UserError: the dataset cannot be loaded, has no image or class-label column, or has unlabelled images.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""The shapes world as a data source: the 120 held-out combinations, in rendering styles as domains."""
+"""The shapes world as a data source: the 120 held-out combinations; the rendering styles are the domains."""
 
 import numpy as np
 from pydantic import Field
@@ -15,18 +15,13 @@ TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "thi
 
 
 class ShapesOptions(Options):
-    """Which styles."""
+    """Which rendering styles."""
 
-    styles: str = Field(
-        "", description="separated by commas, or evaluation or pretraining; empty for all six", examples=["noisy,faded"]
-    )
+    styles: str = Field("", description="a,b,..., evaluation or pretraining; empty for all", examples=["noisy,faded"])
 
 
 def open_examples(options: ShapesOptions, seed: int) -> Examples:
-    """The styles that the options name.
-
-    Class-based protocols then draw from the three evaluation styles only.
-    """
+    """The given styles; if none is given, all, but class-based protocols draw from the three evaluation styles only."""
     chosen = _styles(options.styles)
     classes = tuple(combination.name for combination in shapes.HELD_OUT)
     rng = generator(seed, "shapes")
@@ -43,15 +38,9 @@ def open_examples(options: ShapesOptions, seed: int) -> Examples:
                 pixels.append(shapes.draw(scene, style_rng))
                 labels.append(label)
                 domains.append(chosen.index(style))
-    return pixel_examples(
-        np.stack(pixels),
-        np.asarray(labels),
-        classes,
-        np.asarray(domains),
-        chosen,
-        templates=TEMPLATES,
-        class_protocol_domains=() if options.styles else shapes.EVALUATION_STYLES,
-    )
+    together = np.stack(pixels), np.asarray(labels), classes, np.asarray(domains), chosen
+    drawn_from = () if options.styles else shapes.EVALUATION_STYLES
+    return pixel_examples(*together, templates=TEMPLATES, class_protocol_domains=drawn_from)
 
 
 def _styles(argument: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a data source is, and `open_source("folder:photos")`, which finds one by what stands before the colon."""
+"""What a data source is, and how a specification such as "folder:photos" names one."""
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
@@ -14,10 +14,10 @@ class Source(Registered):
     """A registered data source.
 
     Attributes:
-        open: from options and the run's seed to the table of examples.
-        argument: the option that stands behind the colon, as in `folder:PATH`; empty where there is none.
-        folder: the option that names a folder class/image or domain/class/image on this machine, which a local
-            deployment divides among its sites; empty where there is none.
+        open: makes the table of examples from the options and the run's seed.
+        argument: the option given after the colon, as in `folder:PATH`; empty if there is none.
+        folder: the option that names a local folder class/image or domain/class/image, which a local deployment
+            divides among its sites; empty if there is none.
     """
 
     kind: ClassVar[str] = "data source"
@@ -41,10 +41,10 @@ class Source(Registered):
         return {"usage": self.usage}
 
     def parse(self, argument: str, values: dict[str, Any]) -> Any:
-        """Its options from what stands behind the colon, and from a table.
+        """The options, from the argument after the colon and a table.
 
         Raises:
-            UserError: the argument is missing or takes no part, or an option is wrong.
+            UserError: the argument is missing or not accepted, or an option is invalid.
         """
         if argument and not self.argument:
             raise UserError(f"The data source {self.name!r} takes no argument, not {argument!r}.")
@@ -56,11 +56,7 @@ class Source(Registered):
 
 
 def find_source(spec: str, values: dict[str, Any] | None = None) -> tuple[Source, Any]:
-    """The source that a specification names, and its options.
-
-    Raises:
-        UserError: there is no such source, or an option is wrong.
-    """
+    """The source that a specification names, and its options; raises UserError if either is unknown or invalid."""
     name, _, argument = spec.partition(":")
     source = SOURCES.load(name)
     return source, source.parse(argument, values or {})
@@ -70,7 +66,7 @@ def open_source(spec: str, seed: int, values: dict[str, Any] | None = None) -> E
     """Read the examples of a source such as "digits", "shapes:noisy" or "folder:photos".
 
     Raises:
-        UserError: there is no such source, or its files are not as they should be.
+        UserError: there is no such source, or its files are missing or malformed.
     """
     source, options = find_source(spec, values)
     return source.open(options, seed)

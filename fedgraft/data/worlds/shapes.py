@@ -1,8 +1,8 @@
 """The shapes world: coloured, textured geometric shapes drawn in one of six rendering styles.
 
-Every combination of a colour, a texture and a shape can be drawn. A fixed fifth of them, `HELD_OUT`,
-is kept from pretraining: no caption and no image of the embedded backbone's corpus holds one. Three
-styles are kept from it as well (`EVALUATION_STYLES`).
+Every combination of a colour, a texture and a shape can be drawn. A fixed fifth of them, `HELD_OUT`, is withheld from
+pretraining: no caption and no image of the embedded backbone's corpus contains one. Three styles are withheld as well
+(`EVALUATION_STYLES`).
 """
 
 import math
@@ -87,11 +87,7 @@ class Scene:
 
 
 def draw(scene: Scene, rng: np.random.Generator, size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
-    """Draw a scene.
-
-    Returns:
-        RGB pixels, (size, size, 3).
-    """
+    """The RGB pixels of a scene, (size, size, 3)."""
     colour = _jitter(COLOURS[scene.combination.colour], rng, 16)
     canvas = _background(scene, rng, size)
     for x, y, radius in _places(scene, rng):
