@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
-from ray.cluster_utils import Cluster
 
-from fedgraft import RunConfig, UserError, simulate
+from fedgraft import Resources, RunConfig, UserError, simulate
+from fedgraft.client.loaded_run import SimulatedRun
+from fedgraft.core.observer import Observer
+from fedgraft.data.sources.source import open_source
+from fedgraft.methods.plan import Plan
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 
+pytestmark = pytest.mark.slow
 CONFIG = RunConfig(data="digits", sites=4, rounds=2, shots=4, local_epochs=1, views=2, method_options={"n_ctx": 2})
 
 
@@ -26,6 +31,8 @@ class TwoNodes:
 @pytest.fixture(scope="module")
 def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     """Two Ray nodes with one CPU each on this machine, as if they were two machines."""
+    from ray.cluster_utils import Cluster
+
     caches = [tmp_path_factory.mktemp("cache-of-node") for _ in range(2)]
     cluster = Cluster()
     for cache in caches:
@@ -34,37 +41,39 @@ def two_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
     cluster.shutdown()
 
 
-def test_two_nodes_fill_a_store_each_and_give_the_metrics_of_one_machine(two_nodes: TwoNodes, tmp_path: Path) -> None:
+def test_two_nodes_fill_a_store_each_and_give_the_metrics_of_one_machine(
+    two_nodes: TwoNodes, engine: Engine, tmp_path: Path
+) -> None:
     """Neither node reads the features that the server's process computed; the cluster serves a second run."""
-    local = simulate(CONFIG, tmp_path / "local")
-    clustered = simulate(CONFIG, tmp_path / "clustered", ray_address=two_nodes.address)
+    import ray
+
+    resources = Resources(ray_address=two_nodes.address)
+    local = simulate_on(engine, CONFIG, tmp_path / "local", False, Observer())
+    clustered = simulate(CONFIG, tmp_path / "clustered", resources=resources)
     assert clustered["metrics"] == pytest.approx(local["metrics"], abs=1e-4)
     assert _losses(tmp_path / "clustered") == pytest.approx(_losses(tmp_path / "local"), rel=1e-5)
     sizes = {path.stat().st_size for cache in two_nodes.caches for path in cache.glob("features/*/keys.bin")}
     assert len([path for cache in two_nodes.caches for path in cache.glob("features/*/keys.bin")]) == 2
     assert len(sizes) == 1
     assert not ray.is_initialized()
-    zero = simulate(RunConfig(**{**CONFIG.model_dump(), "method": "zeroshot", "method_options": {}}),
-                    tmp_path / "again", ray_address=two_nodes.address)  # fmt: skip
+    again = RunConfig.build({**CONFIG.model_dump(), "method": "zeroshot", "method_options": {}})
+    zero = simulate(again, tmp_path / "again", resources=resources)
     assert zero["metrics"].keys() == local["metrics"].keys()
 
 
-def test_a_node_with_other_images_is_named(
-    two_nodes: TwoNodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The deal's keys are compared before any image is computed under another's name."""
-    from fedgraft.client import workplace
-    from fedgraft.data.examples import Examples
-    from fedgraft.data.sources.source import open_source
-
-    def another(spec: str, seed: int, domains: bool = False) -> Examples:
-        return open_source("shapes:flat", seed, domains)
-
-    simulate(CONFIG, tmp_path / "run")
+def test_a_node_with_other_images_is_named(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The split's keys are compared before any image is computed under another's name."""
+    simulate_on(engine, CONFIG, tmp_path / "run", False, Observer())
     monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(workplace, "open_source", another)
-    with pytest.raises(UserError, match=f"machine {socket.gethostname()} are not those that were dealt"):
-        workplace.DealtPlace(CONFIG, tmp_path / "run")
+    monkeypatch.setattr(Plan, "open_examples", lambda plan: open_source("shapes:flat", 0))
+    with pytest.raises(UserError, match=f"machine {socket.gethostname()} are not those that the server split"):
+        SimulatedRun(CONFIG, tmp_path / "run")
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second for an answer that will not come."""
+    monkeypatch.setattr("fedgraft.simulation.ray_engine._ANSWER_SECONDS", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -75,19 +84,21 @@ def test_a_node_with_other_images_is_named(
         ("127.0.0.1:1", 2, "give --workers or --ray-address"),
     ],
 )
-def test_a_mistaken_address_writes_nothing(address: str, workers: int | None, said: str, tmp_path: Path) -> None:
+def test_a_mistaken_address_writes_nothing(
+    address: str, workers: int | None, said: str, tmp_path: Path, _impatient: None
+) -> None:
     """The address is asked before anything is computed."""
     with pytest.raises(UserError, match=said):
-        simulate(CONFIG, tmp_path / "run", ray_address=address, workers=workers)
+        simulate(CONFIG, tmp_path / "run", resources=Resources(workers, ray_address=address))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_that_is_not_rays_is_one_sentence(tmp_path: Path) -> None:
+def test_a_port_that_is_not_rays_is_one_sentence(tmp_path: Path, _impatient: None) -> None:
     """Something listens there and never says a word; Ray would wait for it for ever."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"No Ray cluster answers at 127.0.0.1:{port} within"):
-            simulate(CONFIG, tmp_path / "run", ray_address=f"127.0.0.1:{port}")
+            simulate(CONFIG, tmp_path / "run", resources=Resources(ray_address=f"127.0.0.1:{port}"))
 
 
 def _losses(run: Path) -> list[float]:

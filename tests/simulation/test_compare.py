@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedgraft import RunConfig, UserError, compare, simulate
+from fedgraft import RunConfig, UserError, compare
+from fedgraft.core.observer import Observer
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 
 SETTINGS = {"data": "digits", "sites": 2, "rounds": 1, "shots": 2, "local_epochs": 1, "method_options": {"n_ctx": 2}}
 
 
+@pytest.mark.slow
 def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_path: Path) -> None:
     out = tmp_path / "comparison"
     comparison = compare(SETTINGS, ["zeroshot", "promptfl"], [0, 1], out)
@@ -34,7 +38,8 @@ def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_p
     assert (out / "promptfl-seed0" / "report.html").exists()
 
 
-def test_entries_have_options_and_strategies_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_entries_have_options_and_strategies_of_their_own(engine: Engine, tmp_path: Path) -> None:
     words = "promptfl(ctx_init=a photo of a)"
     compared = ["promptfl", f"{words}+drift+anchored(drift=0.001)"]
     settings = {**SETTINGS, "lr": 0.1}
@@ -47,10 +52,12 @@ def test_entries_have_options_and_strategies_of_their_own(tmp_path: Path) -> Non
     assert 0 <= trained["drift"] <= 0.001 < trained["aggregate_drift"]
     assert 'strategy = "drift+anchored(drift=0.001)"' in (anchored / "config.toml").read_text()
     assert "Drift" in (anchored / "report.html").read_text()
-    on_ray = simulate(RunConfig.build({**settings, "method": "promptfl"}), tmp_path / "ray", workers=2)
-    assert json.loads((plain / "summary.json").read_text())["metrics"] == on_ray["metrics"]
+    config = RunConfig.build({**settings, "method": "promptfl"})
+    alone = simulate_on(engine, config, tmp_path / "alone", False, Observer())
+    assert json.loads((plain / "summary.json").read_text())["metrics"] == alone["metrics"]
 
 
+@pytest.mark.slow
 def test_steps_follow_the_rules_that_merge(tmp_path: Path) -> None:
     steps = ("drift", "anchored(drift=0.0001)", "interpolate(coefficient=0)")
     settings = {**SETTINGS, "rounds": 2, "lr": 0.05, "method_options": {"rank": 2}}
@@ -85,6 +92,7 @@ def test_a_mistaken_comparison_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_json_prints_the_summary_and_nothing_else(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "fedgraft", "simulate", "--data", "digits", "--sites", "2", "--rounds", "1"]

@@ -1,4 +1,4 @@
-"""What a run promises: the same result whatever the workers and kills, personal state that stays, honest rows."""
+"""What a run promises: the same result whatever is killed, personal state that stays, honest rows."""
 
 import json
 import os
@@ -13,20 +13,23 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from fedgraft import RunConfig, simulate
+from fedgraft import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.observer import Observer
+from fedgraft.data.sources import shapes
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 
 CONFIG = RunConfig(method="fedpgp", data="digits", sites=3, rounds=4, shots=4, method_options={"n_ctx": 4})
 WIDTH = 128
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run with two workers."""
-    out = tmp_path_factory.mktemp("runs") / "two-workers"
-    return out, simulate(CONFIG, out, workers=2)
+def finished(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return out, simulate_on(engine, CONFIG, out, False, Observer())
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
@@ -38,55 +41,27 @@ def _names(path: Path) -> set[str]:
         return set(file.keys())
 
 
-def test_one_worker_gives_the_same_metrics_as_two(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    alone = simulate(CONFIG, tmp_path / "one", workers=1)
-    assert alone["metrics"] == finished[1]["metrics"]
-    assert alone["metrics_last5"] == finished[1]["metrics_last5"]
+class Started:
+    """`fedgraft simulate` in a process group of its own, up to the checkpoint of a round."""
 
+    def __init__(self, folder: Path, server_round: int) -> None:
+        self.out, config = folder / "run", folder / "run.toml"
+        config.write_text(CONFIG.to_toml())
+        command = [sys.executable, "-m", "fedgraft", "simulate", "--config", str(config), "--out", str(self.out)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        while not (self.out / "checkpoints" / f"fold-000-round-{server_round:06d}.safetensors").exists():
+            assert self.process.poll() is None, "the run ended before anything could happen to it"
+            time.sleep(0.01)
 
-def test_a_run_killed_in_the_middle_and_resumed_gives_the_same_metrics(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    out = tmp_path / "killed"
-    config = tmp_path / "run.toml"
-    config.write_text(CONFIG.to_toml())
-    command = [sys.executable, "-m", "fedgraft", "simulate", "--config", str(config), "--out", str(out)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 180
-    while not (out / "checkpoints" / "fold-000-round-000002.safetensors").exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (out / "summary.json").exists()
-    resumed = simulate(CONFIG, out, resume=True, workers=2)
-    assert resumed["metrics"] == finished[1]["metrics"]
-    assert resumed["uplink_bytes_per_site_round"] == finished[1]["uplink_bytes_per_site_round"]
-    kept = [(row["round"], row["scope"]) for row in _rows(out)]
-    assert kept == [(row["round"], row["scope"]) for row in _rows(finished[0])]
-
-
-def test_an_interrupted_run_ends_and_leaves_nothing_running(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    """Ctrl-C during a round: one sentence, no process left, and `--resume` gets to the same metrics."""
-    config, out = tmp_path / "run.toml", tmp_path / "interrupted"
-    config.write_text(CONFIG.to_toml())
-    command = [sys.executable, "-m", "fedgraft", "simulate", "--config", str(config), "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-    while not (out / "checkpoints" / "fold-000-round-000001.safetensors").exists():
-        assert process.poll() is None, "the run ended before it could be interrupted"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert errors.decode().splitlines()[-1] == "fedgraft: The run was stopped; it goes on with --resume."
-    deadline = time.monotonic() + 30
-    while _group_lives(process.pid):
-        assert time.monotonic() < deadline, "a process of the run is left"
-        time.sleep(0.1)
-    assert simulate(CONFIG, out, resume=True)["metrics"] == finished[1]["metrics"]
+    def wait(self) -> str:
+        """The last line of what it said, once the whole group is gone; the test's own limit is the limit."""
+        _, errors = self.process.communicate()
+        while _group_lives(self.process.pid):
+            time.sleep(0.1)
+        assert not (self.out / "summary.json").exists()
+        return (errors.decode().splitlines() or [""])[-1]
 
 
 def _group_lives(group: int) -> bool:
@@ -95,6 +70,33 @@ def _group_lives(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_and_resumed_gives_the_same_metrics(
+    finished: tuple[Path, dict[str, Any]], engine: Engine, tmp_path: Path
+) -> None:
+    """Its worker processes end by themselves."""
+    started = Started(tmp_path, 2)
+    started.process.kill()
+    started.wait()
+    resumed = simulate_on(engine, CONFIG, started.out, True, Observer())
+    assert resumed["metrics"] == finished[1]["metrics"]
+    assert resumed["uplink_bytes_per_site_round"] == finished[1]["uplink_bytes_per_site_round"]
+    kept = [(row["round"], row["scope"]) for row in _rows(started.out)]
+    assert kept == [(row["round"], row["scope"]) for row in _rows(finished[0])]
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_ends_and_leaves_nothing_running(
+    finished: tuple[Path, dict[str, Any]], engine: Engine, tmp_path: Path
+) -> None:
+    """Ctrl-C during a round: one sentence, no process left, and `--resume` gets to the same metrics."""
+    started = Started(tmp_path, 1)
+    os.killpg(started.process.pid, signal.SIGINT)
+    assert started.wait() == "fedgraft: The run was stopped; it goes on with --resume."
+    assert started.process.returncode == 1
+    assert simulate_on(engine, CONFIG, started.out, True, Observer())["metrics"] == finished[1]["metrics"]
 
 
 def test_personal_parameters_stay_at_the_site_and_survive(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -136,7 +138,7 @@ def test_the_summary_and_the_run_directory_hold_what_is_promised(finished: tuple
     )
     assert set(promised.split()) <= set(summary)
     assert summary == json.loads((run / "summary.json").read_text())
-    assert RunConfig.build(__import__("tomllib").loads((run / "config.toml").read_text())) == CONFIG
+    assert RunDirectory(run).config() == CONFIG
     confusion = json.loads((run / "confusion.json").read_text())["scopes"]["novel"]
     assert confusion["classes"] == ["seven", "six", "three", "two", "zero"]
     assert np.trace(confusion["counts"]) / np.sum(confusion["counts"]) * 100 == pytest.approx(
@@ -144,13 +146,15 @@ def test_the_summary_and_the_run_directory_hold_what_is_promised(finished: tuple
     )
 
 
-def test_another_run_is_not_overwritten_and_a_changed_one_not_resumed(finished: tuple[Path, dict[str, Any]]) -> None:
+def test_another_run_is_not_overwritten_and_a_changed_one_not_resumed(
+    finished: tuple[Path, dict[str, Any]], engine: Engine
+) -> None:
     run, summary = finished
     with pytest.raises(UserError, match="--resume"):
-        simulate(CONFIG, run)
+        simulate_on(engine, CONFIG, run, False, Observer())
     with pytest.raises(UserError, match="lr"):
-        simulate(CONFIG.model_copy(update={"lr": 0.5}), run, resume=True)
-    assert simulate(CONFIG, run, resume=True) == summary
+        simulate_on(engine, CONFIG.model_copy(update={"lr": 0.5}), run, True, Observer())
+    assert simulate_on(engine, CONFIG, run, True, Observer()) == summary
 
 
 def test_two_processes_do_not_write_one_run(tmp_path: Path) -> None:
@@ -179,9 +183,9 @@ class _Saboteur(Observer):
         self.heard.append((server_round, site, reason))
 
 
-def test_a_site_that_fails_is_named_and_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_site_that_fails_is_named_and_left_out_and_the_run_goes_on(engine: Engine, tmp_path: Path) -> None:
     observer = _Saboteur(tmp_path / "run", "000001")
-    summary = simulate(CONFIG.model_copy(update={"rounds": 2}), tmp_path / "run", observer=observer)
+    summary = simulate_on(engine, CONFIG.model_copy(update={"rounds": 2}), tmp_path / "run", False, observer)
     assert {(server_round, site) for server_round, site, _ in observer.heard} == {(2, 1)}
     assert "round-000001.safetensors cannot be read" in observer.heard[0][2]
     rows = _rows(tmp_path / "run")
@@ -190,9 +194,9 @@ def test_a_site_that_fails_is_named_and_left_out_and_the_run_goes_on(tmp_path: P
     assert summary["left_out"] == 2
 
 
-def test_a_run_below_its_quorum_ends_with_the_reasons(tmp_path: Path) -> None:
+def test_a_run_below_its_quorum_ends_with_the_reasons(engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"Round 2 has 0 sound answers of 3, the quorum is 2\. site 0: The personal"):
-        simulate(CONFIG, tmp_path / "run", observer=_Saboteur(tmp_path / "run", "*"))
+        simulate_on(engine, CONFIG, tmp_path / "run", False, _Saboteur(tmp_path / "run", "*"))
 
 
 @pytest.mark.parametrize(
@@ -204,12 +208,14 @@ def test_a_run_below_its_quorum_ends_with_the_reasons(tmp_path: Path) -> None:
     ],
 )
 def test_every_protocol_reports_its_metrics(
-    tmp_path: Path, protocol: str, data: str, method: str, keys: set[str]
-) -> None:
+    engine: Engine, tmp_path: Path, protocol: str, data: str, method: str, keys: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(shapes, "IMAGES_PER_CLASS_AND_STYLE", 2)
     config = RunConfig.build(
         {"method": method, "data": data, "protocol": protocol, "sites": 2, "rounds": 1, "shots": 1, "local_epochs": 1}
     )
-    summary = simulate(config, tmp_path / "run")
+    summary = simulate_on(engine, config, tmp_path / "run", False, Observer())
     assert set(summary["metrics"]) == keys
     if protocol == "leave-one-domain-out":
         assert list(summary["metrics"]["per_domain"]) == ["flat", "noisy", "scene"]
@@ -221,8 +227,9 @@ def test_every_protocol_reports_its_metrics(
 
 
 def test_fewer_evaluations_change_the_rows_and_not_the_result(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+    finished: tuple[Path, dict[str, Any]], engine: Engine, tmp_path: Path
 ) -> None:
-    summary = simulate(CONFIG.model_copy(update={"eval_every": 3}), tmp_path / "run")
+    config = CONFIG.model_copy(update={"eval_every": 3})
+    summary = simulate_on(engine, config, tmp_path / "run", False, Observer())
     assert {row["round"] for row in _rows(tmp_path / "run") if row["scope"] == "novel"} == {0, 3, 4}
     assert summary["metrics"] == finished[1]["metrics"]

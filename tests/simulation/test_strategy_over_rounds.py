@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from fedgraft import RunConfig, simulate
+from fedgraft import RunConfig
 from fedgraft.core.observer import Observer
 from fedgraft.reports import write_report
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 from fedgraft.strategies.privacy import epsilon
 
 CONFIG = RunConfig(
@@ -35,16 +37,16 @@ def _figures(run: Path, name: str) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+def runs(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
     """A whole run, what was on disk after its second round, and its summary."""
     folder = tmp_path_factory.mktemp("runs")
     whole, half = folder / "whole", folder / "half"
-    return whole, half, simulate(CONFIG, whole, observer=_Copier(whole, half))
+    return whole, half, simulate_on(engine, CONFIG, whole, False, _Copier(whole, half))
 
 
-def test_an_adapted_clipping_norm_survives_a_kill(runs: tuple[Path, Path, dict[str, Any]]) -> None:
+def test_an_adapted_clipping_norm_survives_a_kill(runs: tuple[Path, Path, dict[str, Any]], engine: Engine) -> None:
     whole, half, summary = runs
-    resumed = simulate(CONFIG, half, resume=True)
+    resumed = simulate_on(engine, CONFIG, half, True, Observer())
     assert resumed["metrics"] == summary["metrics"]
     norms = _figures(whole, "clipping_norm")
     assert _figures(half, "clipping_norm") == norms
