@@ -1,1 +1,1 @@
-"""A run's typed configuration, options, the one-line notation, and the registry of the five doors."""
+"""A run's typed configuration, options, the one-line notation, and the registries of the five extension points."""

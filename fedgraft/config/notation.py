@@ -28,10 +28,10 @@ def parse_terms(text: str) -> list[Term]:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """The pieces of a text between separators that stand outside parentheses and brackets.
+    """The pieces of a text between separators outside parentheses and brackets.
 
     Raises:
-        UserError: one is not closed, or was not opened.
+        UserError: a parenthesis or bracket is unbalanced.
     """
     pieces, depth = [""], 0
     for character in text:
@@ -48,10 +48,7 @@ def split(text: str, separator: str) -> list[str]:
 
 
 def parse_assignments(text: str, name: str) -> dict[str, Any]:
-    """Options from `key=value, key=value`; values are read as TOML, and as text where they are not.
-
-    Args:
-        name: of what has the options, for messages.
+    """Options from `key=value, key=value`, read as TOML or else as text; `name` is their owner, for messages.
 
     Raises:
         UserError: a piece is not key=value.
@@ -60,13 +57,13 @@ def parse_assignments(text: str, name: str) -> dict[str, Any]:
     for assignment in split(text, ",") if text.strip() else []:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
-            raise UserError(f"The options of {name!r} are key=value, not {assignment.strip()!r}.")
+            raise UserError(f"The options of {name!r} must be key=value, not {assignment.strip()!r}.")
         options[key.strip()] = read_value(value.strip())
     return options
 
 
 def read_value(text: str) -> Any:
-    """A value as TOML reads it, or the text itself where TOML cannot."""
+    """A value parsed as TOML, or the text itself if it is not TOML."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

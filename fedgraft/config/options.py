@@ -1,4 +1,4 @@
-"""Typed options of what stands behind a door: with defaults and examples, checked with a sentence."""
+"""Typed options of registered entries, with defaults and examples; an invalid one is reported in one sentence."""
 
 from typing import Any, TypeVar
 
@@ -19,13 +19,13 @@ SomeOptions = TypeVar("SomeOptions", bound=Options)
 
 
 def parse_options(model: type[SomeOptions], values: dict[str, Any], kind: str, name: str) -> SomeOptions:
-    """Check the options given by a user.
+    """Validate the options given by a user.
 
     Args:
-        kind, name: of what has the options, such as "method" and "fedpgp".
+        kind, name: the owner of the options, such as "method" and "fedpgp".
 
     Raises:
-        UserError: an option does not exist, is missing or has a wrong value.
+        UserError: an option does not exist, is missing or has an invalid value.
     """
     known = model.model_fields
     for key in values:
@@ -40,9 +40,7 @@ def parse_options(model: type[SomeOptions], values: dict[str, Any], kind: str, n
         if first["type"] == "missing":
             raise UserError(f"The {kind} {name!r} needs the option {first['loc'][0]!r}.") from error
         if not first["loc"]:
-            raise UserError(
-                f"The options of the {kind} {name!r} do not go together: {first['ctx']['error']}."
-            ) from error
+            raise UserError(f"The options of the {kind} {name!r} conflict: {first['ctx']['error']}.") from error
         raise UserError(
             f"The option {first['loc'][0]!r} of {name!r} has the value {first['input']!r}: {first['msg']}."
         ) from error

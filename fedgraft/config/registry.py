@@ -1,4 +1,4 @@
-"""The five doors: what any package adds under an entry-point group `fedgraft.<door>`, loaded when it is used."""
+"""The five extension points ("doors"): entries of any package in an entry-point group, loaded when used."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registered:
-    """What an entry point names, whatever the door.
+    """What an entry point refers to, whatever the door.
 
     Attributes:
-        name: that of the entry point.
+        name: the name of the entry point.
         summary: what it is for, in half a sentence.
         options: its typed options, each with a default and an example.
     """
 
     kind: ClassVar[str]
-    """What users are told that it is, such as "method"."""
+    """What users see it called, such as "method"."""
     columns: ClassVar[tuple[str, ...]] = ()
-    """The facts that stand in the table of all entries."""
+    """The facts shown in the table of all entries."""
 
     name: str
     summary: str
     options: type[Options] = field(default=Options, kw_only=True)
 
     def facts(self) -> dict[str, str]:
-        """What it says of itself in listings, beside name, summary and options."""
+        """What it says about itself in listings, besides name, summary and options."""
         return {}
 
     def parse_options(self, values: dict[str, Any]) -> Any:
-        """The options that a user gives, checked; an instance of `options`.
+        """The validated options of a user, an instance of `options`.
 
         Raises:
-            UserError: an option does not exist or has a wrong value.
+            UserError: an option does not exist or has an invalid value.
         """
         return parse_options(self.options, values, self.kind, self.name)
 
@@ -56,9 +56,9 @@ class Registry(Generic[Entry]):
     """The entries of one door.
 
     Args:
-        door: the last part of the entry-point group.
-        kind: what users are told that the entries are.
-        entry: "package.module:Class" of them.
+        door: the last part of the entry-point group `fedgraft.<door>`.
+        kind: what users see the entries called.
+        entry: their class, as "package.module:Class".
     """
 
     def __init__(self, door: str, kind: str, entry: str) -> None:
@@ -79,20 +79,16 @@ class Registry(Generic[Entry]):
         return tuple(self._points)
 
     def check(self, name: str) -> str:
-        """Return the name.
-
-        Raises:
-            UserError: it is not registered.
-        """
+        """Return the name, or raise UserError if it is not registered."""
         if name not in self._points:
             raise unknown(self.kind, name, self.names())
         return name
 
     def load(self, name: str) -> Entry:
-        """The entry of a name.
+        """The entry of a given name.
 
         Raises:
-            UserError: there is none or more than one, it cannot be imported, or it is something else.
+            UserError: there is none or more than one, it cannot be imported, or it is of another type.
         """
         points = self._points[self.check(name)]
         where = f"The {self.kind} {name!r} of the package {_package(points[0])!r}"
@@ -101,21 +97,21 @@ class Registry(Generic[Entry]):
             raise UserError(f"The {self.kind} {name!r} is registered by {packages}; uninstall one of them.")
         try:
             loaded = points[0].load()
-        except Exception as error:  # whatever its module raises is a matter of its own package
+        except Exception as error:  # third-party code may raise anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{where} is registered as {points[0].value}, which cannot be imported: {reason}."
             ) from error
         module, _, expected = self._entry.partition(":")
         if not isinstance(loaded, getattr(import_module(module), expected)):
-            raise UserError(f"{where} is a {type(loaded).__name__}, and {self.group} takes a {expected}.")
+            raise UserError(f"{where} is a {type(loaded).__name__}, but {self.group} takes a {expected}.")
         if loaded.name != name:
             raise UserError(f"{where} calls itself {loaded.name!r}; its entry point must have the same name.")
         entry: Entry = loaded
         return entry
 
     def __iter__(self) -> Any:
-        """All entries that load, sorted by name; one that does not is a matter of its own package."""
+        """All entries that load, sorted by name; `faults` reports the others."""
         for name in self.names():
             try:
                 yield self.load(name)

@@ -11,57 +11,53 @@ from fedgraft.config.registry import METHODS, PROTOCOLS, SOURCES, STRATEGIES
 from fedgraft.core.errors import UserError, unknown
 
 DEPLOYED_PROTOCOL = "own-data"
-"""The protocol of a deployment where none is given."""
+"""The default protocol of a deployment."""
 OptionTable = dict[str, OptionValue]
 
 
 class RunConfig(BaseModel):
     """One federated run.
 
-    The command line's options are made of these fields. The tables of options are checked when a run is planned, by
-    what they belong to.
+    The command line's options are generated from these fields. The tables of options are validated when a run is
+    planned, by their owners.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     method: str = Field(default="fedpgp", description="what a site trains; see `fedgraft methods`")
-    strategy: str = Field(
-        default="", description="instead of the method's own rule, or after it; see `fedgraft strategies`"
-    )
+    strategy: str = Field(default="", description="replaces or follows the method's rule; see `fedgraft strategies`")
     data: str = Field(default="digits", description="where the images come from; see `fedgraft data`")
-    protocol: str = Field(default="base-to-novel", description="who holds what; see `fedgraft protocols`")
+    protocol: str = Field(default="base-to-novel", description="which site holds what; see `fedgraft protocols`")
     backbone: str = Field(default="mini", description="mini, a Hugging Face folder or ID; see `fedgraft backbones`")
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the frozen weights")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="precision of the frozen weights")
     sites: int = Field(default=10, ge=1, description="number of sites")
     rounds: int = Field(default=25, ge=1, description="number of rounds")
-    seed: int = Field(default=0, ge=0, description="of every random draw")
+    seed: int = Field(default=0, ge=0, description="seed of every random draw")
     participation: float = Field(default=1.0, gt=0, le=1, description="fraction of the sites that train in a round")
-    quorum: float = Field(
-        default=0.5, gt=0, le=1, description="fraction of the asked sites whose answers a round needs"
-    )
+    quorum: float = Field(default=0.5, gt=0, le=1, description="fraction of the asked sites that must answer")
     answer_seconds: float = Field(default=3600.0, gt=0, description="how long the server waits for a site's answer")
     resend_seconds: float = Field(
-        default=120.0, gt=0, description="when a deployed site's message without an answer is sent again, then doubled"
+        default=120.0, gt=0, description="how long before an unanswered message is resent to a deployed site; doubles"
     )
-    eval_every: int = Field(default=1, ge=1, description="rounds between evaluations; the last round always has one")
+    eval_every: int = Field(
+        default=1, ge=1, description="rounds between evaluations; the last round is always evaluated"
+    )
 
     shots: int = Field(default=16, ge=0, description="training images per class; 0 takes all")
     views: int = Field(default=1, ge=1, description="augmented views of each training image, computed once")
-    test_fraction: float = Field(
-        default=0.3, gt=0, lt=1, description="of each class, where the source has no split of its own"
-    )
+    test_fraction: float = Field(default=0.3, gt=0, lt=1, description="fraction of each class held out for testing")
 
-    local_epochs: int = Field(default=2, ge=1, description="epochs that a site trains in a round")
+    local_epochs: int = Field(default=2, ge=1, description="epochs that a site trains per round")
     batch_size: int = Field(default=32, ge=1, description="images per step")
-    optimizer: Literal["adam", "sgd"] = Field(default="adam", description="of the sites")
+    optimizer: Literal["adam", "sgd"] = Field(default="adam", description="optimizer of the sites")
     lr: float = Field(default=0.003, gt=0, description="learning rate of the sites")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd; the other optimizer has none")
-    weight_decay: float = Field(default=0.0, ge=0, description="of the sites' optimizer")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd; adam has none")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay of the sites' optimizer")
 
-    method_options: OptionTable = Field(default_factory=dict, description="of the method")
-    protocol_options: OptionTable = Field(default_factory=dict, description="of the protocol")
-    data_options: OptionTable = Field(default_factory=dict, description="of the data source")
-    backbone_options: OptionTable = Field(default_factory=dict, description="of the backbone family")
+    method_options: OptionTable = Field(default_factory=dict, description="options of the method")
+    protocol_options: OptionTable = Field(default_factory=dict, description="options of the protocol")
+    data_options: OptionTable = Field(default_factory=dict, description="options of the data source")
+    backbone_options: OptionTable = Field(default_factory=dict, description="options of the backbone family")
 
     @field_validator("method")
     @classmethod
@@ -92,10 +88,10 @@ class RunConfig(BaseModel):
 
     @classmethod
     def build(cls, settings: dict[str, Any]) -> Self:
-        """Check settings, with clear sentences for mistakes.
+        """Validate settings, with a clear sentence for every mistake.
 
         Raises:
-            UserError: an unknown key or name, or a value of the wrong type or out of range.
+            UserError: a key or name is unknown, or a value has the wrong type or is out of range.
         """
         for key in settings:
             if key not in cls.model_fields:
@@ -104,7 +100,7 @@ class RunConfig(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"][:2])
+            key = ".".join(str(part) for part in first["loc"][:2])
             raise UserError(
-                f"The configuration key {place!r} has the value {first['input']!r}: {first['msg']}."
+                f"The configuration key {key!r} has the value {first['input']!r}: {first['msg']}."
             ) from error

@@ -1,4 +1,4 @@
-"""Settings of a run before they are checked: from TOML files, from `--set key=value`, laid over each other."""
+"""Settings of a run before validation: from TOML files and `--set key=value`, laid over each other."""
 
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,12 @@ from fedgraft.core.errors import UserError, unknown
 
 Settings = dict[str, Any]
 TABLES = {"method": "method_options", "protocol": "protocol_options", "data": "data_options"}
-"""The tables of options that `--set` writes, by the key that names what has them."""
+"""The tables of options that `--set` writes, by the configuration key that names their owner."""
 _LEGACY = {"partition", "alpha", "classes_per_site", "domains", "class_names"}
 
 
 def read_toml(path: Path) -> Settings:
-    """The settings of a TOML file; those of a run of fedgraft 0.1.0 as they are written today.
+    """The settings of a TOML file; those of a run of fedgraft 0.1.0 in today's form.
 
     Raises:
         UserError: it does not exist or is not TOML.
@@ -31,7 +31,7 @@ def read_toml(path: Path) -> Settings:
 
 
 def upgraded(settings: Settings) -> Settings:
-    """A configuration that fedgraft 0.1.0 wrote, where every run had the options of every protocol and source."""
+    """Settings that fedgraft 0.1.0 may have written, where every run had the options of all protocols and sources."""
     if not settings.keys() >= _LEGACY:
         return settings
     kept = {key: value for key, value in settings.items() if key not in _LEGACY}
@@ -47,10 +47,10 @@ def upgraded(settings: Settings) -> Settings:
 
 
 def parse_assignments(assignments: Iterable[str]) -> Settings:
-    """Settings from `key=value` words; values are read as TOML, and as text where they are not.
+    """Settings from `key=value` words; values are read as TOML, or else as text.
 
     Raises:
-        UserError: a word without "=".
+        UserError: a word has no "=".
     """
     settings: Settings = {}
     for assignment in assignments:
@@ -62,32 +62,32 @@ def parse_assignments(assignments: Iterable[str]) -> Settings:
 
 
 def merged(*layers: Settings) -> Settings:
-    """Settings with later layers over earlier ones; tables of options merge key by key.
+    """Settings with later layers over earlier ones; tables of options are merged key by key.
 
     Raises:
-        UserError: a table of options is something else.
+        UserError: something else is given for a table of options.
     """
     result: Settings = {}
     for layer in layers:
         for key, value in layer.items():
             if key in RunConfig.model_fields and key.endswith("_options"):
                 if not isinstance(value, dict):
-                    raise UserError(f"{key} is a table of options, not {value!r}.")
+                    raise UserError(f"{key} must be a table of options, not {value!r}.")
                 value = {**result.get(key, {}), **value}
             result[key] = value
     return result
 
 
 def placed(settings: Settings, methods: Iterable[str] = ()) -> Settings:
-    """Settings whose other keys stand in the tables of what has such an option.
+    """Settings with loose option keys moved into the tables of their owners.
 
-    A key may name its place, as `method.alpha` does; it must where the method and the protocol both have it.
+    A key may name its owner, as `method.alpha` does; it must if several owners have the option.
 
     Args:
-        methods: that are compared, in place of the one in the settings.
+        methods: the methods of a comparison, in place of the one in the settings.
 
     Raises:
-        UserError: nothing has such an option, or more than one thing has it.
+        UserError: no owner has such an option, or several have it.
     """
     loose = {key: value for key, value in settings.items() if key not in RunConfig.model_fields}
     kept = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
@@ -95,8 +95,8 @@ def placed(settings: Settings, methods: Iterable[str] = ()) -> Settings:
         return kept
     owners = _owners(kept, methods)
     for key, value in loose.items():
-        place, _, option = key.rpartition(".")
-        found = [owner for owner in owners if option in owners[owner] and place in ("", owner)]
+        named, _, option = key.rpartition(".")
+        found = [owner for owner in owners if option in owners[owner] and named in ("", owner)]
         if len(found) > 1:
             raise UserError(f"{key!r} is an option of the {' and of the '.join(found)}; write {found[0]}.{key}=...")
         if not found:
@@ -108,7 +108,7 @@ def placed(settings: Settings, methods: Iterable[str] = ()) -> Settings:
 
 
 def _owners(settings: Settings, methods: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-    """The options that the settings' method or methods, protocol and source have."""
+    """The options of the settings' method or methods, protocol and source."""
 
     def named(key: str) -> str:
         return str(settings.get(key, RunConfig.model_fields[key].default)).partition(":")[0]

@@ -1,1 +1,1 @@
-"""What every room stands on: errors as sentences, files that survive a kill, random draws, callbacks for progress."""
+"""What every other package builds on: errors, files that survive a kill, random draws, progress callbacks."""

@@ -1,4 +1,4 @@
-"""What users are told: mistakes in the input, each as one clear sentence."""
+"""Errors for users: each is one clear sentence."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,15 +13,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"There is no {kind} {name!r}.{hint} There is: {', '.join(names)}.")
+    return UserError(f"There is no {kind} {name!r}.{hint} Known: {', '.join(names)}.")
 
 
 class RunFailed(Exception):
-    """A run that could not go on, for a reason that is not a mistake in the input; one sentence as well."""
+    """A run that could not continue, for a reason other than a mistake in the input; also one sentence."""
 
 
 def reason_of(error: Exception) -> str:
-    """What another machine is told of a failure: the sentence, or the kind of what nobody foresaw as well."""
+    """A failure as reported to another machine: the sentence, preceded by the type of an unexpected error."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error) if isinstance(error, UserError | RunFailed) else f"{type(error).__name__}: {error}"

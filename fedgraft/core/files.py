@@ -1,7 +1,6 @@
-"""Files that survive a kill: written beside, flushed to disk, and renamed."""
+"""Files that survive a kill: written under a temporary name, flushed to disk, then renamed."""
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +8,10 @@ from fedgraft.core.errors import UserError
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Replace a file by new content; after a kill, or on a full disk, it holds either the old or the new, never a part.
+    """Replace a file's content; after a kill, or on a full disk, it holds the old or the new content, never a part.
 
     Args:
-        mode: of the file, less what the process's umask takes away.
+        mode: permissions of the file, subject to the process's umask.
 
     Raises:
         OSError: it cannot be written.
@@ -36,10 +35,8 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def stored_key(path: Path) -> bytes:
-    """A secret of 32 bytes that is drawn once and kept in a file that only the owner may read."""
-    if not path.exists():
-        write_private(path, secrets.token_bytes(32))
-    return path.read_bytes()
+    """The 32 random bytes in a file that only its owner may read, created if it does not exist yet."""
+    return secret_file(path).read_bytes()
 
 
 def write_text(path: Path, content: str) -> None:
@@ -48,16 +45,16 @@ def write_text(path: Path, content: str) -> None:
 
 
 def new_private_folder(path: Path, owner: str, parts: Sequence[str]) -> None:
-    """Make a folder that only its owner enters, with folders in it.
+    """Make a folder with subfolders `parts` that only its owner can enter.
 
     Args:
-        owner: what begins in it, for the message.
+        owner: what the folder is for, for the message.
 
     Raises:
-        UserError: there is something already.
+        UserError: it exists and is not an empty folder.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} is not empty; {owner} begins in a folder of its own.")
+        raise UserError(f"{path} is not empty; {owner} needs a folder of its own.")
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     for part in parts:
@@ -65,7 +62,7 @@ def new_private_folder(path: Path, owner: str, parts: Sequence[str]) -> None:
 
 
 def secret_file(path: Path) -> Path:
-    """A file of random bytes that only its owner may read, made where it is not there yet."""
+    """The path of such a file, created if it does not exist yet."""
     if not path.exists():
         write_private(path, os.urandom(32))
     return path

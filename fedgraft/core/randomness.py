@@ -1,4 +1,4 @@
-"""Every random draw comes from (seed, purpose, site, round), so that no draw depends on who drew before."""
+"""Every random draw comes from (seed, purpose, site, round), so that no draw depends on earlier ones."""
 
 import hashlib
 import hmac
@@ -20,7 +20,7 @@ def generator(seed: int, purpose: str, *place: int | str) -> np.random.Generator
 
 
 def public_key(seed: int) -> bytes:
-    """A noise key (32 bytes) that anybody can derive from the seed: it makes a simulation reproducible, no secret."""
+    """A noise key (32 bytes) that anyone can derive from the seed: it makes a simulation reproducible; not a secret."""
     return hashlib.sha256(f"{seed}/noise key".encode()).digest()
 
 
@@ -30,7 +30,7 @@ def keyed_normal(key: bytes, count: int, purpose: str, *place: int | str | bytes
     The keystream of ChaCha20 under a key derived from `key` and the place, through the Box-Muller transform.
 
     Args:
-        key: 32 bytes, secret where the noise is to protect anything.
+        key: 32 bytes, secret if the noise is to protect anything.
     """
     parts = [purpose.encode(), *(part if isinstance(part, bytes) else str(part).encode() for part in place)]
     text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)

@@ -1,7 +1,6 @@
-"""The one module that imports what Flower does not promise to keep: `flwr.common`, `flwr.proto` and `flwr.supercore`.
+"""The only module that imports Flower's unstable internals: `flwr.common`, `flwr.proto` and `flwr.supercore`.
 
-tests/flower/test_internals.py names what breaks here when Flower moves something. Heavy parts are imported when they
-are used.
+tests/flower/test_internals.py names what breaks here when Flower moves something. Heavy parts are imported when used.
 """
 
 from typing import Any
@@ -22,7 +21,7 @@ LOST_CODES = frozenset(
         ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
     }
 )
-"""What Flower answers in place of a site that may still be there, or come back."""
+"""Errors that Flower returns in place of a site that may still be there, or come back."""
 
 
 def record_bytes(content: RecordDict) -> bytes:
@@ -48,30 +47,25 @@ def message_from_bytes(data: bytes) -> Message:
 
 
 def set_message_id(message: Message, identifier: str) -> None:
-    """Give a message the identifier that its reply refers to; Flower's own grids do so when they push it."""
+    """Set the identifier that a message's reply refers to; Flower's own grids do so when they push it."""
     message.metadata.__dict__["_message_id"] = identifier
 
 
 def identify(run: int, node: int) -> None:
-    """Say who sends the messages of this process: Flower's messages name their sender, and its engines set the same."""
+    """Set the sender named in the messages of this process, as Flower's engines do."""
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, node
 
 
 def gaussian_epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of a Gaussian mechanism of sensitivity 1 used several times: Renyi accounting, no amplification."""
-    from flwr.supercore.privacy_accounting import (
-        GaussianPrivacyEvent,
-        NeighboringRelation,
-        PrivacyConfig,
-        SamplingMethod,
-    )
+    """Epsilon of a repeated Gaussian mechanism of sensitivity 1: Renyi accounting, no amplification."""
+    from flwr.supercore import privacy_accounting as accounting
     from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 
-    relation = NeighboringRelation.ADD_OR_REMOVE_ONE
-    accountant = RdpAccountant(PrivacyConfig(delta, 1, relation, SamplingMethod.NO_AMPLIFICATION))
-    accountant.compose(GaussianPrivacyEvent(noise_multiplier, 1, 1), releases)
+    relation, sampling = accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, accounting.SamplingMethod.NO_AMPLIFICATION
+    accountant = RdpAccountant(accounting.PrivacyConfig(delta, 1, relation, sampling))
+    accountant.compose(accounting.GaussianPrivacyEvent(noise_multiplier, 1, 1), releases)
     return accountant.get_epsilon(delta)
 
 
@@ -83,7 +77,7 @@ def noise_deviation(noise_multiplier: float, clipping_norm: float, sampled: int)
 
 
 def adaptive_noise(noise_multiplier: float, sampled: int, count_deviation: float) -> tuple[float, float]:
-    """The count's standard deviation and the sum's multiplier that together cost what the multiplier alone does."""
+    """The count's standard deviation and the sum's multiplier that together cost as much as the given multiplier."""
     from flwr.supercore.differential_privacy import compute_adaptive_noise_params
 
     deviations: Any = compute_adaptive_noise_params(noise_multiplier, sampled, count_deviation)

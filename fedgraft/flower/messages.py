@@ -17,7 +17,7 @@ Arrays = dict[str, NDArray[np.float32]]
 
 JOB, SHARED, METRICS, COUNTS = "job", "shared", "metrics", "counts"
 MEASURED, UNMEASURED = "measured", "unmeasured"
-"""What a training answers of the evaluation that travelled with it: its counts, or the reason why there are none."""
+"""Records of a training answer for the evaluation requested with it: its counts, or why there are none."""
 SITES, FAILURES = "sites", "failures"
 HELLO, CLASS_COUNTS = "hello", "class-counts"
 NUM_EXAMPLES = "num-examples"
@@ -29,13 +29,13 @@ class Job:
 
     Attributes:
         config: the run's configuration.
-        run: the run's name; a site keeps its personal state below it.
-        fingerprint: of the server's backbone; a site with another refuses.
+        run: the run's name; a site keeps its personal state under it.
+        fingerprint: of the server's backbone; a site with another backbone refuses.
         fold: position of the fold.
-        round: the round to train or the last trained one to evaluate; 0 before any training.
+        round: the round to train, or the last trained round, to evaluate; 0 before any training.
         detailed: whether an evaluation also returns its confusion counts.
-        measure: whether a training also evaluates, before it begins, the arrays that it begins with.
-        attempt: how many server processes have begun the run, this one included; 0 in a simulation.
+        measure: whether a training first evaluates the arrays that it starts from.
+        attempt: how many server processes have started the run, including this one; 0 in a simulation.
         version: of the server's fedgraft.
     """
 
@@ -70,7 +70,7 @@ class Job:
         """From a Flower record.
 
         Raises:
-            UserError: the server runs a version whose messages this one does not understand.
+            UserError: the server runs an incompatible version of fedgraft.
         """
         if _series(str(record["version"])) != _series(__version__):
             raise UserError(
@@ -90,7 +90,7 @@ class Job:
 
 
 def _series(version: str) -> tuple[str, ...]:
-    """What two versions that understand each other have in common: the major number, and before 1.0 the minor one."""
+    """What compatible versions have in common: the major number and, before 1.0, the minor one."""
     parts = version.split(".")
     return tuple(parts[: 2 if parts[0] == "0" else 1])
 
@@ -106,32 +106,32 @@ def from_array_record(record: ArrayRecord) -> Arrays:
 
 
 def wire_size(content: RecordDict) -> int:
-    """Bytes of a message's content as Flower serializes it."""
+    """Size in bytes of a message's content as Flower serializes it."""
     return len(record_bytes(content))
 
 
-# --- several sites on one node: what is the same for all travels once -----------------------------
+# --- several sites on one node: what they have in common travels once -----------------------------
 
 
 def for_sites(content: RecordDict, sites: Sequence[int]) -> RecordDict:
-    """A message's content, with the sites of the receiving node that it is for."""
+    """A message's content, addressed to some of the receiving node's sites."""
     return RecordDict({**content, SITES: MetricRecord({SITES: list(sites)})})
 
 
 def sites_of(content: RecordDict) -> list[int]:
-    """The sites that a content from `for_sites` is for, or those that a node's hello names."""
+    """The sites that content from `for_sites` is addressed to, or those that a node's hello names."""
     return [int(site) for site in content.metric_records[SITES][SITES]]  # type: ignore[union-attr]
 
 
 def pack(answers: Mapping[int, RecordDict | str]) -> RecordDict:
-    """The answers of a node's sites in one content; a string is the reason why a site has none."""
+    """The answers of a node's sites in one record; a string is the reason why a site has none."""
     records = {f"{site}/{name}": r for site, a in answers.items() if isinstance(a, RecordDict) for name, r in a.items()}
     failures = {str(site): answer for site, answer in answers.items() if isinstance(answer, str)}
     return RecordDict({**records, FAILURES: ConfigRecord(failures)})  # type: ignore[arg-type]
 
 
 def unpack(content: RecordDict) -> dict[int, RecordDict | str]:
-    """The answers that `pack` put together, by site.
+    """The answers that `pack` combined, by site.
 
     Raises:
         ValueError: a record's name does not begin with a site.

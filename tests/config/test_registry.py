@@ -69,7 +69,7 @@ def test_an_entry_whose_module_is_not_there_is_one_line_with_its_package(install
 def test_an_entry_of_the_wrong_type_is_one_line_with_what_is_expected(install: Install) -> None:
     install("a-broken-package", "fedgraft.sources", "mine = fedgraft.methods.promptfl:METHOD")
     assert _refused("mine") == (
-        "The data source 'mine' of the package 'a-broken-package' is a Method, and fedgraft.sources takes a Source."
+        "The data source 'mine' of the package 'a-broken-package' is a Method, but fedgraft.sources takes a Source."
     )
 
 
