@@ -21,10 +21,10 @@ Refused = Callable[..., str]
 def _no_federation(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that is not found fails its test here, and not after a run."""
 
-    def run_simulation(**_: object) -> None:
+    def run(*_: object) -> None:
         raise AssertionError("a federation began")
 
-    monkeypatch.setattr("fedgraft.simulation.ray_engine.run_simulation", run_simulation)
+    monkeypatch.setattr("fedgraft.server.coordinator.Coordinator.run", run)
 
 
 @pytest.fixture
@@ -81,6 +81,8 @@ def _photos(folder: Path, broken: bool = False) -> Path:
         (["--set", "sites=ten"], "'sites' has the value 'ten'"),
         (["--set", "sites"], "key=value"),
         (["--set", "rnak=4"], "'rnak'"),
+        (["--protocol", "dirichlet", "--set", "alhpa=1"], "Did you mean 'alpha'?"),
+        (["--set", "data.domains=true"], "'data.domains'"),
         (["--backbone", "/no/such/backbone"], "/no/such/backbone"),
         (["--set", "n_ctx=200"], "n_ctx"),
         (["--config", "/no/such/file.toml"], "/no/such/file.toml"),
@@ -157,6 +159,7 @@ def test_a_report_of_what_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_whole_process_prints_one_line_and_no_library_adds_to_it(tmp_path: Path) -> None:
     """Imports, warnings and progress bars of a fresh process would stand before the sentence."""
     command = [Path(sys.executable).with_name("fedgraft"), "simulate", "--out", tmp_path / "out"]
@@ -194,13 +197,23 @@ def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return run
 
 
-FILE = "sites = 3\nrounds = 4\nlr = 0.25\ndomains = true\n[method_options]\nrank = 2\nmu = 0.125\n"
+FILE = """
+sites = 3
+rounds = 4
+lr = 0.25
+data = "folder:photos"
+domains = true
+[method_options]
+rank = 2
+mu = 0.125
+"""
 
 
 def test_options_win_over_set_and_set_over_the_file(configured: Callable[..., RunConfig]) -> None:
     config = configured(FILE, "--sites", "7", "--set", "sites=6", "--set", "rounds=5", "--set", "mu=0.75")
-    assert (config.sites, config.rounds, config.lr, config.domains) == (7, 5, 0.25, True)
+    assert (config.sites, config.rounds, config.lr) == (7, 5, 0.25)
     assert config.method_options == {"rank": 2, "mu": 0.75}
+    assert config.data_options == {"domains": True}
 
 
 def test_what_is_given_nowhere_keeps_its_default(configured: Callable[..., RunConfig]) -> None:
@@ -211,14 +224,27 @@ def test_what_is_given_nowhere_keeps_its_default(configured: Callable[..., RunCo
 def test_every_option_of_simulate_reaches_the_configuration(configured: Callable[..., RunConfig]) -> None:
     """Trap T6: a flag that is never passed on."""
     given = {
-        "method": "local", "data": "shapes", "protocol": "dirichlet", "sites": 7, "rounds": 3, "seed": 9,
-        "backbone": "x/y", "shots": 5, "local_epochs": 4, "participation": 0.5, "views": 3,
+        "method": "promptfl", "strategy": "median", "data": "shapes", "protocol": "dirichlet", "backbone": "x/y",
+        "precision": "bfloat16", "sites": 7, "rounds": 3, "seed": 9, "participation": 0.5, "quorum": 0.25,
+        "answer_seconds": 7.0, "resend_seconds": 8.0, "eval_every": 2, "shots": 5, "views": 3, "test_fraction": 0.125,
+        "local_epochs": 4, "batch_size": 6, "optimizer": "sgd", "lr": 0.5, "momentum": 0.75, "weight_decay": 0.0625,
     }  # fmt: skip
+    assert set(given) == {key for key in RunConfig.model_fields if not key.endswith("_options")}
+    assert not [key for key, value in given.items() if value == RunConfig.model_fields[key].default]
     words = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    assert configured("", *words, "--domains") == RunConfig.build({**given, "domains": True})
+    assert configured("", *words) == RunConfig.build(given)
 
 
-# --- known shortcomings ---------------------------------------------------------------------------
+def test_set_reaches_the_options_of_method_protocol_and_data_source(configured: Callable[..., RunConfig]) -> None:
+    words = ["--method", "fedit", "--protocol", "dirichlet", "--data", "folder:photos"]
+    words += ["--set", "method.alpha=2.0", "--set", "protocol.alpha=0.1", "--set", "domains=true", "--set", "rank=2"]
+    config = configured("", *words)
+    assert config.method_options == {"alpha": 2.0, "rank": 2}
+    assert config.protocol_options == {"alpha": 0.1}
+    assert config.data_options == {"domains": True}
+
+
+# --- before anything is written -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", ["0", "-1"])
@@ -257,8 +283,11 @@ def test_compare_checks_every_methods_options_before_the_first_runs(
 # --- quick help -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--help"], ["simulate", "--help"], ["data"], ["backbones"], ["--version"]])
-def test_help_and_lists_load_nothing_heavy(words: list[str]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["--help"], ["simulate", "--help"], ["up", "--help"], ["methods", "--help"], ["--version"]]
+)
+def test_help_loads_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys\n"
         "from fedgraft.cli.main import main\n"

@@ -10,9 +10,11 @@ import pytest
 
 from fedgraft.core.errors import UserError
 from fedgraft.reports import write_report
+from fedgraft.reports.reading import read_run
 
 HOSTILE = '<script>alert("$x$")</script>'
 SCOPES = {"base-to-novel": ("local", "base", "novel"), "leave-one-domain-out": ("target",), "dirichlet": ("personal",)}
+PROTOCOL_OF = {"base-to-novel": "local", "leave-one-domain-out": "domain:", "dirichlet": "accuracy"}
 METRICS: dict[str, dict[str, Any]] = {
     "base-to-novel": {"local": 81.2, "base": 64.75, "novel": 60.1, "hm": 67.5, "hm2": 62.3, "cm": 71.8},
     "leave-one-domain-out": {"per_domain": {"photo": 91.5, HOSTILE: 55.5}, "mean": 73.5},
@@ -65,7 +67,8 @@ def write_comparison(directory: Path, keys: tuple[str, ...] = ("local", "novel")
         }
         for name, value in (("zeroshot", 50.0), (HOSTILE, 61.25))
     ]
-    content = {"data": "digits", "protocol": "any", "sites": 3, "rounds": 5, "seeds": [0, 1, 2], "methods": methods}
+    protocol = next(name for name, known in PROTOCOL_OF.items() if keys[0].startswith(known))
+    content = {"data": "digits", "protocol": protocol, "sites": 3, "rounds": 5, "seeds": [0, 1, 2], "methods": methods}
     (directory / "comparison.json").write_text(json.dumps(content | {"runs": ["zeroshot-seed0", "gone-seed1"]}))
     (directory / "zeroshot-seed0").mkdir()
     (directory / "zeroshot-seed0" / "report.html").touch()
@@ -193,3 +196,48 @@ def test_a_broken_line_of_metrics_is_named(tmp_path: Path) -> None:
         file.write('{"round": 4, "sco')
     with pytest.raises(UserError, match=r"Line \d+ of .*metrics\.jsonl is not JSON"):
         write_report(tmp_path)
+
+
+def test_a_run_of_a_protocol_that_is_not_installed_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    write_run(tmp_path, "dirichlet")
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"protocol": "dirichlett"}))
+    with pytest.raises(UserError, match="There is no protocol 'dirichlett'"):
+        write_report(tmp_path)
+
+
+# --- several scopes of a fold with a name -------------------------------------------------------------------------
+
+
+def _write_folds(directory: Path, scopes: tuple[str, ...]) -> Path:
+    """A run that left two domains out and measured so many scopes of each: 10 for the first scope, 20 for the next."""
+    write_run(directory, "leave-one-domain-out")
+    rows = [
+        {"round": at, "fold": fold, "scope": scope, "accuracy": 10.0 * number + at, "sites": {"0": 10.0 * number + at}}
+        for fold in ("photo", "sketch")
+        for at in (0, 1)
+        for number, scope in enumerate(scopes, 1)
+    ]
+    rows += [{"round": 1, "fold": fold, "scope": "train", "loss": 0.5, "sites": [0]} for fold in ("photo", "sketch")]
+    (directory / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory
+
+
+def test_scopes_of_one_fold_are_series_of_their_own(tmp_path: Path) -> None:
+    run = read_run(_write_folds(tmp_path, ("target", "near")))
+    assert {name: [row.mean for row in rows] for name, rows in run.accuracy.items()} == {
+        "photo: target": [10.0, 11.0],
+        "photo: near": [20.0, 21.0],
+        "sketch: target": [10.0, 11.0],
+        "sketch: near": [20.0, 21.0],
+    }
+    assert set(run.loss) == {"photo", "sketch"}
+    assert "sketch: near" in write_report(tmp_path).read_text()
+
+
+def test_the_only_scope_of_a_fold_has_the_folds_name(tmp_path: Path) -> None:
+    run = read_run(_write_folds(tmp_path, ("target",)))
+    assert {name: [row.mean for row in rows] for name, rows in run.accuracy.items()} == {
+        "photo": [10.0, 11.0],
+        "sketch": [10.0, 11.0],
+    }

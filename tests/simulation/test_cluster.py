@@ -76,6 +76,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedgraft.simulation.ray_engine._ANSWER_SECONDS", 0.5)
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize(
     ("address", "workers", "said"),
     [
@@ -84,16 +85,15 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("127.0.0.1:1", 2, "give --workers or --ray-address"),
     ],
 )
-def test_a_mistaken_address_writes_nothing(
-    address: str, workers: int | None, said: str, tmp_path: Path, _impatient: None
-) -> None:
+def test_a_mistaken_address_writes_nothing(address: str, workers: int | None, said: str, tmp_path: Path) -> None:
     """The address is asked before anything is computed."""
     with pytest.raises(UserError, match=said):
         simulate(CONFIG, tmp_path / "run", resources=Resources(workers, ray_address=address))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_port_that_is_not_rays_is_one_sentence(tmp_path: Path, _impatient: None) -> None:
+@pytest.mark.usefixtures("_impatient")
+def test_a_port_that_is_not_rays_is_one_sentence(tmp_path: Path) -> None:
     """Something listens there and never says a word; Ray would wait for it for ever."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
