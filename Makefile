@@ -4,11 +4,16 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart check test lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/fedgraft compare --methods zeroshot,local,promptfl,fedpgp --data digits --protocol base-to-novel --sites 5 --rounds 10 --shots 64 --out $(RUN) --resume
 
+# The first tier, for every change: linters, types, import contracts, unit and contract tests.
+check: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+# The second tier: every test, those that start processes too.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
