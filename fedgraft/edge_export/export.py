@@ -19,6 +19,7 @@ from fedgraft.edge_export import bundle_writer, measure
 from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
 from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
 from fedgraft.edge_export.measurement_images import MeasurementImages, folder_images, run_images, site_images
+from fedgraft.edge_export.number_formats import number_format
 from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
@@ -49,21 +50,22 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
         DeviceError: an image cannot be used.
     """
     observer = observer or Observer()
+    known = number_format(options.quantize)
     draft = _Draft(run, out, options, observer)
     contents: bundle_writer.Contents = {}
     if options.web:
         observer.on_notice("Taking onnxruntime-web from the cache or from the npm registry.")
         contents |= page_files()
-    ticket = chosen_ticket(draft.trained, draft.adapter, options.ticket, observer)
+    ticket = chosen_ticket(draft.trained, draft.adapter, options, observer)
     observer.on_notice("Tracing the image tower into ONNX.")
-    encoder = traced_encoder(ticket, options.number_format)
-    if options.retune_epochs:
-        draft.retune(ticket, options.retune_epochs)
+    encoder = traced_encoder(ticket, known)
+    if options.retune:
+        draft.retune(ticket, options.retune)
     embedded = draft.embedded(encoder)
-    parity = measure.parity(embedded, ticket.vision, draft.bank, options.number_format, options.most_images)
+    parity = measure.parity(embedded, ticket.vision, draft.bank, known, options.most_images)
     contents |= {MODEL: encoder.content, **draft.golden_file(encoder)}
     contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
-    golden = GoldenRecord(min_cosine=options.number_format.min_golden_cosine)
+    golden = GoldenRecord(min_cosine=known.min_golden_cosine)
     return draft.write("bundle", encoder, embedded, parity, contents, 1, golden)
 
 
@@ -150,7 +152,7 @@ class _Draft:
         contents = contents | bundle_writer.class_files(self._labels, self.bank, backbone.logit_scale)
         manifest = BundleManifest(
             kind=kind,
-            version=next_version if options.version is None else options.version,
+            version=next_version if options.bundle_version is None else options.bundle_version,
             encoder=encoder.digest,
             dim=backbone.dim,
             classes=len(self._labels),

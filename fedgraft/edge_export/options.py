@@ -1,96 +1,60 @@
-"""What the user chooses for an export."""
+"""What the user chooses for an export. Imports neither torch nor onnx: command-line options are made of it."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
+from pydantic import Field, field_validator
+
+from fedgraft.config.options import Options, parse_options
 from fedgraft.core.errors import UserError
-from fedgraft.device.class_bank import check_labels
-from fedgraft.edge_export.number_formats import NumberFormat, number_format
-from fedgraft.edge_export.towers import TicketChoice
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassBankOptions:
-    """Whose prompt becomes a class bank, for which labels, and how it is measured and signed.
+class ClassBankOptions(Options):
+    """Whose prompt becomes a class bank, for which labels, and how it is measured and signed."""
 
-    Attributes:
-        site: "global", or the number of a site.
-        fold: the domain left out, for a run with several folds.
-        site_folder: of a deployed site, with its personal state and images.
-        images: a folder class/image to measure on instead of the run's own images.
-        labels: of the class bank; the run's own by default.
-        max_novel_drop: percentage points of accuracy that the bundle may lose against the dense backbone.
-        unknown_rate: fraction of known images that may be called unknown.
-        most_images: in each of the sets that are measured.
-        version: of the bundle; 1 by default, and for a class bank one more than that of its bundle.
-        licence: of the weights.
-        key: the signing key; the user's own by default.
-        force: write what a gate refuses.
-    """
+    site: str = Field("global", description="the number of a site, or global for the prompt that all share")
+    fold: str | None = Field(None, description="the domain left out, for a run with several folds")
+    site_folder: Path | None = Field(None, description="a deployed site's folder, on its own machine")
+    images: Path | None = Field(None, description="images class/image to measure on, instead of the run's own")
+    labels: tuple[str, ...] | None = Field(None, description="the classes; the run's own by default")
+    max_novel_drop: float = Field(5.0, ge=0, le=100, description="percentage points of novel accuracy it may lose")
+    unknown_rate: float = Field(0.05, ge=0, lt=1, description="fraction of known images that may be called unknown")
+    most_images: int = Field(256, ge=1, description="the most images in each of the sets to measure on")
+    bundle_version: int | None = Field(
+        None, ge=0, description="devices never go back; 1 by default, or one more than the bundle of --classes-for"
+    )
+    licence: str | None = Field(None, description="licence of the weights, for the manifest")
+    key: Path | None = Field(None, description="the signing key, created if missing; the user's own by default")
+    force: bool = Field(False, description="write what a gate refuses")
 
-    site: str = "global"
-    fold: str | None = None
-    site_folder: Path | None = None
-    images: Path | None = None
-    labels: tuple[str, ...] | None = None
-    max_novel_drop: float = 5.0
-    unknown_rate: float = 0.05
-    most_images: int = 256
-    version: int | None = None
-    licence: str | None = None
-    key: Path | None = None
-    force: bool = False
+    @field_validator("labels")
+    @classmethod
+    def _are_labels(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        from fedgraft.device.class_bank import check_labels
 
-    def __post_init__(self) -> None:
-        """Check the values.
+        return None if labels is None else check_labels(labels)
+
+    @classmethod
+    def build(cls, settings: dict[str, Any]) -> Self:
+        """Check settings.
 
         Raises:
-            UserError: a number is out of range, or the labels cannot be used.
+            UserError: an unknown option, or a value of the wrong type or out of range.
         """
-        if not 0 <= self.max_novel_drop <= 100:
-            raise UserError(f"--max-novel-drop is between 0 and 100 percentage points, not {self.max_novel_drop:g}.")
-        if not 0 <= self.unknown_rate < 1:
-            raise UserError(f"--unknown-rate is a fraction from 0 to less than 1, not {self.unknown_rate:g}.")
-        if self.most_images < 1 or (self.version is not None and self.version < 0):
-            raise UserError("The number of images must be at least 1, and the bundle's version at least 0.")
-        if self.labels is not None:
-            try:
-                check_labels(self.labels)
-            except ValueError as error:
-                raise UserError(f"The labels {', '.join(map(str, self.labels))!r} cannot be used: {error}.") from error
+        return parse_options(cls, settings, "command", "export")
 
 
-@dataclass(frozen=True, kw_only=True)
 class BundleOptions(ClassBankOptions):
-    """The options of a whole bundle: those of its class bank, and the encoder's.
+    """The options of a whole bundle: those of its class bank, and the encoder's."""
 
-    Attributes:
-        ticket: which image tower.
-        quantization: name of the number format.
-        retune_epochs: of the site's prompt on its own images, with the ticket's features.
-        web: add a page that runs the bundle in a browser.
-    """
-
-    ticket: TicketChoice = field(default_factory=TicketChoice)
-    quantization: str = "none"
-    retune_epochs: int = 0
-    web: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UserError: as for a class bank, or there is no such number format.
-        """
-        super().__post_init__()
-        number_format(self.quantization)
-        if self.retune_epochs < 0:
-            raise UserError(f"--retune is a number of epochs, not {self.retune_epochs}.")
-
-    @property
-    def number_format(self) -> NumberFormat:
-        """The encoder's number format."""
-        return number_format(self.quantization)
+    sparsity: float = Field(0.0, description="fraction of the image tower to remove; 0 keeps it dense")
+    ticket: str = Field("natural", description="a ticket's folder, or natural or robust to draw one")
+    pattern: str = Field("structured", description="what a drawn ticket removes: structured, rows, n:m, unstructured")
+    ticket_seed: int = Field(0, ge=0, description="seed of a drawn ticket")
+    distillation_steps: int | None = Field(None, ge=0, description="of a drawn ticket; as `ticket draw` by default")
+    quantize: str = Field("none", description="number format: none, int8, fp16")
+    retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")
+    web: bool = Field(False, description="add a page that runs the bundle in a browser")
 
 
 def parse_labels(text: str) -> tuple[str, ...]:

@@ -3,8 +3,6 @@
 Its rows are in two files of a folder: `tickets.jsonl`, one row per ticket, and `latency.jsonl`, one per exported model.
 """
 
-import html
-import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +16,9 @@ from matplotlib.figure import Figure
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_text
+from fedgraft.data.results import Colour
+from fedgraft.reports.drawing import RC, colours
+from fedgraft.reports.elements import document, figure, section, table
 
 Row = Mapping[str, Any]
 TICKETS, LATENCY = "tickets.jsonl", "latency.jsonl"
@@ -26,27 +27,8 @@ _SETTINGS = {
     "distillation_steps", "test_images", "attacked_images", "parameters", "nonzero", "seconds",
 }  # fmt: skip
 """What a row says of a ticket; its other values are accuracies in percent."""
-_STYLE: dict[str, Any] = {
-    "figure.constrained_layout.use": True,
-    "font.size": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.4,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fedgraft",
-}
-_COLOURS = {"none": "#0072b2", "pgd": "#d55e00", "smoothing": "#009e73"}
 _NAMES = {"none": "natural", "pgd": "robust (pgd)", "smoothing": "robust (smoothing)"}
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width">
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse;margin:1rem 0;font-size:13px}}td,th{{padding:.2rem .6rem;text-align:right}}
-td:first-child,th:first-child{{text-align:left}}tr+tr{{border-top:1px solid #ddd}}
-svg{{max-width:100%;height:auto}}</style>
-<h1>{title}</h1>{body}</html>
-"""
+_OWN: dict[str, Colour] = {"none": "blue", "pgd": "red", "smoothing": "green"}
 
 
 def write_edge_report(folder: Path) -> Path:
@@ -61,15 +43,17 @@ def write_edge_report(folder: Path) -> Path:
             f"The folder {folder} has neither {TICKETS} nor {LATENCY}; `fedgraft edge-report RUN` "
             "measures the tickets of a run."
         )
-    parts = []
+    sections = []
     if tickets:
-        svg = _svg(accuracy_figure(tickets), folder / "tickets.svg")
-        parts.append(f"<h2>Accuracy against sparsity</h2>{svg}{_html_table(*ticket_table(tickets))}")
+        plot = _saved(accuracy_figure(tickets), folder / "tickets.svg")
+        shown = figure(plot, "tickets", "Accuracy of tickets against the fraction removed; every seed is a dot.")
+        sections.append(section("Accuracy against sparsity", shown, table(*ticket_table(tickets))))
     if latency:
-        svg = _svg(latency_figure(latency), folder / "latency.svg")
-        parts.append(f"<h2>Latency against size</h2>{svg}{_html_table(*latency_table(latency))}")
+        plot = _saved(latency_figure(latency), folder / "latency.svg")
+        shown = figure(plot, "latency", "Latency of exported models against their size.")
+        sections.append(section("Latency against size", shown, table(*latency_table(latency))))
     path = folder / "edge-report.html"
-    write_text(path, _PAGE.format(title="Tickets on the edge", body="".join(parts)))
+    write_text(path, document("Tickets on the edge", f"{len(tickets)} tickets, {len(latency)} models", sections))
     return path
 
 
@@ -105,19 +89,19 @@ def accuracy_figure(rows: Sequence[Row], quantities: Sequence[str] | None = None
     """
     quantities = quantities or _accuracies(rows)
     patterns = sorted({row["pattern"] for row in rows} - {"dense"}, reverse=True) or ["dense"]
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(2.1 * len(quantities) + 0.4, 2.1 * len(patterns) + 0.3))
-        grid = figure.subplots(len(patterns), len(quantities), squeeze=False, sharey="col")
+    with matplotlib.rc_context(RC):
+        plot = Figure(figsize=(2.1 * len(quantities) + 0.4, 2.1 * len(patterns) + 0.3))
+        grid = plot.subplots(len(patterns), len(quantities), squeeze=False, sharey="col")
         for line, pattern in zip(grid, patterns, strict=True):
             shown = [row for row in rows if row["pattern"] in (pattern, "dense")]
             for axes, quantity in zip(line, quantities, strict=True):
                 _draw_kinds(axes, shown, quantity)
-                axes.set_title(f"{quantity}, {pattern}", loc="left", fontsize=8.5)
+                axes.set_title(f"{quantity}, {pattern}")
             line[0].set_ylabel("accuracy, %")
         for axes in grid[-1]:
             axes.set_xlabel("removed, %")
         grid[0][0].legend(frameon=False, fontsize=7.5)
-        return figure
+        return plot
 
 
 def latency_figure(rows: Sequence[Row]) -> Figure:
@@ -126,19 +110,21 @@ def latency_figure(rows: Sequence[Row]) -> Figure:
     Args:
         rows: with `name`, `megabytes` and `ms`.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 3.2))
-        axes = figure.subplots()
-        axes.plot([row["megabytes"] for row in rows], [row["ms"] for row in rows], "o", color=_COLOURS["none"])
+    with matplotlib.rc_context(RC):
+        plot = Figure(figsize=(5.2, 3.2))
+        axes = plot.subplots()
+        (colour,) = colours(["none"], _OWN.__getitem__).values()
+        axes.plot([row["megabytes"] for row in rows], [row["ms"] for row in rows], "o", color=colour)
         for row in rows:
             place = (row["megabytes"], row["ms"])
             axes.annotate(row["name"], place, (4, 4), textcoords="offset points", fontsize=7.5)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         axes.margins(x=0.2)
+        axes.grid()
         axes.set_xlabel("megabytes")
         axes.set_ylabel("milliseconds per image")
-        return figure
+        return plot
 
 
 def ticket_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -188,7 +174,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _draw_kinds(axes: Axes, rows: Sequence[Row], quantity: str) -> None:
-    for induction, colour in _COLOURS.items():
+    for induction, colour in colours(_NAMES, _OWN.__getitem__).items():
         values: dict[float, list[float]] = defaultdict(list)
         for row in rows:
             if row["induction"] == induction:
@@ -198,18 +184,11 @@ def _draw_kinds(axes: Axes, rows: Sequence[Row], quantity: str) -> None:
             axes.plot(removed, [mean(values[x]) for x in removed], color=colour, label=_NAMES[induction], linewidth=1.4)
             dots = [(x, y) for x in removed for y in values[x]]
             axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=4, alpha=0.6)
+    axes.grid()
 
 
-def _svg(figure: Figure, path: Path) -> str:
-    """Write a figure to a file, and return it for a page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_text(path, buffer.getvalue())
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
-
-
-def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{line(head, 'th')}{''.join(line(cells, 'td') for cells in lines)}</table>"
+def _saved(plot: Figure, path: Path) -> Figure:
+    """The figure, written to a file as well."""
+    with matplotlib.rc_context(RC):
+        plot.savefig(path, format="svg", metadata={"Date": None})
+    return plot

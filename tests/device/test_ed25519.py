@@ -62,7 +62,7 @@ def test_what_the_library_signs_is_accepted_and_one_flipped_bit_is_not(seed: byt
     assert not is_signed_by(public, message, bytes(signature))
 
 
-def test_a_scalar_beyond_the_order_is_no_second_signature() -> None:
+def test_a_scalar_beyond_the_order_is_not_a_second_signature() -> None:
     _, public, message, signature = VECTORS[1]
     raw = bytes.fromhex(signature)
     grown = int.from_bytes(raw[32:], "little") + _ORDER
@@ -70,5 +70,5 @@ def test_a_scalar_beyond_the_order_is_no_second_signature() -> None:
 
 
 @pytest.mark.parametrize("public", [bytes(31), b"\xff" * 32, (2).to_bytes(32, "little")])
-def test_what_is_no_point_signs_nothing(public: bytes) -> None:
+def test_bytes_that_encode_no_point_verify_nothing(public: bytes) -> None:
     assert not is_signed_by(public, b"", bytes.fromhex(VECTORS[0][3]))

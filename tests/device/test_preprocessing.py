@@ -1,4 +1,4 @@
-"""Pixels on the device are those that the site trained on, and an image of any kind is told or right."""
+"""Pixels on the device are those that the site trained on, and every image is read correctly or refused."""
 
 import itertools
 import struct
@@ -55,7 +55,7 @@ def test_other_configurations_than_clips_own(size: dict[str, int], crop: tuple[i
     ],
     ids=str,
 )  # fmt: skip
-def test_a_configuration_that_cannot_be(change: dict[str, object], mini: Backbone) -> None:
+def test_an_invalid_configuration(change: dict[str, object], mini: Backbone) -> None:
     config = {**mini.preprocessor_config(), **change}
     if config["size"] is None:
         config["do_resize"], config["size"] = True, "48"
@@ -140,9 +140,9 @@ def test_an_image_that_would_be_huge_once_resized(mini: Backbone) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(ImageError, match=r"x\.png is no image"):
+    with pytest.raises(ImageError, match=r"x\.png is not a readable image"):
         load_image(tmp_path / "x.png")
     with pytest.raises(ImageError, match="There is no image"):
         load_image(tmp_path / "missing.png")

@@ -9,30 +9,37 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 
-from fedgraft.methods.adapter import Vocabulary
 from fedgraft.backbones import Backbone
-from fedgraft.runs.personal_state import PersonalState
 from fedgraft.config.run_config import RunConfig
-from fedgraft.runs.split_file import DealtData, write_dealt
-from fedgraft.data.examples import content_key
-from fedgraft.data.protocols.protocol import deal
+from fedgraft.data.examples import Examples, content_key
 from fedgraft.data.sources.source import open_source
-from fedgraft.edge_export.export import ExportOptions, export
+from fedgraft.edge_export.export import export_bundle
 from fedgraft.edge_export.onnx_model import export_onnx
-from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
+from fedgraft.edge_export.options import BundleOptions
+from fedgraft.edge_export.tickets.draw import draw_ticket
 from fedgraft.edge_export.tickets.image_pool import ImagePool, ServerImages
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
-from fedgraft.methods import load_method
-from fedgraft.runs.run_directory import Checkpoint, RunDirectory
+from fedgraft.edge_export.tickets.ticket_config import TicketConfig
+from fedgraft.edge_export.trained_run import TrainedRun
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.checkpoints import Checkpoint
+from fedgraft.runs.personal_state import PersonalState
+from fedgraft.runs.run_directory import RunDirectory
 
 MakeRun = Callable[..., Path]
 Traced = Callable[[str], tuple[Ticket, onnx.ModelProto]]
 PAGE = shutil.which("npm") is not None or bool(os.environ.get("CI"))
 """Whether the page's runtime can be fetched; in CI it must be."""
 ROUND = 3
+
+
+@pytest.fixture(scope="session")
+def digits() -> Examples:
+    """The data of `run`."""
+    return open_source("digits", 0)
 
 
 @pytest.fixture(scope="session")
@@ -51,31 +58,35 @@ def pool(random_clip: Backbone) -> ImagePool:
 
 @pytest.fixture(scope="session")
 def make_run(tmp_path_factory: pytest.TempPathFactory, mini: Backbone) -> MakeRun:
-    """Writes what a run of a few rounds leaves: a configuration, a deal, a checkpoint, and each site's own state."""
+    """Writes what a run of a few rounds leaves, once for the same settings; tests that change it set a seed."""
+
+    made: dict[str, Path] = {}
 
     def make(method: str = "fedpgp", **settings: object) -> Path:
-        loaded = load_method(method)
-        options = {"ctx_init": "the digit"} if "ctx_init" in loaded.options.model_fields else {}
-        config = RunConfig.build({"method": method, "sites": 3, "method_options": options, **settings})
-        run = tmp_path_factory.mktemp("runs") / method
-        directory = RunDirectory(run)
-        directory.create(config)
-        examples = open_source(config.data, config.seed)
-        data = DealtData(deal(examples, config), examples.keys)
-        write_dealt(run, data)
-        vocabulary = Vocabulary(mini, data.deal.class_names, data.deal.templates)
-        parsed = loaded.parse_options(config.method_options)
-        for fold in range(len(data.deal.folds)):
-            for site in range(config.sites):
-                adapter = loaded.adapter(vocabulary, parsed, torch.Generator().manual_seed(site))
-                if personal := adapter.personal():
-                    folder = run / "sites" / f"{fold:03d}" / f"{site:06d}"
-                    PersonalState(folder, {"method": method, "fingerprint": mini.fingerprint}).save(ROUND, personal)
-            arrays = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
-            directory.save_checkpoint(Checkpoint(fold, ROUND, arrays, []), mini.fingerprint)
-        return run
+        config = RunConfig.build({"method": method, "sites": 3, **settings})
+        if hasattr(Plan.of(config).options, "ctx_init"):
+            config = config.model_copy(update={"method_options": {"ctx_init": "the digit"}})
+        identity = config.model_dump_json()
+        if identity not in made:
+            made[identity] = tmp_path_factory.mktemp("runs") / method
+            _write_run(made[identity], config, mini)
+        return made[identity]
 
     return make
+
+
+def _write_run(path: Path, config: RunConfig, backbone: Backbone) -> None:
+    plan, directory = Plan.of(config), RunDirectory(path)
+    directory.create(config)
+    split = plan.split(plan.open_examples())
+    directory.write_split(split)
+    vocabulary = Vocabulary(backbone, split.class_names, split.templates)
+    for fold in range(len(split.folds)):
+        for site in range(config.sites):
+            if personal := plan.adapter(vocabulary, site, fold, ROUND).personal():
+                PersonalState(directory.personal_state(fold, site), plan.identity(backbone)).save(ROUND, personal)
+        arrays = {name: value.numpy().copy() for name, value in plan.adapter(vocabulary).server_state().items()}
+        directory.checkpoints.save(Checkpoint(fold, ROUND, arrays, []), backbone.fingerprint)
 
 
 @pytest.fixture(scope="session")
@@ -85,22 +96,20 @@ def run(make_run: MakeRun) -> Path:
 
 
 @pytest.fixture(scope="session")
+def site_1(run: Path) -> TrainedRun:
+    """Site 1 of `run`."""
+    return TrainedRun.open(run, "1")
+
+
+@pytest.fixture(scope="session")
 def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the tests' signing key is."""
+    """The file of the tests' signing key."""
     return tmp_path_factory.mktemp("keys") / "signing.key"
 
 
 @pytest.fixture(scope="session")
-def exported(run: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The int8 bundle of site 1, with its page; tests read it and change copies only."""
-    out = tmp_path_factory.mktemp("bundles") / "bundle"
-    export(run, out, ExportOptions(site="1", quantization="int8", key=key, most_images=96, web=PAGE))
-    return out
-
-
-@pytest.fixture(scope="session")
 def traced(mini: Backbone) -> Traced:
-    """A ticket of `mini` at half its weights, and its ONNX model, traced once; "dense" is the whole tower."""
+    """A ticket of `mini` at half its weights and its ONNX model, traced once; "dense" is the whole tower."""
 
     @cache
     def trace(pattern: str) -> tuple[Ticket, onnx.ModelProto]:
@@ -110,6 +119,29 @@ def traced(mini: Backbone) -> Traced:
         return ticket, export_onnx(ticket.vision, 48, {})
 
     return trace
+
+
+@pytest.fixture(scope="session")
+def exported(run: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int8 bundle of site 1; tests read it and change copies only.
+
+    It is forced: whether int8 passes its gate depends on the processor.
+    """
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    export_bundle(run, out, _int8(key, web=False))
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported_again(run: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle a second time, with its page where npm is there."""
+    out = tmp_path_factory.mktemp("bundles-again") / "bundle"
+    export_bundle(run, out, _int8(key, web=PAGE))
+    return out
+
+
+def _int8(key: Path, web: bool) -> BundleOptions:
+    return BundleOptions(site="1", quantize="int8", key=key, most_images=96, force=True, web=web)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What a device refuses, and how: every byte is signed, nothing escapes, nothing is read before its size is known."""
 
 import json
-import shutil
 import stat
 import zipfile
 from collections.abc import Callable
@@ -10,16 +9,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fedgraft.device import BundleError, Predictor, open_bundle, read_public_key
+from fedgraft.core.errors import UserError
+from fedgraft.device import BundleError, DeviceError, Predictor, open_bundle, read_public_key
 from fedgraft.device.commands import verify
 from fedgraft.device.manifest import canonical
 from fedgraft.edge_export.bundle_manifest import SCHEMA, BundleManifest, manifest_schema
 from fedgraft.edge_export.signing import public_bytes, signature_file, signing_key
-from fedgraft.core.errors import UserError
 
 
 def _resigned(bundle: Path, change: Callable[[dict], None], key: Path) -> None:
-    """A manifest that was changed by who holds the key."""
+    """A manifest that the holder of the key has changed."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     change(manifest)
     content = canonical(manifest)
@@ -41,7 +40,7 @@ def test_a_bundle_that_was_not_touched_is_verified(
     exported: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     verify(exported)
-    assert "came with the bundle; pin the signer" in capsys.readouterr().out
+    assert "pin the signer with --key" in capsys.readouterr().out
     verify(exported, str(key.with_suffix(".pub")), as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["pinned"]
@@ -84,13 +83,13 @@ def test_a_path_that_escapes_is_refused_also_when_it_is_signed(name: str, bundle
         manifest["files"][name] = manifest["files"]["labels.json"]
 
     _resigned(bundle, add, key)
-    with pytest.raises(BundleError, match="a file's name is relative"):
+    with pytest.raises(BundleError, match="is not a relative path"):
         open_bundle(bundle)
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../outside", "..\\outside"])
 def test_a_zip_with_a_path_that_escapes(name: str, bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="outside of it"):
+    with pytest.raises(BundleError, match="a path outside the bundle"):
         open_bundle(_zipped(bundle, tmp_path / "b.zip", {name: b"x"}))
 
 
@@ -106,20 +105,19 @@ def test_ten_gigabytes_are_refused_before_anything_is_read(bundle: Path, key: Pa
         manifest["files"]["model.onnx"]["bytes"] = 10 * 10**9
 
     _resigned(bundle, grow, key)
-    with pytest.raises(BundleError, match=r"declares 10,000,000,000 bytes for model\.onnx, and the limit"):
+    with pytest.raises(BundleError, match=r"model\.onnx is listed with 10,000,000,000 bytes; the limit"):
         open_bundle(bundle)
 
 
 def test_a_sparse_file_of_ten_gigabytes_is_refused(bundle: Path) -> None:
     with (bundle / "model.onnx").open("r+b") as file:
         file.truncate(10 * 10**9)
-    with pytest.raises(BundleError, match="more than any bundle's"):
+    with pytest.raises(BundleError, match="more than a bundle may have"):
         open_bundle(bundle)
 
 
 def test_a_zip_bomb_is_not_unpacked(bundle: Path, tmp_path: Path) -> None:
     archive = tmp_path / "bomb.zip"
-    shutil.rmtree(bundle / "web", ignore_errors=True)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in sorted(bundle.iterdir()):
             content = path.read_bytes() if path.name != "labels.json" else bytes(2**23)
@@ -136,7 +134,7 @@ def test_a_zip_answers_as_its_directory_does(exported: Path, tmp_path: Path) -> 
 
 def test_a_newer_format_version_is_refused_in_a_sentence(bundle: Path, key: Path) -> None:
     _resigned(bundle, lambda manifest: manifest.update(format_version=2), key)
-    with pytest.raises(BundleError, match="format version 2, and this runtime reads 1: install a newer"):
+    with pytest.raises(BundleError, match="format version 2, and this runtime reads version 1; install a newer"):
         open_bundle(bundle)
 
 
@@ -144,7 +142,7 @@ def test_another_signer_than_the_pinned_one(bundle: Path, key: Path, tmp_path: P
     other = tmp_path / "other.key"
     _resigned(bundle, lambda manifest: manifest.update(licence="mine"), other)
     assert open_bundle(bundle).signer == public_bytes(signing_key(other))
-    with pytest.raises(BundleError, match="was asked for"):
+    with pytest.raises(BundleError, match="not by the required key"):
         open_bundle(bundle, read_public_key(str(key.with_suffix(".pub"))))
 
 
@@ -153,7 +151,7 @@ def test_a_signature_of_something_else(bundle: Path, key: Path) -> None:
     with pytest.raises(BundleError, match="does not match"):
         open_bundle(bundle)
     (bundle / "manifest.sig").write_text("{}")
-    with pytest.raises(BundleError, match="is no signature"):
+    with pytest.raises(BundleError, match="is not a signature"):
         open_bundle(bundle)
 
 
@@ -174,7 +172,7 @@ def test_a_signature_of_something_else(bundle: Path, key: Path) -> None:
 )
 def test_a_manifest_that_is_signed_but_not_sound(change: Callable[[dict], None], bundle: Path, key: Path) -> None:
     _resigned(bundle, change, key)
-    with pytest.raises(BundleError, match="not as it should be"):
+    with pytest.raises(BundleError, match=r"The manifest of the bundle .* is invalid"):
         open_bundle(bundle)
 
 
@@ -206,19 +204,19 @@ def test_a_key_that_others_may_read_or_of_another_kind_is_refused(tmp_path: Path
         signing_key(path)
     path.write_text("no key")
     path.chmod(0o600)
-    with pytest.raises(UserError, match="no private key"):
+    with pytest.raises(UserError, match="not a private key"):
         signing_key(path)
 
 
 @pytest.mark.parametrize("text", ["/no/such/key.pub", "abc"])
-def test_what_is_no_public_key(text: str) -> None:
-    with pytest.raises(UserError, match="no public key"):
+def test_what_is_not_a_public_key(text: str) -> None:
+    with pytest.raises(DeviceError, match="not a public key"):
         read_public_key(text)
 
 
-def test_a_private_key_is_no_public_key(tmp_path: Path) -> None:
+def test_a_private_key_is_not_a_public_key(tmp_path: Path) -> None:
     signing_key(tmp_path / "signing.key")
-    with pytest.raises(UserError, match="no Ed25519 public key"):
+    with pytest.raises(DeviceError, match="not an Ed25519 public key"):
         read_public_key(str(tmp_path / "signing.key"))
 
 

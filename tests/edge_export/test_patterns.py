@@ -1,5 +1,7 @@
 """What a pattern removes, how much of each layer, and what it refuses."""
 
+from typing import get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +9,11 @@ from hypothesis import strategies as st
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.vision_tower import VisionTower
-from fedgraft.edge_export.tickets.draw import TicketConfig
-from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern, matrices
 from fedgraft.core.errors import UserError
+from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern, matrices
+from fedgraft.edge_export.tickets.schemes import SCHEMES
+from fedgraft.edge_export.tickets.ticket_config import Induction, PatternName, Scheme, TicketConfig
+from fedgraft.edge_export.tickets.tuning import INDUCTIONS
 
 
 def _cut(tower: VisionTower, name: str, sparsity: float) -> dict[str, torch.Tensor]:
@@ -70,7 +74,6 @@ def test_what_the_masks_keep_is_what_the_cut_keeps(pattern: str, sparsity: float
         ("unstructured", -0.1, "at least 0 and less than 1, not -0.1"),
         ("rows", 0.999, "would remove all 144 rows"),
         ("n:m", 0.6, "the sparsity is 0.25, 0.5 or 0.75, not 0.6"),
-        ("struktured", 0.5, "Did you mean 'structured'?"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_would_be_right(
@@ -83,13 +86,21 @@ def test_what_cannot_be_is_refused_with_what_would_be_right(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"pattern": "cubes"}, "no sparsity pattern 'cubes'"),
+        ({"pattern": "cubes"}, "no ticket pattern 'cubes'"),
+        ({"pattern": "struktured"}, "Did you mean 'structured'?"),
+        ({"steps": 3}, "There is no option of 'ticket draw' 'steps'"),
         ({"scheme": "om"}, "Did you mean 'omp'?"),
-        ({"kind": "sturdy"}, "'kind' has the value 'sturdy'"),
-        ({"sparsity": float("nan")}, "'sparsity' has the value nan"),
-        ({"induction_steps": 0}, "'induction_steps' has the value 0"),
+        ({"kind": "sturdy"}, "Known: natural, robust"),
+        ({"sparsity": float("nan")}, "'sparsity' of 'ticket draw' has the value nan"),
+        ({"induction_steps": 0}, "'induction_steps' of 'ticket draw' has the value 0"),
     ],
 )
 def test_a_configuration_is_checked(settings: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said.replace("?", r"\?")):
         TicketConfig.build(settings)
+
+
+def test_every_name_of_the_configuration_has_its_code() -> None:
+    assert set(PATTERNS) == set(get_args(PatternName))
+    assert set(SCHEMES) == set(get_args(Scheme))
+    assert set(INDUCTIONS) == set(get_args(Induction))

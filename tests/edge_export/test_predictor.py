@@ -1,4 +1,4 @@
-"""What a device answers: calibrated, unknown below the threshold, and with one class bank or the other at any time."""
+"""What a device predicts: calibrated, unknown below the threshold, and with either class bank at any time."""
 
 import json
 import threading
@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
-from fedgraft.data.sources.source import open_source
+from fedgraft.data.examples import Examples
 from fedgraft.device import BundleError, Predictor
 from fedgraft.device.class_bank import check_labels
 from fedgraft.device.tensors import read_tensors
-from fedgraft.edge_export.export import ExportOptions, export
-from fedgraft.core.errors import UserError
+from fedgraft.edge_export.bundle_writer import class_files
+from fedgraft.edge_export.export import export_bundle, export_class_bank
+from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from tests.edge_export.conftest import Traced
 
 
@@ -27,15 +28,12 @@ def predictor(exported: Path) -> Predictor:
 def update(run: Path, exported: Path, key: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A class bank alone, of other labels, for the encoder of `exported`."""
     out = tmp_path_factory.mktemp("updates") / "classes"
-    options = ExportOptions(
-        site="2", labels=("seven", "three", "a cat"), classes_for=exported, key=key, most_images=32, max_novel_drop=100
-    )
-    export(run, out, options)
+    options = ClassBankOptions(site="2", labels=("seven", "three", "a cat"), key=key, most_images=32, force=True)
+    export_class_bank(run, exported, out, options)
     return out
 
 
-def test_an_answer_ranks_all_classes_and_sums_to_one(predictor: Predictor) -> None:
-    digits = open_source("digits", 0)
+def test_an_answer_ranks_all_classes_and_sums_to_one(predictor: Predictor, digits: Examples) -> None:
     answer = predictor.predict(digits.load(0))
     assert answer.label == digits.class_names[digits.labels[0]]
     assert answer.probability == answer.probabilities[answer.label] == max(answer.probabilities.values())
@@ -44,11 +42,10 @@ def test_an_answer_ranks_all_classes_and_sums_to_one(predictor: Predictor) -> No
     assert set(answer.probabilities) == set(digits.class_names)
 
 
-def test_unknown_is_what_is_below_the_threshold_of_the_manifest(predictor: Predictor) -> None:
+def test_unknown_is_what_is_below_the_threshold_of_the_manifest(predictor: Predictor, digits: Examples) -> None:
     """Most digits are known, and noise, which the backbone never saw, is not."""
     threshold = predictor.bundle.manifest.unknown_below
     assert 0 < threshold < 1
-    digits = open_source("digits", 0)
     answers = predictor.predict_many([digits.load(index) for index in range(60)])
     assert [answer.is_unknown for answer in answers] == [answer.probability < threshold for answer in answers]
     assert np.mean([answer.is_unknown for answer in answers]) < 0.3
@@ -56,8 +53,7 @@ def test_unknown_is_what_is_below_the_threshold_of_the_manifest(predictor: Predi
     assert predictor.predict(noise).is_unknown
 
 
-def test_an_image_gets_the_same_answer_whatever_stands_beside_it(predictor: Predictor) -> None:
-    digits = open_source("digits", 0)
+def test_an_image_gets_the_same_answer_whatever_stands_beside_it(predictor: Predictor, digits: Examples) -> None:
     images = [digits.load(index) for index in range(3)] + [Image.new("RGB", (9, 9), (255, 255, 255))]
     assert predictor.predict_many(images) == [predictor.predict(image) for image in images]
     assert predictor.predict_many([]) == []
@@ -78,7 +74,7 @@ def test_a_class_bank_is_swapped_without_the_encoder(exported: Path, update: Pat
 def test_a_device_does_not_go_back_to_an_older_class_bank(exported: Path, update: Path) -> None:
     predictor = Predictor(exported, threads=1)
     predictor.swap_classes(update)
-    with pytest.raises(BundleError, match="version 1, older than 2"):
+    with pytest.raises(BundleError, match="version 1, older than version 2"):
         predictor.swap_classes(exported)
     assert predictor.labels == ("seven", "three", "a cat")
 
@@ -89,11 +85,11 @@ def test_a_class_bank_of_another_signer_or_encoder_is_refused(
     monkeypatch.setattr("fedgraft.edge_export.encoder.export_onnx", lambda *_: traced("dense")[1])
     predictor = Predictor(exported, threads=1)
     before = predictor.labels
-    options = {"site": "0", "most_images": 16, "max_novel_drop": 100, "classes_for": exported}
-    export(run, tmp_path / "stranger", ExportOptions(**options, key=tmp_path / "other.key"))
-    with pytest.raises(BundleError, match="was asked for"):
+    stranger = ClassBankOptions(site="0", most_images=16, force=True, key=tmp_path / "other.key")
+    export_class_bank(run, exported, tmp_path / "stranger", stranger)
+    with pytest.raises(BundleError, match="not by the required key"):
         predictor.swap_classes(tmp_path / "stranger")
-    export(run, tmp_path / "other", ExportOptions(site="0", most_images=16, max_novel_drop=100, key=key))
+    export_bundle(run, tmp_path / "other", BundleOptions(site="0", most_images=16, max_novel_drop=100, key=key))
     with pytest.raises(BundleError, match="for another encoder"):
         predictor.swap_classes(tmp_path / "other")
     with pytest.raises(BundleError, match="without an encoder"):
@@ -133,8 +129,6 @@ def test_readers_see_the_old_bank_or_the_new_one_and_nothing_between(exported: P
 
 
 def test_100_classes_of_width_512_are_less_than_256_kilobytes() -> None:
-    from fedgraft.edge_export.bundle_writer import class_files
-
     features = np.random.default_rng(0).normal(size=(100, 512)).astype(np.float32)
     files = class_files([f"class number {index}" for index in range(100)], features, 100.0)
     assert sum(map(len, files.values())) < 256 * 1024
@@ -154,7 +148,7 @@ def test_a_bundle_whose_numbers_this_machine_does_not_reproduce(bundle: Path, ke
         manifest["files"]["golden.safetensors"] = entry
 
     _resigned(bundle, resize, key)
-    with pytest.raises(BundleError, match="another embedding than the exporter"):
+    with pytest.raises(BundleError, match="does not reproduce the exporter's embedding"):
         Predictor(bundle).self_test()
 
 
@@ -162,7 +156,7 @@ def test_a_bundle_whose_numbers_this_machine_does_not_reproduce(bundle: Path, ke
     "labels",
     [[], ["one"], ["a", "a"], ["a", ""], ["a", " "], ["a", 3], "ab", None, ["a", "b\n"], {"a": 1}],
 )
-def test_labels_that_are_none(labels: object) -> None:
+def test_labels_that_cannot_be_used(labels: object) -> None:
     with pytest.raises(ValueError, match="label"):
         check_labels(labels)
 
@@ -195,8 +189,8 @@ def test_a_tensor_file_without_a_header(content: bytes) -> None:
 
 
 def test_there_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="There is no bundle"):
+    with pytest.raises(BundleError, match="There is no bundle"):
         Predictor(tmp_path / "missing")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="neither a directory nor a zip"):
+    with pytest.raises(BundleError, match="neither a directory nor a zip"):
         Predictor(tmp_path / "file")

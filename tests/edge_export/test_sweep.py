@@ -1,4 +1,4 @@
-"""The tickets of a run are measured once; rows that are there are not measured again."""
+"""The tickets of a run are measured once; existing rows are not measured again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 from fedgraft.edge_export import sweep
 from fedgraft.reports.edge import TICKETS, read_rows
-from fedgraft.core.errors import UserError
 
 SETTINGS: dict[str, Any] = {"images": 16, "induction_steps": 1, "distillation_steps": 0}
 
@@ -33,7 +33,7 @@ def test_every_kind_and_cut_of_a_run_gets_a_row_once(random_clip_folder: Path, t
 def test_a_folder_without_a_run_and_a_run_without_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no run \(config\.toml\)"):
         sweep.sweep_of_run(tmp_path, SETTINGS)
-    config = RunConfig(protocol="own-data", class_names=["cat", "dog"])
+    config = RunConfig(protocol="own-data", protocol_options={"class_names": ["cat", "dog"]})
     (tmp_path / "config.toml").write_text(config.to_toml())
     with pytest.raises(UserError, match="are at its sites"):
         sweep.sweep_of_run(tmp_path, SETTINGS)

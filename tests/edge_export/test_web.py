@@ -1,4 +1,4 @@
-"""The page in headless Chromium: what a user would lose if the browser answered otherwise than Python."""
+"""The page in headless Chromium: it must predict what Python predicts."""
 
 import functools
 import http.server
@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedgraft.core.errors import UserError
 from fedgraft.device import Predictor
 from fedgraft.edge_export import web
-from fedgraft.core.errors import UserError
 from tests.edge_export.conftest import PAGE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.slow
 needs_browser = pytest.mark.skipif(
     not PAGE or (CHROMIUM is None and not os.environ.get("CI")), reason="no Chromium or no npm, and this is not CI"
 )
@@ -35,11 +36,11 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(exported: Path) -> Iterator[tuple[Path, str]]:
+def site(exported_again: Path) -> Iterator[tuple[Path, str]]:
     """A bundle with a page, and the address of a plain file server that serves it."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(exported)))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(exported_again)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield exported, f"http://127.0.0.1:{server.server_address[1]}/"
+    yield exported_again, f"http://127.0.0.1:{server.server_address[1]}/"
     server.shutdown()
     server.server_close()
 
@@ -133,11 +134,11 @@ def test_the_page_prepares_pixels_bit_for_bit_as_the_device_does(
 
 
 @needs_browser
-def test_what_is_no_image_is_told(site: tuple[Path, str], browser: Any, tmp_path: Path) -> None:
+def test_a_broken_image_is_reported(site: tuple[Path, str], browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     browser.get(site[1])
     browser.find_element(By.ID, "file").send_keys(str(tmp_path / "broken.png"))
     error = browser.find_element(By.ID, "error")
@@ -164,6 +165,6 @@ def test_another_archive_than_the_expected_one_is_refused(monkeypatch: pytest.Mo
     npm.chmod(0o755)
     monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(UserError, match="not the one that is expected"):
+    with pytest.raises(UserError, match="unexpected SHA-512"):
         web.page_files()
     assert json.dumps(sorted(map(str, tmp_path.glob("cache/**/*.wasm")))) == "[]"

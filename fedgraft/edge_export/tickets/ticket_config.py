@@ -20,12 +20,12 @@ _EPSILON = {"pgd": 4 / 255, "smoothing": 0.12}
 class TicketConfig(Options):
     """How a ticket is drawn."""
 
-    kind: Kind = Field("natural", description="robust: drawn from weights made adversarially robust first")
+    kind: Kind = Field("natural", description="whether the weights are made adversarially robust first")
     induction: Literal["pgd", "smoothing"] = Field("pgd", description="how weights are made robust")
     scheme: Scheme = Field("omp", description="how weights are chosen: magnitude, iterative magnitude, learnt masks")
     pattern: PatternName = Field("structured", description="what is removed; structured makes every device faster")
     sparsity: float = Field(0.5, description="fraction of each layer to remove")
-    seed: int = Field(0, ge=0, description="of every random draw")
+    seed: int = Field(0, ge=0, description="seed of every random draw")
     data: str = Field(PROCEDURAL, description="unlabelled images: procedural, or a data source")
     images: int = Field(4096, ge=2, description="the most unlabelled images to use")
     induction_steps: int = Field(400, ge=1, description="optimizer steps that make the weights robust")
