@@ -60,7 +60,7 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
 
 
 def print_export(written: "Exported") -> None:
-    """What a bundle holds and how it was measured."""
+    """What was written and how it was measured."""
     manifest = written.manifest
     parity, kept, fitted = manifest.parity, manifest.generalization, manifest.calibration
     size = sum(entry.bytes for entry in manifest.files.values())
@@ -79,8 +79,8 @@ def print_export(written: "Exported") -> None:
         where = "held-out" if fitted.held_out else "training"
         lines.append(
             f"Calibration error on {fitted.images} {where} images: {fitted.ece_before:.1f} % before, "
-            f"{fitted.ece:.1f} % at temperature {fitted.temperature:.2f}; below {fitted.unknown_below:.3f} an answer "
-            "is unknown."
+            f"{fitted.ece:.1f} % at temperature {fitted.temperature:.2f}; images below probability "
+            f"{fitted.unknown_below:.3f} are unknown."
         )
     lines += [f"Forced: {sentence}" for sentence in manifest.forced]
     lines.append(f"Signed by {written.signer.hex()}.")
