@@ -1,7 +1,7 @@
 """A site's personal parameters on disk: one safetensors file for each of its last two rounds.
 
-A round reads the newest state of an earlier round and writes its own beside it. So a round that is repeated after
-a kill starts from what it started from before, and a torn write leaves the state before it.
+A round reads the newest state of an earlier round and writes its own next to it. So a round that is repeated after a
+kill starts from the same state as before, and a torn write leaves the previous state intact.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class PersonalState:
 
     Args:
         folder: holds nothing else.
-        identity: what the state belongs to, such as method and fingerprint; another identity is refused.
+        identity: what the state belongs to, such as method and fingerprint; state of another identity is refused.
     """
 
     def __init__(self, folder: Path, identity: dict[str, str]) -> None:
@@ -32,13 +32,10 @@ class PersonalState:
         self.identity = identity
 
     def save(self, server_round: int, tensors: dict[str, Tensor], attempt: int = 0) -> None:
-        """Write the state after a round, and forget all but the last two rounds and any later one.
-
-        Args:
-            attempt: of the server, see `Job`.
+        """Write the state after a round of a server's attempt (see `Job`); keep the round before and any later one.
 
         Raises:
-            UserError: it cannot be written; what was there before is there still.
+            UserError: it cannot be written; what was there before is intact.
         """
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {
@@ -56,10 +53,10 @@ class PersonalState:
             self._path(stale).unlink()
 
     def refuse_stale(self, attempt: int, server_round: int) -> None:
-        """Refuse a training that came too late: its server process is gone, or its round is over.
+        """Refuse a training request that is stale: its server process is gone, or its round is over.
 
         Raises:
-            UserError: a state of a later attempt, or of a later round of the same one, is there.
+            UserError: there is a state of a later attempt, or of a later round of the same one.
         """
         for known in reversed(self.rounds()):
             try:
@@ -69,14 +66,12 @@ class PersonalState:
             newest = int(metadata.get("attempt", "0")), known
             if newest > (attempt, server_round):
                 raise UserError(
-                    f"round {server_round} of the server's start {attempt} comes too late: the site has trained round "
-                    f"{newest[1]} of start {newest[0]}"
+                    f"round {server_round} of the server's attempt {attempt} is stale: the site has already trained "
+                    f"round {newest[1]} of attempt {newest[0]}"
                 )
 
     def load(self, last_round: int) -> dict[str, Tensor] | None:
-        """The newest state that is not newer than a round, or None where the site has none.
-
-        A state that is not whole gives way to the one of the round before.
+        """The newest readable state up to a round, or None if the site has none.
 
         Raises:
             UserError: no state can be read, or it belongs to something else.
@@ -99,7 +94,7 @@ class PersonalState:
         raise unreadable
 
     def sizes(self) -> dict[int, int]:
-        """Bytes of each round's state that can be read whole; one that cannot is left out."""
+        """Size in bytes of each round's state, without those that cannot be read."""
         sizes = {}
         for server_round in self.rounds():
             try:
@@ -110,7 +105,7 @@ class PersonalState:
         return sizes
 
     def rounds(self) -> list[int]:
-        """The rounds whose state is on disk, sorted."""
+        """The rounds with a state on disk, sorted."""
         return sorted(int(path.stem.removeprefix("round-")) for path in self.folder.glob("round-*.safetensors"))
 
     def _path(self, server_round: int) -> Path:
@@ -118,10 +113,10 @@ class PersonalState:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata but for the checksum, and the state.
+    """The metadata without the checksum, and the state.
 
     Raises:
-        ValueError: a byte is not what was written; safetensors raises errors of its own for a torn file.
+        ValueError: the content was changed; for a truncated file, safetensors raises its own errors.
     """
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())

@@ -1,4 +1,4 @@
-"""The run directory: configuration, metrics row by row, split, checkpoints, summary. Whatever is there is whole."""
+"""The run directory: configuration, metrics row by row, split, checkpoints, summary. Every file in it is complete."""
 
 import fcntl
 import json
@@ -25,7 +25,7 @@ _SPLIT, _SPLIT_OF_0_1 = "split.safetensors", "deal.safetensors"
 
 
 class RunDirectory:
-    """A run on disk; it alone knows where what of a run lies."""
+    """A run on disk; nothing else knows where a run's files are."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,37 +46,31 @@ class RunDirectory:
 
     @property
     def report(self) -> Path:
-        """The page about the run."""
+        """The run's report."""
         return self.path / "report.html"
 
     def config(self) -> RunConfig:
         """The run's configuration.
 
         Raises:
-            UserError: there is no run, or its configuration is not one that this version knows.
+            UserError: there is no run, or this version does not understand its configuration.
         """
         if not self.begun:
             raise UserError(f"There is no run in {self.path}: it has no config.toml.")
         return RunConfig.build(read_toml(self.path / "config.toml"))
 
     def check_free(self, config: RunConfig, resume: bool) -> None:
-        """Refuse a directory that holds something else, before anything is written.
-
-        Raises:
-            UserError: it holds another run, or one that is to be resumed with another configuration.
-        """
+        """Raise UserError if a new or resumed run cannot use this directory, before anything is written."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out takes a directory.")
         if not self.begun:
             if self.path.exists() and any(self.path.iterdir()):
-                raise UserError(f"The directory {self.path} is not empty and holds no run; give another --out.")
+                raise UserError(f"The directory {self.path} is not empty and contains no run; give another --out.")
             if resume:
                 raise UserError(f"There is no run to resume in {self.path}.")
             return
         if not resume:
-            raise UserError(
-                f"The directory {self.path} holds a run; add --resume to go on with it or give another --out."
-            )
+            raise UserError(f"The directory {self.path} holds a run; add --resume to resume it or give another --out.")
         known, given = self.config().model_dump(), config.model_dump()
         if different := [key for key in given if known[key] != given[key]]:
             key = different[0]
@@ -89,16 +83,16 @@ class RunDirectory:
         """Write the complete configuration."""
         write_text(self.path / "config.toml", config.to_toml())
 
-    # --- who works on it --------------------------------------------------------------------------
+    # --- locking and attempts ---------------------------------------------------------------------
 
     def lock(self, seconds: float = 0.0) -> None:
-        """Keep the directory for this process until `unlock` or its end.
+        """Lock the directory for this process until `unlock` or its end.
 
         Args:
-            seconds: how long another process may take to leave it.
+            seconds: how long to wait for another process to release it.
 
         Raises:
-            UserError: another process is at work on the run.
+            UserError: another process is using the run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / ".lock").open("w")
@@ -106,27 +100,27 @@ class RunDirectory:
         while not _locked(file):
             if time.monotonic() >= deadline:
                 file.close()
-                raise UserError(f"Another process is at work on the run in {self.path}; wait for it or stop it.")
+                raise UserError(f"Another process is using the run in {self.path}; wait for it or stop it.")
             time.sleep(_POLL_SECONDS)
         self._lock = file
 
     def unlock(self) -> None:
-        """Let other processes work on the run."""
+        """Let other processes use the run."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def is_locked(self) -> bool:
-        """Whether a process is at work on the run."""
+        """Whether a process is using the run."""
         if not (self.path / ".lock").exists():
             return False
         with (self.path / ".lock").open("a") as file:
             return not _locked(file)
 
     def begin_attempt(self) -> tuple[str, int]:
-        """The run's name among all runs, kept for ever, and how many server processes have begun it, this one included.
+        """The run's permanent, unique name, and how many server processes have started it, including this one.
 
-        A site keeps its state under the name, and knows by the number that a message is of a process that is gone.
+        A site keeps its state under the name, and recognizes by the number a message from a process that is gone.
         """
         known = self.read_json("attempts.json") or {}
         name = str(known.get("run") or f"{_plain(self.path.absolute().name)}-{secrets.token_hex(4)}")
@@ -135,32 +129,28 @@ class RunDirectory:
         return name, attempt
 
     def deployed_name(self) -> str | None:
-        """The name under which deployed sites keep their state; None where no site has taken part."""
+        """The name under which deployed sites keep their state; None if no site has taken part."""
         attempts = self.read_json("attempts.json")
         return None if attempts is None else str(attempts["run"])
 
     def noise_key(self) -> bytes:
-        """The secret that the server's noise is drawn from, made once; a resumed run goes on with it."""
+        """The secret that the server's noise is drawn from, created once and kept when the run is resumed."""
         return stored_key(self.path / "noise.key")
 
     # --- what sites hold --------------------------------------------------------------------------
 
     def write_split(self, split: Split) -> None:
-        """Keep who holds which image."""
+        """Store which site holds which image."""
         write_split(self.path / _SPLIT, split)
 
     @cached_property
     def split(self) -> Split:
-        """Who holds which image.
-
-        Raises:
-            UserError: it was not written, or is not whole.
-        """
+        """Which site holds which image; raises UserError if it was not written or is damaged."""
         old = self.path / _SPLIT_OF_0_1
         return read_split(old if old.exists() else self.path / _SPLIT)
 
     def personal_state(self, fold: int, site: int) -> Path:
-        """Where the personal state of a simulated site is kept."""
+        """The folder of a simulated site's personal state."""
         return self.path / "sites" / f"{fold:03d}" / f"{site:06d}"
 
     # --- metrics ----------------------------------------------------------------------------------
@@ -173,7 +163,7 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """All whole rows; a line torn by a kill is not one."""
+        """All complete rows, without a line torn by a kill."""
         path = self.path / "metrics.jsonl"
         rows = []
         for line in path.read_text().splitlines() if path.exists() else []:
@@ -194,16 +184,12 @@ class RunDirectory:
         write_text(self.path / name, json.dumps(content, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """What `write_json` wrote, or None where it has not."""
+        """What `write_json` wrote, or None."""
         path = self.path / name
         return json.loads(path.read_text()) if path.exists() else None
 
     def summary(self) -> dict[str, Any]:
-        """What summary.json holds.
-
-        Raises:
-            UserError: the run is not finished or not there.
-        """
+        """The content of summary.json; raises UserError if there is no finished run."""
         try:
             loaded: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
         except (OSError, ValueError) as error:
@@ -212,7 +198,7 @@ class RunDirectory:
 
 
 def _locked(file: IO[str]) -> bool:
-    """Whether this process has the file's lock now."""
+    """Whether this process now has the file's lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

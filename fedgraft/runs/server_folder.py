@@ -1,12 +1,12 @@
 """A server's folder: its certificate authority, its certificate, the keys of the admitted sites, Flower's database.
 
 server.toml      port
-ca.pem           what a site needs to know the server
-keys/            private keys of the authority and of the server, and what SuperLink and SuperExec share, mode 0600
+ca.pem           what a site needs to verify the server
+keys/            private keys of authority and server, and the secret of SuperLink and SuperExec, mode 0600
 admitted/        public keys of sites, by name
 superlink.db     Flower's state
 flwr/            Flower's configuration for the commands that talk to this server
-app/             the Flower app that a run hands to the SuperLink
+app/             the Flower app that a run submits to the SuperLink
 logs/
 """
 
@@ -49,8 +49,6 @@ clientapp = "graft.client_app:app"
 out = ""
 settings = ""
 """
-
-
 _MODULE = """from {} import {}
 
 __all__ = ["app"]
@@ -66,10 +64,10 @@ class ServerFolder:
 
     @classmethod
     def create(cls, path: Path, hosts: list[str], port: int) -> Self:
-        """Make the folder with a new authority and a certificate for some host names and addresses.
+        """Create the folder with a new authority, and a certificate for the given host names and addresses.
 
         Raises:
-            UserError: there is something already.
+            UserError: the folder exists and is not empty.
         """
         new_private_folder(path, "a server", ("keys", "admitted", "flwr", "logs"))
         _write_certificates(path, hosts)
@@ -78,16 +76,12 @@ class ServerFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read an existing folder.
-
-        Raises:
-            UserError: it is no server's folder.
-        """
+        """Read an existing folder; raises UserError if it is not a server's."""
         file = path / "server.toml"
         try:
             return cls(path, int(tomllib.loads(file.read_text())["port"]))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} is no server's folder: {file} cannot be read ({error}).") from error
+            raise UserError(f"{path} is not a server's folder: {file} cannot be read ({error}).") from error
 
     @property
     def authority(self) -> Path:
@@ -95,24 +89,24 @@ class ServerFolder:
         return self.path / "ca.pem"
 
     def admit(self, key: Path) -> str:
-        """Keep a site's public key and return its name, which stands behind the key.
+        """Store a site's public key and return the site's name, the comment of the key.
 
         Raises:
-            UserError: it is no public key, or another site has the name.
+            UserError: it is not a suitable public key, or another site has the name.
         """
         try:
             text = key.read_text().strip()
             public = serialization.load_ssh_public_key(text.encode())
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
-            raise UserError(f"{key} is no public key; give the keys/site.pub of the site ({error}).") from error
+            raise UserError(f"{key} is not a public key; give the keys/site.pub of the site ({error}).") from error
         if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise UserError(f"{key} is of a kind that Flower does not take; give the keys/site.pub of the site.")
+            raise UserError(f"{key} is of a type that Flower does not accept; give the keys/site.pub of the site.")
         name = text.split(maxsplit=2)[2] if len(text.split()) > 2 else key.stem
         if not re.fullmatch(r"[\w.@ -]{1,64}", name) or name.startswith("."):
-            raise UserError(f"{key} names the site {name!r}; letters, digits and . - _ @ make a name.")
+            raise UserError(f"{key} names the site {name!r}; a name may have letters, digits, spaces and . - _ @ only.")
         kept = self.path / "admitted" / f"{name}.pub"
         if kept.exists() and kept.read_text().split()[1] != text.split()[1]:
-            raise UserError(f"Another site of the name {name!r} is admitted already; remove {kept} first.")
+            raise UserError(f"Another site named {name!r} is already admitted; remove {kept} first.")
         write_text(kept, text + "\n")
         return name
 
@@ -125,21 +119,20 @@ class ServerFolder:
         return secret_file(self.path / "keys" / "superexec")
 
     def write_connection(self) -> str:
-        """Tell Flower's commands of this server, under $FLWR_HOME = flwr/, and return the connection's name."""
+        """Configure Flower's commands for this server, in $FLWR_HOME = flwr/, and return the connection's name."""
         connection = {"address": f"127.0.0.1:{self.port}", "root-certificates": str(self.authority.absolute())}
         text = tomli_w.dumps({"superlink": {"default": _CONNECTION, _CONNECTION: connection}})
         write_text(self.path / "flwr" / "config.toml", text)
         return _CONNECTION
 
     def write_app(self, version: str) -> Path:
-        """The Flower app: two modules that name the installed package."""
+        """Write the Flower app, two modules that refer to the installed package, and return its folder."""
         app = self.path / "app"
         write_text(app / "pyproject.toml", _APP.format(version=version))
-        write_text(app / "graft" / "__init__.py", "")
-        write_text(
-            app / "graft" / "server_app.py", _MODULE.format("fedgraft.deployment.flower_app", "server_app as app")
-        )
-        write_text(app / "graft" / "client_app.py", _MODULE.format("fedgraft.client.app", "app"))
+        graft = app / "graft"
+        write_text(graft / "__init__.py", "")
+        write_text(graft / "server_app.py", _MODULE.format("fedgraft.deployment.flower_app", "server_app as app"))
+        write_text(graft / "client_app.py", _MODULE.format("fedgraft.client.app", "app"))
         return app
 
 

@@ -1,10 +1,10 @@
 """A site's folder: its configuration, its keys, its personal state, its feature cache and its logs.
 
-site.toml      name, image folder, labels, what may be told to the server
+site.toml      name, image folder, labels, what the server may learn
 keys/site      private key (P-384, OpenSSH format), mode 0600; it never leaves the site
 keys/site.pub  public key, for `fedgraft server admit`
-keys/superexec what SuperNode and SuperExec share, mode 0600
-state/         personal parameters, a folder a run
+keys/superexec the secret that SuperNode and SuperExec share, mode 0600
+state/         personal parameters, one folder per run
 cache/         image features
 logs/          of the worker and of Flower's SuperNode
 """
@@ -28,39 +28,28 @@ class SiteSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    name: str = Field(min_length=1, max_length=64, description="how the server calls the site")
+    name: str = Field(min_length=1, max_length=64, description="the site's name on the server")
     data: str = Field(default="", description="the folder of images: class/image or domain/class/image")
-    backbone: str = Field(default="", description="the site's copy of the backbone; what the server names unless given")
-    share_counts: bool = Field(
-        default=True, description="whether the server learns how many images of each class there are"
-    )
-    task_seconds: float = Field(
-        default=3600.0, gt=0, description="a worker that is longer at one message is started again"
-    )
-    labels: dict[str, str] = Field(default_factory=dict, description="the federation's class by the name of a folder")
+    backbone: str = Field(default="", description="the site's copy of the backbone, by default as the server names it")
+    share_counts: bool = Field(default=True, description="whether the server learns the number of images per class")
+    task_seconds: float = Field(default=3600.0, gt=0, description="a worker that takes longer over a message restarts")
+    labels: dict[str, str] = Field(default_factory=dict, description="the federation's class for a folder's name")
 
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """A site's folder and what its site.toml says."""
+    """A site's folder and the settings in its site.toml."""
 
     path: Path
     settings: SiteSettings
 
     @classmethod
     def create(cls, path: Path, name: str, data: Path | None = None) -> Self:
-        """Make the folder with new keys.
-
-        Raises:
-            UserError: there is something already.
-        """
+        """Create the folder with new keys; raises UserError if it exists and is not empty."""
         new_private_folder(path, "a site", ("keys", "state", "cache", "logs"))
         key = ec.generate_private_key(ec.SECP384R1())
-        openssh = serialization.PrivateFormat.OpenSSH
-        write_private(
-            path / "keys" / "site",
-            key.private_bytes(serialization.Encoding.PEM, openssh, serialization.NoEncryption()),
-        )
+        pem, openssh = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+        write_private(path / "keys" / "site", key.private_bytes(pem, openssh, serialization.NoEncryption()))
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         write_text(path / "keys" / "site.pub", f"{public.decode()} {name}\n")
         settings = SiteSettings(name=name, data=str(data.absolute()) if data else "")
@@ -69,30 +58,22 @@ class SiteFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read an existing folder.
-
-        Raises:
-            UserError: it is no site's folder, or its site.toml has a mistake.
-        """
+        """Read an existing folder; raises UserError if it is not a site's or its site.toml is invalid."""
         file = path / "site.toml"
         try:
             return cls(path, SiteSettings.model_validate(tomllib.loads(file.read_text())))
         except OSError as error:
-            raise UserError(f"{path} is no site's folder: {file} cannot be read ({error.strerror}).") from error
+            raise UserError(f"{path} is not a site's folder: {file} cannot be read ({error.strerror}).") from error
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"{file} is not TOML: {error}.") from error
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise UserError(f"{file}: {place!r} has the value {first['input']!r}: {first['msg']}.") from error
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"{file}: {key!r} has the value {first['input']!r}: {first['msg']}.") from error
 
     @property
     def data(self) -> Path:
-        """The folder of images.
-
-        Raises:
-            UserError: site.toml names none.
-        """
+        """The folder of images; raises UserError if site.toml names none."""
         if not self.settings.data:
             raise UserError(f'{self.path / "site.toml"} names no folder of images; give data = "/absolute/path".')
         return Path(self.settings.data).expanduser()

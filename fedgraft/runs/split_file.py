@@ -1,4 +1,4 @@
-"""The split of a run on disk: who holds which image, by content key. Written once, read by every process."""
+"""The split of a run on disk: which site holds which image, by content key. Written once, read by every process."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from fedgraft.core.files import write_bytes
 from fedgraft.data.split import Fold, Scope, SiteShare, Split
 
 _HEADER = "deal"
-"""The key of the description; fedgraft 0.1.0 named it so, and its runs are still read."""
+"""The metadata key of the header, as named by fedgraft 0.1.0, whose runs can still be read."""
 
 
 def write_split(path: Path, split: Split) -> None:
@@ -37,11 +37,7 @@ def write_split(path: Path, split: Split) -> None:
 
 
 def read_split(path: Path) -> Split:
-    """Read what `write_split` wrote.
-
-    Raises:
-        UserError: the file is not there or not whole.
-    """
+    """Read what `write_split` wrote; raises UserError if the file is missing or damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()[_HEADER])

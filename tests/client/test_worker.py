@@ -257,7 +257,7 @@ def test_a_message_of_a_round_that_is_over_is_refused(
         ask_worker(address, "train", content(replace(job, round=server_round, attempt=3)))
     states = {path.name: path.read_bytes() for path in site.state.glob("*/000/*")}
     for late in (replace(job, round=1, attempt=3), replace(job, round=9, attempt=2)):
-        assert "comes too late" in str(unpack(ask_worker(address, "train", content(late)))[2])
+        assert "is stale" in str(unpack(ask_worker(address, "train", content(late)))[2])
     assert {path.name: path.read_bytes() for path in site.state.glob("*/000/*")} == states
     again = unpack(ask_worker(address, "train", content(replace(job, round=1, attempt=4))))[2]
     assert isinstance(again, RecordDict)

@@ -37,9 +37,9 @@ def test_a_site_is_admitted_by_its_public_key_and_a_name_belongs_to_one_key(tmp_
     assert server.admit(north.public_key) == "north"
     (kept,) = server.admitted()
     serialization.load_ssh_public_key(kept.read_bytes())
-    with pytest.raises(UserError, match="Another site of the name 'north'"):
+    with pytest.raises(UserError, match="Another site named 'north'"):
         server.admit(SiteFolder.create(tmp_path / "b", "north").public_key)
-    with pytest.raises(UserError, match="is no public key"):
+    with pytest.raises(UserError, match="is not a public key"):
         server.admit(north.private_key)
     with pytest.raises(UserError, match=r"names the site '\.\./north'"):
         server.admit(SiteFolder.create(tmp_path / "c", "../north").public_key)
@@ -65,9 +65,9 @@ def test_a_mistake_in_site_toml_is_named(text: str, said: str, tmp_path: Path) -
 
 
 def test_what_is_no_folder_of_the_kind_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no site's folder"):
+    with pytest.raises(UserError, match="is not a site's folder"):
         SiteFolder.open(tmp_path)
-    with pytest.raises(UserError, match="is no server's folder"):
+    with pytest.raises(UserError, match="is not a server's folder"):
         ServerFolder.open(tmp_path)
     with pytest.raises(UserError, match="names no folder of images"):
         _ = SiteFolder.create(tmp_path / "site", "north").data
