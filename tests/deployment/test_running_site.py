@@ -109,7 +109,7 @@ def test_a_worker_gives_signs_of_life(tmp_path: Path) -> None:
     assert last_pulse(tmp_path) is None
     start_pulse(tmp_path)
     pulse = None
-    while pulse is None and time.monotonic() < began + 30:
+    while pulse is None:
         pulse = last_pulse(tmp_path)
     assert pulse is not None
     assert began <= pulse <= time.monotonic()
