@@ -1,9 +1,8 @@
 """Latency and size of a backbone's image tower as devices run it, and of swapping a class bank.
 
-`python ../shared/tools/make_clip.py runs/clip-b16` or any Hugging Face CLIP folder, then
-`python -m benchmarks.edge --backbone runs/clip-b16 --out runs/edge`. Models are made first, each in a process of its
-own; they are then timed in turn, a process each, batch 1, several times over, so that a drift of the machine meets all.
-`latency.jsonl` in the folder is what `fedgraft edge-report` draws.
+`python -m benchmarks.edge --backbone FOLDER --out runs/edge`, with any Hugging Face CLIP folder. Models are made first,
+each in its own process; they are then timed in turn, batch 1, each time in a fresh process and several times over, so
+that a drift of the machine affects all alike. `fedgraft edge-report runs/edge` draws the `latency.jsonl` it writes.
 """
 
 import argparse
@@ -40,15 +39,17 @@ VARIANTS = (
 
 
 def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
-    """Write every number format of one tower that is not there yet."""
+    """Write the number formats of one tower that do not exist yet."""
     wanted = [v for v in VARIANTS if (v.sparsity, v.pattern) == (sparsity, pattern) and not _model(out, v).exists()]
     if not wanted:
         return
     from fedgraft.backbones import load_backbone
-    from fedgraft.edge_export.onnx_model import checked_quantization, export_onnx, reduced
-    from fedgraft.edge_export.tickets.draw import TicketConfig, draw_ticket
-    from fedgraft.edge_export.tickets.ticket import dense_ticket
     from fedgraft.core.files import write_bytes
+    from fedgraft.edge_export.number_formats import number_format
+    from fedgraft.edge_export.onnx_model import export_onnx
+    from fedgraft.edge_export.tickets.draw import draw_ticket
+    from fedgraft.edge_export.tickets.ticket import dense_ticket
+    from fedgraft.edge_export.tickets.ticket_config import TicketConfig
 
     backbone = load_backbone(backbone_name)
     if sparsity:
@@ -59,7 +60,7 @@ def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
     side = ticket.vision.shape.image_size
     model = export_onnx(ticket.vision, side, {"side": str(side)})
     for variant in wanted:
-        write_bytes(_model(out, variant), reduced(model, checked_quantization(variant.quantization)))
+        write_bytes(_model(out, variant), number_format(variant.quantization).reduce(model))
 
 
 def clock(path: Path, threads: int, repeat: int) -> list[float]:
@@ -81,32 +82,32 @@ def clock(path: Path, threads: int, repeat: int) -> list[float]:
 
 
 def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
-    """Bytes of a class bank of 100 classes, and milliseconds to swap it: read, check its signature, use it."""
+    """Bytes of a class bank of 100 classes, and milliseconds to swap it, from reading and verifying to use."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from fedgraft.core.files import write_bytes
     from fedgraft.device import Predictor
     from fedgraft.device.manifest import canonical
-    from fedgraft.edge_export import bundle as writing
+    from fedgraft.edge_export import bundle_writer
     from fedgraft.edge_export.signing import signature_file
-    from fedgraft.core.files import write_bytes
 
     key = Ed25519PrivateKey.generate()
     model = _model(out, VARIANTS[2]).read_bytes()
     config = json.loads((backbone / "preprocessor_config.json").read_text())
     features = np.random.default_rng(0).normal(size=(100, 512)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
-    classes = writing.class_files([f"class {number}" for number in range(100)], features, 100.0)
-    golden = writing.golden_file(writing.golden_image(), features[0])
-    encoder = writing.file_records({"model.onnx": model})["model.onnx"].sha256
+    classes = bundle_writer.class_files([f"class {number}" for number in range(100)], features, 100.0)
+    golden = bundle_writer.golden_file(bundle_writer.golden_image(), features[0])
+    encoder = bundle_writer.file_records({"model.onnx": model})["model.onnx"].sha256
     for kind, contents in (
         ("classes", classes),
-        ("bundle", {**classes, **golden, **writing.preprocessor_file(config), "model.onnx": model}),
+        ("bundle", {**classes, **golden, **bundle_writer.preprocessor_file(config), "model.onnx": model}),
     ):
         manifest = canonical(
             {
                 "format_version": 1, "kind": kind, "version": 1, "encoder": encoder, "dim": 512,
                 "calibration": {"temperature": 1.0, "unknown_below": 0.0}, "golden": {"min_cosine": 0.0},
-                "files": {name: entry.model_dump() for name, entry in writing.file_records(contents).items()},
+                "files": {name: entry.model_dump() for name, entry in bundle_writer.file_records(contents).items()},
             }
         )  # fmt: skip
         for name, content in contents.items():
@@ -127,8 +128,8 @@ def measure(out: Path, threads: int, rounds: int, repeat: int) -> list[dict[str,
     taken: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
     for _ in range(rounds):
         for variant in VARIANTS:
-            words = ["--clock", str(_model(out, variant)), "--threads", str(threads), "--repeat", str(repeat)]
-            taken[variant.name] += json.loads(_fresh(*words))
+            options = ["--clock", str(_model(out, variant)), "--threads", str(threads), "--repeat", str(repeat)]
+            taken[variant.name] += json.loads(_fresh(*options))
     rows: list[dict[str, Any]] = []
     for variant in VARIANTS:
         rows.append(
@@ -164,8 +165,8 @@ def _model(out: Path, variant: Variant) -> Path:
     return out / f"{variant.pattern}-{variant.sparsity:g}-{variant.quantization}.onnx"
 
 
-def _fresh(*words: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.edge", *words]
+def _fresh(*options: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.edge", *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -176,8 +177,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/edge"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--repeat", type=int, default=8, help="images a round")
-    parser.add_argument("--prepare-only", action="store_true", help="make the models and time nothing")
+    parser.add_argument("--repeat", type=int, default=8, help="images per round")
+    parser.add_argument("--prepare-only", action="store_true", help="make the models but time nothing")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--clock", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--swap", action="store_true", help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
 """Robust against natural tickets of the embedded backbone: `python -m benchmarks.tickets --out runs/tickets`.
 
-For every seed the plain tower and the towers that were made robust are cut by every pattern and sparsity, distilled
-with the same budget on the same unlabelled images, and asked the same questions: zero-shot accuracy on base and novel
-classes of `shapes` as base-to-novel deals them, on each style that the backbone never saw, and on attacked images.
-A row is appended as soon as it is there; what is there is not computed again, and a killed training goes on where it
-was. `--table` prints the table of the rows and draws them.
+For every seed, the plain tower and the towers made robust are cut by every pattern and sparsity, distilled with the
+same budget on the same unlabelled images, and measured on the same tasks: zero-shot accuracy on base and novel classes
+of `shapes` under base-to-novel, on each style that the backbone never saw, and on attacked images. A row is appended as
+soon as it is known; existing rows are not computed again, and an interrupted training continues where it stopped.
+`--table` prints the table of the rows and draws them.
 """
 
 import argparse
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from fedgraft.reports.edge import TICKETS, markdown, read_rows, ticket_table, write_edge_report
 from fedgraft.edge_export.sweep import Sweep, measure
+from fedgraft.reports.edge import TICKETS, markdown, read_rows, ticket_table, write_edge_report
 
 CUTS = (
     *(("unstructured", sparsity) for sparsity in (0.5, 0.7, 0.8, 0.9)),
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4096, help="unlabelled images")
     parser.add_argument("--induction-steps", type=int, default=300)
     parser.add_argument("--distillation-steps", type=int, default=200)
-    parser.add_argument("--table", action="store_true", help="only print and draw the rows that are there")
+    parser.add_argument("--table", action="store_true", help="only print and draw the existing rows")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.table:
