@@ -3,9 +3,9 @@
     python -m benchmarks.equal_metrics --out before.json --fedgraft OTHER/.venv/bin/fedgraft
     python -m benchmarks.equal_metrics --out after.json --against before.json
 
-Every method, every strategy, every protocol and partition, views, a Ray cluster's engine, a run that is killed and resumed,
-a deployment over TLS and two exports; each is a few rounds. What stands in `metrics.jsonl` counts whole, but for seconds
-and for bytes down, which grow with the configuration that a message carries. Both versions run on one machine.
+Every method, strategy, protocol and partition, views, a run that is killed and resumed, two exports and a deployment
+over TLS; each is a few rounds. All of `metrics.jsonl` counts but seconds and downlink bytes, which grow with the
+configuration that a message carries. Both versions run on one machine.
 """
 
 import argparse
@@ -18,10 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-METHODS = "zeroshot local promptfl fedpgp kgcoop proxprompt fedit ffa-lora fedsa-lora fedex-lora flora flexlora".split()
+METHODS = (
+    "zeroshot", "local", "promptfl", "fedpgp", "kgcoop", "proxprompt", "fedit", "ffa-lora", "fedsa-lora", "fedex-lora",
+    "flora", "flexlora",
+)  # fmt: skip
 STRATEGIES = (
     "median", "trimmed-mean", "krum", "multi-krum", "bulyan", "central-dp", "adaptive-dp", "local-dp", "interpolate",
-    "fedavgm", "fedadam", "fedyogi", "anchored", "drift", "local-dp+median+fedavgm", "trimmed-mean+anchored(drift=0.01)",
+    "fedavgm", "fedadam", "fedyogi", "anchored", "drift", "local-dp+median+fedavgm",
+    "trimmed-mean+anchored(drift=0.01)",
 )  # fmt: skip
 SMALL = ["--data", "digits", "--sites", "5", "--rounds", "2", "--shots", "8"]
 SHAPES = ["--data", "shapes", "--sites", "8", "--rounds", "2", "--shots", "4"]
@@ -39,7 +43,18 @@ CASES: dict[str, list[str]] = {
     "dirichlet": ["--method", "fedpgp", "--protocol", "dirichlet", "--set", "partition=dirichlet", *SMALL],
     "pathological": ["--method", "promptfl", "--protocol", "dirichlet", "--set", "partition=pathological", *SMALL],
     "iid": ["--method", "promptfl", "--protocol", "dirichlet", "--set", "partition=iid", *SMALL],
-    "many sites": ["--method", "fedpgp", "--protocol", "dirichlet", "--data", "digits", "--sites", "40", "--rounds", "2"],
+    "many sites": [
+        "--method",
+        "fedpgp",
+        "--protocol",
+        "dirichlet",
+        "--data",
+        "digits",
+        "--sites",
+        "40",
+        "--rounds",
+        "2",
+    ],
     "seed": ["--method", "fedpgp", "--seed", "3", *SMALL],
 }
 _VOLATILE = ("seconds", "training_seconds", "downlink_bytes_per_site")
@@ -124,7 +139,15 @@ def _result(out: Path) -> Any:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in row.items() if key not in _VOLATILE} for row in rows]
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-    wanted = ("metrics", "metrics_last5", "zero_shot", "trainable_parameters", "shared_parameters", "privacy", "left_out")
+    wanted = (
+        "metrics",
+        "metrics_last5",
+        "zero_shot",
+        "trainable_parameters",
+        "shared_parameters",
+        "privacy",
+        "left_out",
+    )
     return {**{key: summary[key] for key in wanted}, "rows": digest}
 
 

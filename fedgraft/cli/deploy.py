@@ -156,6 +156,7 @@ def run(
     from fedgraft.core.errors import UserError
     from fedgraft.deployment.running_server import is_running
     from fedgraft.deployment.submitted import SubmittedRun
+    from fedgraft.methods.plan import Plan
     from fedgraft.reports import write_report
     from fedgraft.runs.run_directory import RunDirectory
     from fedgraft.runs.server_folder import ServerFolder
@@ -164,6 +165,7 @@ def run(
     server = ServerFolder.open(folder)
     given = {"protocol": DEPLOYED_PROTOCOL, **settings, "data": "folder:own"}
     run_config = RunConfig.build(settings_from(config, given, set_))
+    Plan.of(run_config)  # a mistake is reported here, not by the server's process
     directory = RunDirectory(out)
     directory.check_free(run_config, resume=directory.begun)
     if not is_running(server):

@@ -63,7 +63,10 @@ def _print_table(entries: list[Registered]) -> None:
     from rich.table import Table
 
     columns = entries[0].columns
-    table = Table("name", *columns, "what it is for", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
+    for column in (*columns, "what it is for"):
+        table.add_column(column)
     for entry in entries:
         facts = entry.facts()
         table.add_row(entry.name, *(facts[column] for column in columns), entry.summary)

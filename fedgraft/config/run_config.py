@@ -28,7 +28,9 @@ class RunConfig(BaseModel):
     strategy: str = Field(default="", description="replaces or follows the method's rule; see `fedgraft strategies`")
     data: str = Field(default="digits", description="where the images come from; see `fedgraft data`")
     protocol: str = Field(default="base-to-novel", description="which site holds what; see `fedgraft protocols`")
-    backbone: str = Field(default="mini", description="mini, a Hugging Face folder or ID; see `fedgraft backbones`")
+    backbone: str = Field(
+        default="mini", description="the frozen encoder: mini, a Hugging Face folder or ID; see `fedgraft backbones`"
+    )
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="precision of the frozen weights")
     sites: int = Field(default=10, ge=1, description="number of sites")
     rounds: int = Field(default=25, ge=1, description="number of rounds")

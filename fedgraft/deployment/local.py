@@ -22,6 +22,7 @@ from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
+from fedgraft.methods.plan import Plan
 from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.server_folder import ServerFolder
@@ -72,6 +73,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
             "protocol_options": {"class_names": sorted({readable(file.label) for file in files})},
         }
     )
+    Plan.of(config)
     parts = split_images(files, config.sites, config.seed)
     directory = RunDirectory(out / "run")
     directory.check_free(config, resume=directory.begun)
