@@ -45,7 +45,7 @@ def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
         return
     from fedgraft.backbones import load_backbone
     from fedgraft.core.files import write_bytes
-    from fedgraft.edge_export.number_formats import number_format
+    from fedgraft.edge_export.number_formats import find_format
     from fedgraft.edge_export.onnx_model import export_onnx
     from fedgraft.edge_export.tickets.draw import draw_ticket
     from fedgraft.edge_export.tickets.ticket import dense_ticket
@@ -60,7 +60,7 @@ def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
     side = ticket.vision.shape.image_size
     model = export_onnx(ticket.vision, side, {"side": str(side)})
     for variant in wanted:
-        write_bytes(_model(out, variant), number_format(variant.quantization).reduce(model))
+        write_bytes(_model(out, variant), find_format(variant.quantization).reduce(model))
 
 
 def clock(path: Path, threads: int, repeat: int) -> list[float]:

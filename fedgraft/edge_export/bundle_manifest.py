@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from fedgraft.edge_export.number_formats import NUMBER_FORMATS, number_format
+from fedgraft.edge_export.number_formats import NUMBER_FORMATS, find_format
 
 SCHEMA = Path(__file__).parent / "schemas" / "manifest.schema.json"
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
 FormatName = Annotated[
-    str, AfterValidator(lambda name: number_format(name).name), Field(json_schema_extra={"enum": list(NUMBER_FORMATS)})
+    str, AfterValidator(lambda name: find_format(name).name), Field(json_schema_extra={"enum": list(NUMBER_FORMATS)})
 ]
 
 

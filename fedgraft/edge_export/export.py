@@ -1,6 +1,6 @@
 """The two exports of a run: a signed bundle for devices, and a class bank alone for a bundle whose encoder stays.
 
-A gate that is not passed refuses the export with its figures; then nothing is written.
+If a gate is not passed, the export is refused with the figures, and nothing is written.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from fedgraft.edge_export import bundle_writer, measure
 from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
 from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
 from fedgraft.edge_export.measurement_images import MeasurementImages, folder_images, run_images, site_images
-from fedgraft.edge_export.number_formats import number_format
+from fedgraft.edge_export.number_formats import find_format
 from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
@@ -50,7 +50,7 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
         DeviceError: an image cannot be used.
     """
     observer = observer or Observer()
-    known = number_format(options.quantize)
+    number_format = find_format(options.quantize)
     draft = _Draft(run, out, options, observer)
     contents: bundle_writer.Contents = {}
     if options.web:
@@ -58,14 +58,14 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
         contents |= page_files()
     ticket = chosen_ticket(draft.trained, draft.adapter, options, observer)
     observer.on_notice("Tracing the image tower into ONNX.")
-    encoder = traced_encoder(ticket, known)
+    encoder = traced_encoder(ticket, number_format)
     if options.retune:
         draft.retune(ticket, options.retune)
     embedded = draft.embedded(encoder)
-    parity = measure.parity(embedded, ticket.vision, draft.bank, known, options.most_images)
+    parity = measure.parity(embedded, ticket.vision, draft.bank, number_format, options.most_images)
     contents |= {MODEL: encoder.content, **draft.golden_file(encoder)}
     contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
-    golden = GoldenRecord(min_cosine=known.min_golden_cosine)
+    golden = GoldenRecord(min_cosine=number_format.min_golden_cosine)
     return draft.write("bundle", encoder, embedded, parity, contents, 1, golden)
 
 
@@ -95,11 +95,11 @@ class _Draft:
         names = self.trained.split.class_names
         self._labels = options.labels or names
         self.adapter = self.trained.adapter(self._labels)
-        self._known = self.adapter if self._labels == names else self.trained.adapter(names)
+        self._run_adapter = self.adapter if self._labels == names else self.trained.adapter(names)
         self._images = _images(self.trained, options)
         self._preprocessing = measure.device_preprocessing(self.trained.backbone)
         gate = self._images.gate
-        self._gate = None if gate is None else (gate, class_features(self._known, gate.class_names).numpy())
+        self._gate = None if gate is None else (gate, class_features(self._run_adapter, gate.class_names).numpy())
         self._retuned_epochs = 0
 
     @cached_property
@@ -111,10 +111,10 @@ class _Draft:
     def retune(self, ticket: Ticket, epochs: int) -> None:
         """Train the prompt on the ticket for the run's classes, and carry it over to other labels."""
         self._observer.on_notice(f"Re-tuning the prompt on the ticket for {epochs} epochs.")
-        retune(self.trained, self._known, ticket, self._images, epochs)
+        retune(self.trained, self._run_adapter, ticket, self._images, epochs)
         self._retuned_epochs = epochs
-        if self.adapter is not self._known:
-            self.adapter.load({**self._known.shared(), **self._known.personal()})
+        if self.adapter is not self._run_adapter:
+            self.adapter.load({**self._run_adapter.shared(), **self._run_adapter.personal()})
 
     def embedded(self, encoder: Encoder) -> measure.EmbeddedImages:
         """All images through the encoder."""
@@ -145,7 +145,7 @@ class _Draft:
         options, backbone = self._options, self.trained.backbone
         generalization = None
         if self._gate is not None:
-            generalization = measure.generalization(embedded, *self._gate, self._known, options.max_novel_drop)
+            generalization = measure.generalization(embedded, *self._gate, self._run_adapter, options.max_novel_drop)
         failed = measure.failures(parity, generalization)
         if failed and not options.force:
             raise UserError(f"No bundle was written. {' '.join(failed)} --force writes it all the same.")
@@ -162,7 +162,7 @@ class _Draft:
             model=encoder.model,
             parity=parity,
             generalization=generalization,
-            calibration=measure.calibration(embedded, self._known, self._labels, self.bank, options.unknown_rate),
+            calibration=measure.calibration(embedded, self._run_adapter, self._labels, self.bank, options.unknown_rate),
             golden=golden,
             licence=options.licence,
             forced=failed,

@@ -69,18 +69,18 @@ def parity(
 
 
 def generalization(
-    embedded: EmbeddedImages, gate: Gate, dense_bank: FloatArray, known: Adapter, allowed_drop: float
+    embedded: EmbeddedImages, gate: Gate, dense_bank: FloatArray, run_adapter: Adapter, allowed_drop: float
 ) -> GeneralizationRecord:
     """Accuracy on the gate's test images, of the exported model and of the dense tower as the run left it.
 
     Args:
         dense_bank: the class bank of the gate's classes before any re-tuning.
-        known: the exported adapter for the run's own classes.
+        run_adapter: the exported adapter for the run's own classes.
     """
     rows = embedded.rows(gate.positions)
-    features = class_features(known, gate.class_names).numpy()
+    features = class_features(run_adapter, gate.class_names).numpy()
     truths = _positions_in(gate.class_names, embedded.images.label_names(gate.positions))
-    dense = torch_embeddings(known.vision_tower(), embedded.pixels[rows])
+    dense = torch_embeddings(run_adapter.vision_tower(), embedded.pixels[rows])
     return GeneralizationRecord(
         scope=gate.scope,
         images=len(rows),
@@ -91,19 +91,19 @@ def generalization(
 
 
 def calibration(
-    embedded: EmbeddedImages, known: Adapter, labels: Sequence[str], bank: FloatArray, unknown_rate: float
+    embedded: EmbeddedImages, run_adapter: Adapter, labels: Sequence[str], bank: FloatArray, unknown_rate: float
 ) -> CalibrationRecord:
     """Fitted for the bundle's labels if there are images of them, otherwise the temperature of the run's own classes.
 
     A threshold depends on the classes: without images of them, nothing is called unknown.
     """
-    images, scale = embedded.images, known.vocabulary.backbone.logit_scale
+    images, scale = embedded.images, run_adapter.vocabulary.backbone.logit_scale
     truths = images.label_names(images.calibration)
     embeddings = embedded.embeddings[embedded.rows(images.calibration)]
     fitted = _fitted(embeddings, truths, labels, scale * bank, unknown_rate)
     if fitted is None:
-        features = class_features(known).numpy()
-        other = _fitted(embeddings, truths, known.vocabulary.class_names, scale * features, 0.0) or Calibration()
+        features = class_features(run_adapter).numpy()
+        other = _fitted(embeddings, truths, run_adapter.vocabulary.class_names, scale * features, 0.0) or Calibration()
         fitted = Calibration(temperature=other.temperature, images=other.images)
     return CalibrationRecord(held_out=images.held_out, **asdict(fitted))
 

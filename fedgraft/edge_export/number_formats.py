@@ -71,7 +71,7 @@ NUMBER_FORMATS = {
 """By name; "none" is float32."""
 
 
-def number_format(name: str) -> NumberFormat:
+def find_format(name: str) -> NumberFormat:
     """The number format of a name.
 
     Raises:

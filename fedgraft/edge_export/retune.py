@@ -16,7 +16,7 @@ from fedgraft.edge_export.trained_run import TrainedRun
 from fedgraft.methods.adapter import Adapter
 
 
-def retune(trained: TrainedRun, known: Adapter, ticket: Ticket, images: MeasurementImages, epochs: int) -> None:
+def retune(trained: TrainedRun, adapter: Adapter, ticket: Ticket, images: MeasurementImages, epochs: int) -> None:
     """Train the adapter of the run's own classes in place on the site's training images.
 
     Raises:
@@ -33,9 +33,9 @@ def retune(trained: TrainedRun, known: Adapter, ticket: Ticket, images: Measurem
     classes = trained.split.folds[trained.fold].train_classes
     pixels = device_preprocessing(backbone).batch(images.load(images.training))
     features = torch.from_numpy(torch_embeddings(ticket.vision, pixels))
-    names = known.vocabulary.class_names
+    names = adapter.vocabulary.class_names
     order = {names[label]: position for position, label in enumerate(classes)}
     labels = torch.tensor([order[name] for name in images.label_names(images.training)])
     data = TrainingData(features[:, None].to(backbone.device), labels.to(backbone.device), classes)
     rng = generator(plan.config.seed, "retune", trained.fold, trained.site)
-    train(known, data, plan.config.model_copy(update={"local_epochs": epochs}), rng)
+    train(adapter, data, plan.config.model_copy(update={"local_epochs": epochs}), rng)

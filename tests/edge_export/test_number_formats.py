@@ -15,7 +15,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples
 from fedgraft.edge_export.bundle_manifest import ParityRecord
 from fedgraft.edge_export.measure import failures
-from fedgraft.edge_export.number_formats import NUMBER_FORMATS, NumberFormat, number_format
+from fedgraft.edge_export.number_formats import NUMBER_FORMATS, NumberFormat, find_format
 from fedgraft.edge_export.parity import FloatArray, Parity, compare, onnx_embeddings, torch_embeddings
 from fedgraft.edge_export.trained_run import TrainedRun, class_features
 from tests.edge_export.conftest import Traced
@@ -50,8 +50,8 @@ def _refused(found: Parity, known: NumberFormat) -> list[str]:
 def test_floating_point_passes_its_gate_for_every_pattern(
     name: str, cosine: float, pattern: str, traced: Traced, pixels: FloatArray, bank: FloatArray
 ) -> None:
-    found = _parity(pattern, number_format(name), traced, pixels, bank)
-    assert not _refused(found, number_format(name))
+    found = _parity(pattern, find_format(name), traced, pixels, bank)
+    assert not _refused(found, find_format(name))
     assert found.centred_cosine >= cosine
 
 
@@ -60,7 +60,7 @@ def test_floating_point_passes_its_gate_for_every_pattern(
 def test_int8_is_sound_and_passes_its_gate_or_is_refused_with_the_figures(
     pattern: str, traced: Traced, pixels: FloatArray, bank: FloatArray
 ) -> None:
-    int8 = number_format("int8")
+    int8 = find_format("int8")
     found = _parity(pattern, int8, traced, pixels, bank)
     assert found.centred_cosine >= SOUND
     refused = _refused(found, int8)
@@ -78,7 +78,7 @@ def test_a_model_that_quantization_destroyed_is_refused(traced: Traced, pixels: 
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.round(values / scale) * scale, tensor.name))
         return model
 
-    broken = replace(number_format("int8"), convert=two_bits)
+    broken = replace(find_format("int8"), convert=two_bits)
     found = _parity("rows", broken, traced, pixels, bank)
     assert found.centred_cosine < SOUND
     assert _refused(found, broken)
@@ -91,10 +91,10 @@ def test_a_model_is_smaller_where_its_matrices_or_its_numbers_are(traced: Traced
     size = len(plain.reduce(dense))
     assert len(plain.reduce(half)) < 0.56 * size
     assert len(plain.reduce(zeros)) == pytest.approx(size, rel=0.001)
-    assert len(number_format("int8").reduce(dense)) < 0.35 * size
-    assert len(number_format("fp16").reduce(dense)) < 0.56 * size
+    assert len(find_format("int8").reduce(dense)) < 0.35 * size
+    assert len(find_format("fp16").reduce(dense)) < 0.56 * size
 
 
 def test_a_format_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(UserError, match="Known: none, int8, fp16"):
-        number_format("int4")
+        find_format("int4")

@@ -39,9 +39,7 @@ def draw_ticket(
         pool = pool_of(backbone, images_of(config), store)
     if pool is not None and config.kind == "robust":
         tower = make_robust(tower, config, pool, store)
-    disturbance = disturbance_of(config)
-    choice = Choice(pattern, config.sparsity, config.scheme_steps, config.seed, pool, disturbance, store)
-    kept = SCHEMES[config.scheme](tower, choice)
+    kept = SCHEMES[config.scheme](tower, Choice(config, pattern, pool, disturbance_of(config), store))
     cut = pattern.cut(tower, kept)
     if pool is not None and config.distillation_steps:
         stage = Stage("distillation", config.distillation_steps, config.seed, DISTILLATION_LR, described(cut, pool))

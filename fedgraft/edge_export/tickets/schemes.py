@@ -15,7 +15,7 @@ from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import Groups, Pattern, masked
-from fedgraft.edge_export.tickets.ticket_config import Scheme
+from fedgraft.edge_export.tickets.ticket_config import Scheme, TicketConfig
 from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
 from fedgraft.edge_export.tickets.tuning import LR, described, tune
 
@@ -28,19 +28,15 @@ class Choice:
     """What a scheme is given.
 
     Attributes:
+        config: how much is removed, in how many optimizer steps, with which seed.
         pattern: what is removed.
-        sparsity: how much of it.
-        steps: optimizer steps in all; one-shot magnitude takes none.
-        seed: of their draws.
         pool: the images; needed only by schemes that take steps.
         disturbance: applied to the images of the steps between the cuts: the attack, for a robust ticket.
         store: keeps checkpoints.
     """
 
+    config: TicketConfig
     pattern: Pattern
-    sparsity: float
-    steps: int
-    seed: int
     pool: ImagePool | None
     disturbance: Disturbance
     store: StageStore
@@ -48,20 +44,20 @@ class Choice:
 
 def one_shot(tower: VisionTower, choice: Choice) -> Groups:
     """OMP: the groups with the largest magnitudes."""
-    return choice.pattern.kept(choice.pattern.magnitudes(tower), choice.sparsity)
+    return choice.pattern.kept(choice.pattern.magnitudes(tower), choice.config.sparsity)
 
 
 def iterative(tower: VisionTower, choice: Choice) -> Groups:
     """IMP, or A-IMP where images are attacked: train, cut a part, rewind what stays to its first values, repeat."""
     assert choice.pool is not None
-    pattern, matching = choice.pattern, Matching(choice.pool, choice.disturbance)
-    ladder = pattern.ladder(choice.sparsity, _ROUNDS)
+    config, pattern, matching = choice.config, choice.pattern, Matching(choice.pool, choice.disturbance)
+    ladder = pattern.ladder(config.sparsity, _ROUNDS)
     kept = pattern.kept(pattern.magnitudes(tower), 0.0)
     for number, sparsity in enumerate(ladder):
         masks = pattern.masks(tower, kept)
         rewound = masked(tower, masks)
-        words = described(rewound, choice.pool, disturbance=repr(choice.disturbance), round=number)
-        stage = Stage("cuts", choice.steps // len(ladder), choice.seed, LR, words)
+        decided_by = described(rewound, choice.pool, disturbance=repr(choice.disturbance), round=number)
+        stage = Stage("cuts", config.scheme_steps // len(ladder), config.seed, LR, decided_by)
         trained = tune(rewound, matching, stage, choice.store, masks)
         kept = pattern.kept(pattern.magnitudes(trained), sparsity)
     return kept
@@ -73,7 +69,7 @@ def learnt(tower: VisionTower, choice: Choice) -> Groups:
     Scores start as magnitudes over their mean; the images are clean, since the mask is learnt on the task.
     """
     assert choice.pool is not None
-    pattern, matching = choice.pattern, Matching(choice.pool, Nothing())
+    config, pattern, matching = choice.config, choice.pattern, Matching(choice.pool, Nothing())
     scores = {name: magnitude / magnitude.mean() for name, magnitude in pattern.magnitudes(tower).items()}
     for score in scores.values():
         score.requires_grad_(True)
@@ -82,15 +78,15 @@ def learnt(tower: VisionTower, choice: Choice) -> Groups:
     def loss(rng: np.random.Generator) -> Tensor:
         kept = {
             name: hard + scores[name] - scores[name].detach()
-            for name, hard in pattern.kept({n: s.detach() for n, s in scores.items()}, choice.sparsity).items()
+            for name, hard in pattern.kept({n: s.detach() for n, s in scores.items()}, config.sparsity).items()
         }
         factors = pattern.masks(tower, kept)
         cut = {name: weight * factors[name] if name in factors else weight for name, weight in weights.items()}
         return matching(lambda pixels: functional_call(tower, cut, (pixels,)), rng)
 
-    words = described(tower, choice.pool, pattern=type(pattern).__name__, sparsity=choice.sparsity)
-    optimize(scores, loss, Stage("masks", choice.steps, choice.seed, _SCORE_LR, words), choice.store)
-    return pattern.kept({name: score.detach() for name, score in scores.items()}, choice.sparsity)
+    decided_by = described(tower, choice.pool, pattern=type(pattern).__name__, sparsity=config.sparsity)
+    optimize(scores, loss, Stage("masks", config.scheme_steps, config.seed, _SCORE_LR, decided_by), choice.store)
+    return pattern.kept({name: score.detach() for name, score in scores.items()}, config.sparsity)
 
 
 SCHEMES: dict[Scheme, Callable[[VisionTower, Choice], Groups]] = {"omp": one_shot, "imp": iterative, "lmp": learnt}

@@ -58,8 +58,8 @@ class Stage:
     @property
     def identity(self) -> str:
         """SHA-256 over all of these, in hexadecimal."""
-        words = [self.name, self.steps, self.seed, self.lr, dict(self.decided_by)]
-        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+        content = [self.name, self.steps, self.seed, self.lr, dict(self.decided_by)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def optimize(
