@@ -1,1 +1,1 @@
-"""The site's side: Flower ClientApp, local training, a site's data and its durable personal state."""
+"""The site: Flower's ClientApp, local training, evaluation, and a deployed site's resident worker."""

@@ -1,7 +1,7 @@
 """The Flower ClientApp: hello, train and evaluate.
 
-In a simulation it works here. On a deployed site Flower starts a process for every message, so nothing heavy is
-imported: the message goes to the site's resident worker, and its answer comes back.
+In a simulation it does the work itself. On a deployed site Flower starts a process for every message, so nothing heavy
+is imported: the message is relayed to the site's resident worker, and its answer back.
 """
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -13,7 +13,7 @@ from fedgraft.flower.messages import JOB, Job, for_sites
 
 app = ClientApp()
 _FAILED = 100
-"""Error code of a site that names what went wrong; Flower's own codes are below."""
+"""Error code of a site that reports what went wrong; Flower's own codes are lower."""
 WORKER = "worker"
 """The key of the node configuration that holds the address of a deployed site's worker."""
 
@@ -48,16 +48,12 @@ def _answered(kind: str, message: Message, context: Context) -> Message:
 
             content = {"train": tasks.train, "evaluate": tasks.evaluate}[kind](message.content, simulated_run)
         return Message(content, reply_to=message)
-    except Exception as error:  # a node's failure is an answer: the round goes on without its sites
+    except Exception as error:  # a node's failure is an answer: the round continues without its sites
         return Message(Error(_FAILED, reason_of(error)), reply_to=message)
 
 
 def _held_sites(content: RecordDict, context: Context) -> RecordDict:
-    """Every n-th site from the node's own number on where there are n nodes.
-
-    Raises:
-        UserError: the node has no number.
-    """
+    """Of n nodes, each holds every n-th site from its own number on; raises UserError if the node has no number."""
     if "partition-id" not in context.node_config:
         raise UserError('this SuperNode was started without --node-config "partition-id=N", the number of its site')
     first = int(str(context.node_config["partition-id"]))

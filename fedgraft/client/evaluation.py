@@ -1,4 +1,4 @@
-"""Evaluation on cached features: every scope of a site with class features computed once for each label space."""
+"""Evaluation on cached features: every scope of a site, with class features computed once per label space."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ class TestSet:
 
 @dataclass(frozen=True)
 class ScopeResult:
-    """Counts, (C, C), row the true class, column the prediction."""
+    """Confusion counts (C, C): rows are true classes, columns predictions."""
 
     confusion: IntArray
 
     @property
     def correct(self) -> int:
-        """Images classified right."""
+        """Number of images classified correctly."""
         return int(np.trace(self.confusion))
 
     @property
     def total(self) -> int:
-        """Images classified."""
+        """Number of images classified."""
         return int(self.confusion.sum())
 
 

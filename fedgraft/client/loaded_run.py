@@ -1,4 +1,4 @@
-"""A run as a process has loaded it: backbone, split and mapped features, once for all sites that the process serves."""
+"""A run as loaded by a process: backbone, split and memory-mapped features, once for all sites that it serves."""
 
 import socket
 from abc import ABC, abstractmethod
@@ -23,11 +23,7 @@ from fedgraft.runs.run_directory import RunDirectory
 
 
 class LoadedRun(ABC):
-    """What all sites of a process share: the frozen backbone, the mapped features, who holds which example.
-
-    Args:
-        cache: where image features are kept.
-    """
+    """What all sites of a process share: the frozen backbone, the features mapped from `cache`, and the split."""
 
     def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
         self.plan, self.backbone, self.split = plan, backbone, split
@@ -41,7 +37,7 @@ class LoadedRun(ABC):
 
     @abstractmethod
     def examples(self) -> Examples:
-        """The images, to compute features that the cache lacks."""
+        """The images, for computing features missing from the cache."""
 
     @abstractmethod
     def share(self, fold: int, site: int) -> SiteShare:
@@ -49,7 +45,7 @@ class LoadedRun(ABC):
 
     @abstractmethod
     def state_folder(self, fold: int, site: int) -> Path:
-        """Where a site's personal state is kept, and nothing else."""
+        """The folder of a site's personal state, which holds nothing else."""
 
     @abstractmethod
     def noise_key(self) -> bytes:
@@ -66,7 +62,7 @@ class LoadedRun(ABC):
 
 
 class SimulatedRun(LoadedRun):
-    """In a simulation: the server made the split and wrote it into the run directory, which all machines see."""
+    """In a simulation: the server wrote the split into the run directory, which all machines can read."""
 
     def __init__(self, config: RunConfig, run: Path) -> None:
         self._directory = RunDirectory(run)
@@ -74,29 +70,29 @@ class SimulatedRun(LoadedRun):
         super().__init__(plan, plan.load_backbone(), self._directory.split, cache_root())
 
     def examples(self) -> Examples:
-        """The data source once more, where the server filled the cache of another machine.
+        """The data source, opened again where the server filled the cache of another machine.
 
         Raises:
-            UserError: other images are here than those that the server split.
+            UserError: this machine has other images than the server.
         """
         examples = self.plan.open_examples()
         if not np.array_equal(examples.keys, self.split.keys):
             raise UserError(
-                f"The images of {self.plan.config.data!r} on the machine {socket.gethostname()} are not those that the "
-                "server split: every machine needs the same."
+                f"The images of {self.plan.config.data!r} on the machine {socket.gethostname()} are not those of the "
+                "server: every machine needs the same images."
             )
         return examples
 
     def share(self, fold: int, site: int) -> SiteShare:
-        """As the server split the images."""
+        """The site's share in the server's split."""
         return self.split.folds[fold].sites[site]
 
     def state_folder(self, fold: int, site: int) -> Path:
-        """In the run directory."""
+        """A folder in the run directory."""
         return self._directory.personal_state(fold, site)
 
     def noise_key(self) -> bytes:
-        """From the seed: a simulation protects nobody, and its metrics are the same every time."""
+        """Derived from the seed: a simulation protects nobody, and must be reproducible."""
         return public_key(self.plan.config.seed)
 
 
@@ -112,15 +108,15 @@ class DeployedRun(LoadedRun):
         return self._examples
 
     def share(self, fold: int, site: int) -> SiteShare:
-        """All that is here, whatever number the server gave the site."""
+        """All of the site's images, whatever number the server gave the site."""
         return self.split.folds[fold].sites[0]
 
     def state_folder(self, fold: int, site: int) -> Path:
-        """In the site's folder."""
+        """A folder in the site's folder."""
         return self._folder / f"{fold:03d}"
 
     def noise_key(self) -> bytes:
-        """The site's own secret of the run."""
+        """The site's own secret for the run."""
         return stored_key(self._folder / "noise.key")
 
 
@@ -130,5 +126,5 @@ def _simulated_run(config: str, run: str) -> SimulatedRun:
 
 
 def simulated_run(job: Job) -> SimulatedRun:
-    """The run that a job of a simulation is for, loaded once in a process."""
+    """The run of a simulated job, loaded once per process."""
     return _simulated_run(job.config.model_dump_json(), job.run)

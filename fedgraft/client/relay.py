@@ -1,7 +1,7 @@
 """Between Flower's process for a message and the site's resident worker: gRPC on a Unix socket, records as bytes.
 
-Both ends are on one machine and under one account; the socket's folder has the mode 0700. A worker that ends over
-a message, or is ended because it hangs, is started again by `fedgraft site start`, and gets the message again.
+Both ends run on one machine under one account; the socket's folder has mode 0700. A worker that crashes on a message,
+or is killed because it hangs, is restarted by `fedgraft site start` and receives the message again.
 """
 
 import grpc
@@ -13,21 +13,18 @@ from fedgraft.flower.internals import record_bytes, record_from_bytes
 SERVICE = "fedgraft.Worker"
 KINDS = ("hello", "train", "evaluate")
 _START_SECONDS = 120.0
-"""How long a message waits for a worker that is just being started again."""
+"""How long a message waits for a worker that is being restarted."""
 _TRIES = 3
 MAX_BYTES = 64 * 1024 * 1024
 OPTIONS = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
 
 
 def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
-    """What the worker answers to a message of a kind.
-
-    Args:
-        address: "unix:PATH".
+    """The worker's answer to a message of a kind; the address is "unix:PATH".
 
     Raises:
-        UserError: the worker refuses, with its reason, or message or answer is too large.
-        RunFailed: there is no worker, or it ended over the message each time.
+        UserError: the worker refuses, with its reason, or the message or the answer is too large.
+        RunFailed: there is no worker, or it crashed on the message every time.
     """
     data = record_bytes(content)
     ended = ""
@@ -37,13 +34,13 @@ def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
                 grpc.channel_ready_future(channel).result(_START_SECONDS)
                 return record_from_bytes(channel.unary_unary(f"/{SERVICE}/{kind}")(data))
             except grpc.FutureTimeoutError as error:
-                raise RunFailed(f"The site's worker has not come up within {_START_SECONDS:.0f} seconds.") from error
+                raise RunFailed(f"The site's worker did not start within {_START_SECONDS:.0f} seconds.") from error
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
                     raise UserError(error.details()) from error
                 if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise UserError(
-                        f"message or answer is larger than {MAX_BYTES // 2**20} MB, more than a site takes or gives"
+                        f"the message or its answer exceeds {MAX_BYTES // 2**20} MB, the limit of a site"
                     ) from error
                 ended = str(error.details())
-    raise RunFailed(f"The site's worker ended {_TRIES} times over a message: {ended}.")
+    raise RunFailed(f"The site's worker ended {_TRIES} times while handling a message: {ended}.")

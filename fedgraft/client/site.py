@@ -1,4 +1,4 @@
-"""One site at work: its share of the data, its adapter, its personal state; and many sites at work side by side."""
+"""A site: its share of the data, its adapter and its personal state; and several sites training side by side."""
 
 import time
 from collections.abc import Sequence
@@ -24,11 +24,7 @@ _IMAGES_AT_ONCE = 256
 
 
 class Site:
-    """One site in one fold.
-
-    Args:
-        attempt: of the server, see `Job`.
-    """
+    """One site in one fold; `attempt` is the server's, see `Job`."""
 
     def __init__(self, run: LoadedRun, fold: int, site: int, attempt: int = 0) -> None:
         self.run, self.fold, self.site, self.attempt = run, fold, site, attempt
@@ -37,7 +33,7 @@ class Site:
         self.state = PersonalState(run.state_folder(fold, site), run.plan.identity(run.backbone))
 
     def adapter(self, shared: dict[str, torch.Tensor], last_round: int) -> Adapter:
-        """The method's adapter with the server's arrays and the site's own of the last round before.
+        """The method's adapter with the server's arrays and the site's personal ones of the last round.
 
         Raises:
             UserError: the personal state cannot be read, or parameters do not fit the method.
@@ -46,16 +42,12 @@ class Site:
         _require_fit("The server's parameters", shared, adapter.server_state())
         adapter.load(shared)
         if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
-            _require_fit(f"The personal state in {self.state.folder}", personal, adapter.personal())
+            _require_fit(f"The tensors of the personal state in {self.state.folder}", personal, adapter.personal())
             adapter.load(personal)
         return adapter
 
     def answer(self, adapter: Adapter, received: Arrays, server_round: int, loss: float, seconds: float) -> Answer:
-        """Keep the personal parameters of a trained adapter, and return what the server gets.
-
-        Raises:
-            UserError: the personal parameters cannot be kept.
-        """
+        """Store the personal parameters of a trained adapter and return the answer; raises UserError if it cannot."""
         if personal := adapter.personal():
             self.state.save(server_round, personal, self.attempt)
         arrays = {name: value.numpy().copy() for name, value in adapter.shared().items()}
@@ -64,16 +56,14 @@ class Site:
         return Answer(self.site, arrays, len(self._share.train), loss, seconds)
 
     def _noise(self, server_round: int) -> Noise:
-        key = self.run.noise_key()
-        return lambda count, content: keyed_normal(
-            key, count, "site noise", self.fold, self.site, server_round, content
-        )
+        key, place = self.run.noise_key(), (self.fold, self.site, server_round)
+        return lambda count, content: keyed_normal(key, count, "site noise", *place, content)
 
     def tests(self, adapter: Adapter, known: dict[tuple[int, int], torch.Tensor]) -> dict[str, TestSet]:
         """The site's test images by scope.
 
         Args:
-            known: features by adapter and images, to be added to: sites that share both share the features.
+            known: features by adapter and images, extended in place: sites that share both share the features.
         """
         tests = {}
         for scope in self._fold.scopes:
@@ -87,29 +77,24 @@ class Site:
 
     @torch.no_grad()
     def _features(self, adapter: Adapter, positions: IntArray) -> torch.Tensor:
-        """Image features (n, dim) of some examples, a part of them in memory at a time."""
+        """Image features (n, dim) of some examples, computed in parts to limit memory."""
         count = max(1, -(-len(positions) // _IMAGES_AT_ONCE))
         parts = np.array_split(positions, count)
         return torch.cat([adapter.image_features(self.run.features(part)[:, 0]) for part in parts])
 
     def batches_generator(self, server_round: int) -> np.random.Generator:
-        """What shuffles the site's images in a round."""
+        """The generator that shuffles the site's images in a round."""
         return generator(self.run.plan.config.seed, "batches", self.fold, self.site, server_round)
 
     def training_data(self) -> TrainingData:
         """The site's training images."""
-        positions = self._share.train
-        classes = self._fold.train_classes
+        positions, classes = self._share.train, self._fold.train_classes
         labels = self.run.labels(positions, classes)
         return TrainingData(self.run.features(positions, self.run.plan.config.views), labels, classes)
 
 
 def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, Answer | str]:
-    """Train several sites of one fold for one round, each from the server's parameters and its own personal ones.
-
-    Returns:
-        For each site its answer, or the reason why there is none.
-    """
+    """Train several sites of one fold for a round and return for each its answer, or the reason why it has none."""
     adapters, results = _adapters(sites, shared, server_round - 1)
     for site in sites if sites[0].attempt else ():
         try:
@@ -136,9 +121,9 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
 
 
 def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, dict[str, ScopeResult] | str]:
-    """Every scope with the shared parameters and the personal ones of the last round that each site took part in.
+    """Evaluate every scope with the shared parameters and each site's latest personal ones.
 
-    Where nothing is personal one adapter serves all sites, and its class features are computed once.
+    Where nothing is personal, one adapter serves all sites, and its class features are computed once.
     """
     adapters, results = _adapters(sites, shared, server_round)
     able = [site for site in sites if site.site in adapters]
@@ -155,7 +140,7 @@ def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> 
 def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[dict[int, Adapter], dict[int, Any]]:
     """The adapter of each site, or the reason why it has none.
 
-    Sites get the same tensors, so that what a method only reads is there once.
+    All sites get the same tensors, so that what a method only reads is in memory once.
     """
     device = sites[0].run.backbone.device
     tensors = {name: torch.from_numpy(array.copy()).to(device) for name, array in shared.items()}
@@ -170,35 +155,23 @@ def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[d
 
 
 def _require_fit(what: str, given: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Names and shapes are those of the method.
-
-    Raises:
-        UserError: they are not.
-    """
+    """Raise UserError unless names and shapes are those of the method."""
     shapes = {name: tuple(value.shape) for name, value in given.items()}
     wanted = {name: tuple(value.shape) for name, value in expected.items()}
     if shapes != wanted:
-        raise UserError(f"{what} have the shapes {shapes}, and the method needs {wanted}.")
+        raise UserError(f"{what} have the shapes {shapes}, but the method needs {wanted}.")
 
 
 def sites_for(run: LoadedRun, job: Job, sites: Sequence[int]) -> list[Site]:
-    """The sites that a job is for.
-
-    Raises:
-        UserError: this node's backbone is not the server's.
-    """
+    """The sites that a job is for; raises UserError if this node's backbone is not the server's."""
     require_fingerprint(run, job)
     return [Site(run, job.fold, site, job.attempt) for site in sites]
 
 
 def require_fingerprint(run: LoadedRun, job: Job) -> None:
-    """Refuse a job of a server with another backbone.
-
-    Raises:
-        UserError: the fingerprints differ.
-    """
+    """Raise UserError for a job from a server with another backbone."""
     if run.backbone.fingerprint != job.fingerprint:
         raise UserError(
-            f"the server's backbone has the fingerprint {job.fingerprint[:16]}..., this site's "
+            f"the server's backbone has the fingerprint {job.fingerprint[:16]}..., but this site's has "
             f"{run.backbone.fingerprint[:16]}...; both need the same backbone"
         )

@@ -1,4 +1,4 @@
-"""What a site can know before any server: whether its images are sound, and what a round will cost it."""
+"""What a site can check without a server: whether its images can be read, and what a round will cost."""
 
 import resource
 import time
@@ -20,14 +20,14 @@ _TIMED = 8
 
 @dataclass(frozen=True)
 class SiteCheck:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        images: their number by class, as the federation will hear of it.
+        images: number of images by the federation's class names.
         mistakes: a sentence for each image that cannot be read.
-        features_seconds: to compute all image features, once.
-        round_seconds: to train one round of the default configuration with these classes.
-        memory_mb: of this process at its largest.
+        features_seconds: time to compute all image features, once.
+        round_seconds: time to train one round of the default configuration with these classes.
+        memory_mb: peak memory of this process.
     """
 
     images: dict[str, int]
@@ -38,7 +38,7 @@ class SiteCheck:
 
 
 def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method_name: str) -> SiteCheck:
-    """Read every image of a folder, and time a few through the image tower and one training step.
+    """Read every image of a folder, and time the encoding of a few and one training step.
 
     Raises:
         UserError: there are no images, or none that can be read.
@@ -67,7 +67,7 @@ def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method
     labels = torch.zeros(len(features), dtype=torch.long, device=backbone.device)
     a_step = 0.0
     if plan.method.trains:
-        for _ in range(2):  # the first one also computes what is frozen
+        for _ in range(2):  # the first step also computes what is frozen
             began = time.perf_counter()
             adapter.loss(features, labels, classes).backward()  # type: ignore[no-untyped-call]
             a_step = time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""What a site does with each kind of message: content in, content out. The same in a simulation and in a deployment."""
+"""What a site does with each kind of message, content in and content out, in simulations and deployments alike."""
 
 import os
 from collections.abc import Callable
@@ -10,31 +10,18 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from fedgraft.client.evaluation import ScopeResult
 from fedgraft.client.loaded_run import LoadedRun
 from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
-from fedgraft.flower.messages import (
-    COUNTS,
-    JOB,
-    MEASURED,
-    METRICS,
-    NUM_EXAMPLES,
-    SHARED,
-    UNMEASURED,
-    Arrays,
-    Job,
-    from_array_record,
-    pack,
-    sites_of,
-    to_array_record,
-)
+from fedgraft.flower import messages
+from fedgraft.flower.messages import Arrays, Job, from_array_record, pack, sites_of, to_array_record
 from fedgraft.strategies.answers import Answer
 
 RunOf = Callable[[Job], LoadedRun]
-"""Finds, or loads, the run that a job is for."""
+"""Finds or loads the run that a job is for."""
 
 
 def train(content: RecordDict, run_of: RunOf) -> RecordDict:
     """Train one round and answer with each site's shared parameters, example count and loss.
 
-    Where the job asks for it, the answer also holds what `evaluate` would have said of the round before.
+    If the job asks for it, the answer also holds what `evaluate` would have returned for the round before.
     """
     sites, shared, job = _read(content, run_of)
     measured = evaluate_sites(sites, shared, job.round - 1) if job.measure else {}
@@ -43,7 +30,7 @@ def train(content: RecordDict, run_of: RunOf) -> RecordDict:
 
 
 def evaluate(content: RecordDict, run_of: RunOf) -> RecordDict:
-    """Evaluate every scope and answer with each site's counts, and its confusion counts where the job asks for them."""
+    """Evaluate every scope and answer with each site's counts, and its confusion counts if the job asks for them."""
     sites, shared, job = _read(content, run_of)
     results = evaluate_sites(sites, shared, job.round)
     return pack({site: _measured(result, job.detailed) for site, result in results.items()})
@@ -51,29 +38,31 @@ def evaluate(content: RecordDict, run_of: RunOf) -> RecordDict:
 
 def _read(content: RecordDict, run_of: RunOf) -> tuple[list[Site], Arrays, Job]:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the actor's CPUs
-    job = Job.from_record(content.config_records[JOB])
-    shared = from_array_record(content.array_records[SHARED])
+    job = Job.from_record(content.config_records[messages.JOB])
+    shared = from_array_record(content.array_records[messages.SHARED])
     return sites_for(run_of(job), job, sites_of(content)), shared, job
 
 
 def _trained(answer: Answer | str, measured: dict[str, ScopeResult] | str | None) -> RecordDict | str:
     if isinstance(answer, str):
         return answer
-    metrics = MetricRecord({NUM_EXAMPLES: answer.num_examples, "loss": answer.loss, "seconds": answer.seconds})
-    content = RecordDict({SHARED: to_array_record(answer.arrays), METRICS: metrics})
+    metrics = MetricRecord({messages.NUM_EXAMPLES: answer.num_examples, "loss": answer.loss, "seconds": answer.seconds})
+    content = RecordDict({messages.SHARED: to_array_record(answer.arrays), messages.METRICS: metrics})
     if isinstance(measured, dict):
-        content[MEASURED] = _counts(measured)
+        content[messages.MEASURED] = _counts(measured)
     elif measured is not None:
-        content[UNMEASURED] = ConfigRecord({"reason": measured})
+        content[messages.UNMEASURED] = ConfigRecord({"reason": measured})
     return content
 
 
 def _measured(results: dict[str, ScopeResult] | str, detailed: bool) -> RecordDict | str:
     if isinstance(results, str):
         return results
-    content = RecordDict({METRICS: _counts(results)})
+    content = RecordDict({messages.METRICS: _counts(results)})
     if detailed:
-        content[COUNTS] = to_array_record({name: r.confusion.astype(np.float32) for name, r in results.items()})
+        content[messages.COUNTS] = to_array_record(
+            {name: r.confusion.astype(np.float32) for name, r in results.items()}
+        )
     return content
 
 

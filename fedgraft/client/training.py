@@ -1,8 +1,8 @@
-"""Local training on cached features: the same code behind simulation and deployment.
+"""Local training on cached features: the same code in simulations and deployments.
 
 A worker that serves several sites trains them side by side: step k of every site goes through the frozen towers in
-one forward pass where the method can. The sum of their losses has the gradients of each site alone, since no
-parameter of one site takes part in another's loss.
+one forward pass if the method supports it. The sum of their losses gives each site's own gradients, since no parameter
+of one site occurs in another's loss.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,8 +34,8 @@ def train_together(
 ) -> list[float]:
     """Train several sites of one fold in place for the configured epochs, and return each one's mean loss.
 
-    Each epoch shuffles a site's images and draws one view of each, from the site's own generator. The optimizer is
-    made anew each round, and it keeps its state by parameter: no momentum crosses sites or rounds.
+    Each epoch shuffles a site's images and draws one view of each, from the site's own generator. The optimizer is new
+    in each round, and its state is per parameter: no momentum crosses sites or rounds.
 
     Args:
         adapters: of one method and one vocabulary.
@@ -51,9 +51,9 @@ def train_together(
     losses = [0.0] * len(adapters)
     for step in range(max(map(len, steps))):
         optimizer.zero_grad(set_to_none=True)
-        going = [site for site in range(len(adapters)) if step < len(steps[site])]
-        for begin in range(0, len(going), at_once):
-            sites = going[begin : begin + at_once]
+        active = [site for site in range(len(adapters)) if step < len(steps[site])]
+        for begin in range(0, len(active), at_once):
+            sites = active[begin : begin + at_once]
             batches = [_batch(data[site], *steps[site][step]) for site in sites]
             values = type(adapters[0]).losses([adapters[site] for site in sites], batches, classes)
             torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
 """The resident worker of a deployed site: backbone, features and state stay loaded between messages.
 
-`fedgraft site start` runs it as `python -m fedgraft.client.worker DIR SOCKET` and starts it again when it ends.
+`fedgraft site start` runs it as `python -m fedgraft.client.worker DIR SOCKET` and restarts it when it ends.
 """
 
 import logging
@@ -37,10 +37,10 @@ _log = logging.getLogger("fedgraft.worker")
 
 
 class Worker:
-    """Answers one message at a time, and a training that comes again with the answer that it got before.
+    """Answers one message at a time; a repeated training message gets the same answer again.
 
     Args:
-        status: the folder of the worker's socket, where it reports what it does.
+        status: the folder of the worker's socket, where it reports what it is doing.
     """
 
     def __init__(self, site: SiteFolder, status: Path) -> None:
@@ -56,7 +56,7 @@ class Worker:
         }
 
     def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
-        """The answer to one message; a refusal goes back as a sentence."""
+        """The answer to one message; a refusal is returned as a sentence."""
         with self._lock, report_task(self._status, kind):
             try:
                 if self._last is not None and self._last[:2] == (kind, data):
@@ -75,10 +75,10 @@ class Worker:
                 raise AssertionError("abort raises") from error
 
     def _hello(self, content: RecordDict) -> RecordDict:
-        """Who this is and what it holds; numbers of images only if the site's configuration lets them go out.
+        """The site's name and what it holds, with image counts only if its configuration allows.
 
         Raises:
-            UserError: server and site do not fit together.
+            UserError: server and site are incompatible.
         """
         job = Job.from_record(content.config_records[JOB])
         run = self._run_of(job)
@@ -96,14 +96,14 @@ class Worker:
     def _new_run(self, config_json: str, run: str) -> DeployedRun:
         plan = Plan.of(RunConfig.model_validate_json(config_json))
         if not plan.protocol.deployed:
-            raise UserError(f"the protocol {plan.protocol.name!r} is for simulations, and this is a deployed site")
+            raise UserError(f"the protocol {plan.protocol.name!r} is for simulations, but this is a deployed site")
         name = self._site.settings.backbone or plan.config.backbone
         examples = open_own(self._site.data, plan.announced.class_names, self._site.settings.labels)
         state = self._site.state / _checked_name(run)
         return DeployedRun(plan, self._loaded(name, plan), examples, state, self._site.cache)
 
     def _loaded(self, name: str, plan: Plan) -> Backbone:
-        """The backbone, kept from run to run where it is the same."""
+        """The backbone, reused by consecutive runs that need the same one."""
         wanted = (name, plan.config.precision, tuple(sorted(plan.config.backbone_options.items())))
         if self._known is None or self._known[0] != wanted:
             self._known = wanted, plan.load_backbone(name)
@@ -111,18 +111,14 @@ class Worker:
 
 
 def _checked_name(run: str) -> str:
-    """The run's name, which is a folder's name at the site.
-
-    Raises:
-        UserError: it could lead out of the site's folder.
-    """
+    """The run's name, which names a folder at the site; raises UserError if it could lead out of the site's folder."""
     if not _RUN_NAME.fullmatch(run):
-        raise UserError(f"the server calls the run {run!r}; letters, digits and . - _ make a run's name")
+        raise UserError(f"the server calls the run {run!r}; a run's name has only letters, digits and . - _")
     return run
 
 
 def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
-    """Answer at a socket that only its owner may use, "unix:PATH", from now on."""
+    """Start answering at a socket "unix:PATH" that only its owner may use."""
 
     def handler(kind: str) -> grpc.RpcMethodHandler:
         return grpc.unary_unary_rpc_method_handler(lambda data, context: worker.answer(kind, data, context))
@@ -148,7 +144,7 @@ def serve(worker: Worker, address: str) -> None:
 
 
 def main(make: Callable[[SiteFolder, Path], Worker] = Worker) -> None:
-    """The process."""
+    """The main function of the worker process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", stream=sys.stderr)
     folder, address = sys.argv[1:]
     status = Path(address.removeprefix("unix:")).parent

@@ -1,7 +1,7 @@
-"""What a worker reports of itself in files beside its socket, by which a supervisor sees whether it hangs.
+"""A worker's status in files next to its socket, from which a supervisor sees whether it hangs.
 
-One file says which message the worker is handling and since when, another when it was last alive. Times are read off
-the machine's monotonic clock, which processes share and which does not jump.
+One file says which message the worker is handling and since when, another when it was last alive. Times are those of
+the machine's monotonic clock, which all processes share and which does not jump.
 """
 
 import json
@@ -28,7 +28,7 @@ class Task:
 
 @contextmanager
 def report_task(folder: Path, kind: str) -> Iterator[None]:
-    """Report a message for as long as it takes; where the disk is full nothing is reported, and the work goes on."""
+    """Report a message while it is handled; if the disk is full, nothing is reported and the work continues."""
     with suppress(OSError):
         write_text(folder / _FILE, json.dumps(asdict(Task(kind, time.monotonic()))))
     try:
@@ -38,7 +38,7 @@ def report_task(folder: Path, kind: str) -> Iterator[None]:
 
 
 def running_task(folder: Path) -> Task | None:
-    """The message that the worker is handling; None where it is idle."""
+    """The message that the worker is handling, or None if it is idle."""
     try:
         return Task(**json.loads((folder / _FILE).read_text()))
     except FileNotFoundError:
@@ -46,12 +46,12 @@ def running_task(folder: Path) -> Task | None:
 
 
 def clear_task(folder: Path) -> None:
-    """The worker is idle."""
+    """Report that the worker is idle."""
     (folder / _FILE).unlink(missing_ok=True)
 
 
 def start_pulse(folder: Path) -> None:
-    """Give a sign of life every other second for as long as the process can."""
+    """Report every two seconds, for as long as the process can, that it is alive."""
 
     def beat() -> None:
         while True:
@@ -63,14 +63,14 @@ def start_pulse(folder: Path) -> None:
 
 
 def last_pulse(folder: Path) -> float | None:
-    """When the worker gave its last sign of life; None where it has not given one yet."""
+    """When the worker last reported that it is alive, or None if it has not done so yet."""
     try:
         return float((folder / _PULSE).read_text())
-    except (FileNotFoundError, ValueError):  # not there, or just being written
+    except (FileNotFoundError, ValueError):  # missing, or being written
         return None
 
 
 def clear_status(folder: Path) -> None:
-    """Forget what a worker reported that has ended."""
+    """Delete the status of a worker that has ended."""
     clear_task(folder)
     (folder / _PULSE).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""The server's side: rounds, checkpoints and resume, evaluation, the run directory and reports."""
+"""The server: preparation, rounds, routing of messages, checks of answers, checkpoints and resuming, summaries."""

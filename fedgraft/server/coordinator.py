@@ -1,4 +1,4 @@
-"""The server's main program: hello, then for each fold the rounds of train, checkpoint, evaluate, report."""
+"""The server's main program: find the sites, then train, checkpoint, evaluate and report the rounds of each fold."""
 
 import threading
 import time
@@ -15,21 +15,8 @@ from fedgraft.core.observer import Observer
 from fedgraft.core.randomness import public_key
 from fedgraft.data.results import Row
 from fedgraft.data.split import Fold, Split
-from fedgraft.flower.messages import (
-    CLASS_COUNTS,
-    COUNTS,
-    HELLO,
-    JOB,
-    MEASURED,
-    METRICS,
-    SHARED,
-    UNMEASURED,
-    Arrays,
-    Job,
-    from_array_record,
-    to_array_record,
-    wire_size,
-)
+from fedgraft.flower import messages
+from fedgraft.flower.messages import Arrays, Job, from_array_record, to_array_record, wire_size
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.checkpoints import Checkpoint
@@ -58,15 +45,8 @@ class Coordinator:
         observer: Observer,
         zero_shot: dict[str, float],
     ) -> None:
-        self.plan, self.config, self.directory, self.split, self.backbone = (
-            plan,
-            plan.config,
-            directory,
-            split,
-            backbone,
-        )
-        self.observer = observer
-        self.zero_shot = zero_shot
+        self.plan, self.config, self.directory = plan, plan.config, directory
+        self.split, self.backbone, self.observer, self.zero_shot = split, backbone, observer, zero_shot
         self._stopping = threading.Event()
         self._adapter = plan.adapter(Vocabulary(backbone, split.class_names, split.templates))
         self._monitor = DriftMonitor(plan, backbone, split.class_names, self.initial())
@@ -75,16 +55,16 @@ class Coordinator:
         self.job = Job(self.config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
 
     def run(self, grid: Grid) -> None:
-        """All folds, then summary.json.
+        """Run all folds, then write summary.json.
 
         Raises:
-            RunFailed: sites are missing, a round has too few sound answers, or the run directory cannot be written.
+            RunFailed: sites are missing, a round has too few valid answers, or the run directory cannot be written.
         """
         try:
             self._run(grid)
         except OSError as error:
             raise RunFailed(
-                f"The run in {self.directory.path} stopped: {reason_of(error)}. What is complete is kept; it goes on "
+                f"The run in {self.directory.path} stopped: {reason_of(error)}. Completed rounds are kept; resume it "
                 "with --resume."
             ) from error
 
@@ -109,7 +89,7 @@ class Coordinator:
         self.directory.write_json("summary.json", content)
 
     def _found_sites(self, grid: Grid) -> Router:
-        """A router that knows where the sites are."""
+        """A router that knows which node holds which site."""
         deployed = self.plan.protocol.deployed
         resend = self.config.resend_seconds if deployed else None
         router = Router(Sender(grid, self._stopping, self.config.answer_seconds, resend))
@@ -118,29 +98,29 @@ class Coordinator:
             self.job = replace(self.job, run=name, attempt=attempt)
             self._greet(router)
         else:
-            router.find(RecordDict({JOB: self.job.to_record()}), self.config.sites)
+            router.find(RecordDict({messages.JOB: self.job.to_record()}), self.config.sites)
         return router
 
     def _greet(self, router: Router) -> None:
-        """Who takes part, told to the observer and kept in sites.json: a site keeps its number when a run resumes."""
+        """Report who takes part and record it in sites.json, so that a site keeps its number in a resumed run."""
         known = self.directory.read_json("sites.json") or {}
         numbers = {name: entry["number"] for name, entry in known.items()}
-        greeting = router.greet(RecordDict({JOB: self.job.to_record()}), self.config.sites, numbers)
+        greeting = router.greet(RecordDict({messages.JOB: self.job.to_record()}), self.config.sites, numbers)
         for reason in greeting.refused:
             self.observer.on_notice(f"A site does not take part: {reason}.")
         for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
-            self.observer.on_notice(f"The site {name!r} took part before and has not come.")
+            self.observer.on_notice(f"The site {name!r} took part before and has not connected.")
         entries = {name: {**known.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
         for name, hello in greeting.hellos.items():
-            said = hello.config_records[HELLO]
-            entries[name] |= {key: said[key] for key in ("version", "fingerprint")}
-            if CLASS_COUNTS in hello.metric_records:
-                entries[name]["images"] = dict(hello.metric_records[CLASS_COUNTS])
+            own = hello.config_records[messages.HELLO]
+            entries[name] |= {key: own[key] for key in ("version", "fingerprint")}
+            if messages.CLASS_COUNTS in hello.metric_records:
+                entries[name]["images"] = dict(hello.metric_records[messages.CLASS_COUNTS])
             self.observer.on_notice(f"Site {greeting.numbers[name]} is {name!r}.")
         self.directory.write_json("sites.json", entries)
 
     def _driver(self, fold: Fold) -> RoundDriver:
-        """The fold's rounds; noise that is to protect somebody has a key that nobody can derive."""
+        """The fold's round driver; noise that protects a deployed site has a secret key."""
         secret = self.plan.protocol.deployed and self.plan.composition.privacy() is not None
         key = self.directory.noise_key() if secret else public_key(self.config.seed)
         return RoundDriver(self.plan, fold.name or "", self.initial(), key, self._monitor.drift)
@@ -151,7 +131,7 @@ class Coordinator:
 
 
 class _FoldRun:
-    """The rounds of one fold, from the newest checkpoint on."""
+    """The rounds of one fold, starting from its newest checkpoint."""
 
     def __init__(self, coordinator: Coordinator, router: Router, driver: RoundDriver, number: int, fold: Fold) -> None:
         self._plan, self._directory = coordinator.plan, coordinator.directory
@@ -163,7 +143,7 @@ class _FoldRun:
         self._arrays, self._state, self._first = self._restore(coordinator.initial())
 
     def run(self) -> dict[str, Any]:
-        """Train and evaluate up to the last round; returns its confusion counts by scope."""
+        """Train and evaluate up to the last round and return its confusion counts by scope."""
         counts = self._evaluate(self._first) if self._is_evaluated_at(self._first) else {}
         for server_round in range(self._first + 1, self._rounds + 1):
             self._train(server_round)
@@ -172,7 +152,7 @@ class _FoldRun:
         return counts
 
     def _restore(self, initial: Arrays) -> tuple[Arrays, State, int]:
-        """What to go on from; rows of later rounds and of an unfinished evaluation go."""
+        """The state to continue from; rows of later rounds and of an unfinished evaluation are dropped."""
         checkpoint = self._directory.checkpoints.newest(self._number, self._job.fingerprint)
         first = checkpoint.round if checkpoint else 0
         kept = [row for row in self._directory.rows() if row["fold"] != self._fold.name or row["round"] < first]
@@ -183,11 +163,11 @@ class _FoldRun:
         return server_round % self._plan.config.eval_every == 0 or server_round == self._rounds
 
     def _is_evaluated_at(self, server_round: int) -> bool:
-        """Whether a round is evaluated by messages of its own."""
+        """Whether a round is evaluated by separate messages."""
         return self._is_evaluated(server_round) and not self._measures_later(server_round)
 
     def _measures_later(self, server_round: int) -> bool:
-        """Whether a round is evaluated on the way to the next: a deployed site's message costs it a process."""
+        """Whether a round is evaluated by the next round's messages: each message costs a deployed site a process."""
         every_site = self._plan.config.participation == 1
         return self._plan.protocol.deployed and every_site and server_round < self._rounds
 
@@ -200,7 +180,7 @@ class _FoldRun:
         seconds = time.monotonic() - began
         rows = summary.training_rows(self._place(server_round), result, replies, wire_size(content), seconds)
         if measure:
-            self._report(earlier, summary.scope_counts(replies, MEASURED), self._unmeasured(earlier, replies))
+            self._report(earlier, summary.scope_counts(replies, messages.MEASURED), self._unmeasured(earlier, replies))
         self._arrays, self._state = result.arrays, result.state
         self._reported = {"loss": result.figures["loss"]}
         checkpoint = Checkpoint(self._number, server_round, result.arrays, rows, result.state)
@@ -210,31 +190,31 @@ class _FoldRun:
             self._observer.on_site_left_out(server_round, entry.site, entry.reason)
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
-        """Measure every scope at every site; in the last round return the confusion counts as well."""
+        """Evaluate every scope at every site; return the confusion counts in the last round."""
         job = replace(self._job, round=server_round, detailed=server_round == self._rounds)
         sites = range(self._plan.config.sites)
         replies = self._router.ask(MessageType.EVALUATE, self._content(job), sites)
         failed = [self._left_out(server_round, reply.site, reply.error) for reply in replies if reply.content is None]
-        self._report(server_round, summary.scope_counts(replies, METRICS), failed)
+        self._report(server_round, summary.scope_counts(replies, messages.METRICS), failed)
         return self._confusions(replies) if job.detailed else {}
 
     def _confusions(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        """Over all sites, with the class names of each scope."""
+        """Confusion counts over all sites, with the class names of each scope."""
         tables: dict[str, np.ndarray[Any, Any]] = {}
         for reply in replies:
             if reply.content is not None:
-                for scope, table in from_array_record(reply.content.array_records[COUNTS]).items():
+                for scope, table in from_array_record(reply.content.array_records[messages.COUNTS]).items():
                     tables[scope] = tables.get(scope, 0) + table.astype(np.int64)
         names = self._split.class_names
         spaces = {scope.name: [names[index] for index in scope.classes] for scope in self._fold.scopes}
         return {scope: {"classes": spaces[scope], "counts": table.tolist()} for scope, table in tables.items()}
 
     def _unmeasured(self, server_round: int, replies: Sequence[Reply]) -> list[Row]:
-        """The rows of sites that trained and could not be measured."""
+        """The rows of sites that trained but could not be evaluated."""
         return [
-            self._left_out(server_round, reply.site, str(reply.content.config_records[UNMEASURED]["reason"]))
+            self._left_out(server_round, reply.site, str(reply.content.config_records[messages.UNMEASURED]["reason"]))
             for reply in replies
-            if reply.content is not None and UNMEASURED in reply.content.config_records
+            if reply.content is not None and messages.UNMEASURED in reply.content.config_records
         ]
 
     def _left_out(self, server_round: int, site: int, reason: str) -> Row:
@@ -242,7 +222,7 @@ class _FoldRun:
         return summary.left_out_row(self._place(server_round), site, f"evaluation: {reason}")
 
     def _report(self, server_round: int, counts: summary.ScopeCounts, failed: list[Row]) -> None:
-        """The rows of one evaluation.
+        """Append and report the rows of one evaluation.
 
         Raises:
             RunFailed: no site could evaluate.
@@ -256,7 +236,7 @@ class _FoldRun:
         self._observer.on_round_end(server_round, self._rounds, {**accuracies, **self._reported})
 
     def _content(self, job: Job) -> RecordDict:
-        return RecordDict({JOB: job.to_record(), SHARED: to_array_record(self._arrays)})
+        return RecordDict({messages.JOB: job.to_record(), messages.SHARED: to_array_record(self._arrays)})
 
     def _place(self, server_round: int) -> dict[str, Any]:
         return {"round": server_round, "fold": self._fold.name}

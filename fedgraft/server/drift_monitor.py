@@ -1,4 +1,4 @@
-"""What the server knows without any data: how far shared parameters carry the features of classes nobody trains."""
+"""The drift monitor: measures at the server, without data, how far the features of classes nobody trains on move."""
 
 from functools import cached_property
 from typing import Any
@@ -18,16 +18,16 @@ from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 
 _NUDGE = 0.02
-"""Standard deviation of a change of the shared parameters that must show in the features."""
+"""Standard deviation of a perturbation of the shared parameters that must change the features."""
 
 
 class DriftMonitor:
     """Measures drift with the method's own adapter over a broad list of class names.
 
-    Personal parameters are the initial ones: the server knows no others.
+    Personal parameters keep their initial values: the server knows no others.
 
     Args:
-        class_names: of the run; they are left out.
+        class_names: the run's classes, which are excluded.
         initial: the shared parameters of round 0.
     """
 
@@ -40,11 +40,7 @@ class DriftMonitor:
         return float(np.mean(1 - (self._features(arrays) * self._written).sum(1)))
 
     def require_sensitivity(self) -> None:
-        """Make sure before training that the shared parameters can be seen in the features.
-
-        Raises:
-            UserError: they cannot.
-        """
+        """Raise UserError before training if the features do not depend on the shared parameters."""
         rng = generator(self._plan.config.seed, "probe")
         nudged = {
             name: (array + rng.normal(0, _NUDGE, array.shape)).astype(array.dtype)
@@ -52,7 +48,7 @@ class DriftMonitor:
         }
         if np.allclose(self._features(nudged), self._features(self._initial), atol=1e-7):
             raise UserError(
-                f"The strategy {self._plan.config.strategy!r} measures drift by the text features of class names, and "
+                f"The strategy {self._plan.config.strategy!r} measures drift by the text features of class names, but "
                 f"what the method {self._plan.config.method!r} shares does not change them; leave it out."
             )
 

@@ -1,4 +1,4 @@
-"""Everything before a run's first message: check, split, compute features, write the configuration."""
+"""Everything before a run's first message: validate, split, compute features, write the configuration."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,17 +28,14 @@ def prepare(
     lock_seconds: float = 0.0,
     open_examples: OpenExamples = Plan.open_examples,
 ) -> Coordinator | None:
-    """Prepare a run.
+    """Prepare a run and return its coordinator, or None if the run to resume is finished.
 
     Args:
-        lock_seconds: how long another process may take to leave the directory.
-        open_examples: the plan's examples, where they may be open already.
-
-    Returns:
-        What runs on a grid, or None where the run to resume is finished.
+        lock_seconds: how long to wait for another process to release the directory.
+        open_examples: opens the plan's examples, or returns them if they are already open.
 
     Raises:
-        UserError: a mistake in the configuration, the data or the directory; nothing was written.
+        UserError: there is a mistake in the configuration, the data or the directory; nothing was written.
     """
     directory = RunDirectory(out)
     directory.check_free(config, resume)
@@ -62,7 +59,7 @@ def prepare(
 
 
 def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[Split, Backbone, FeatureStore]:
-    """Split the data and compute the image features that the store lacks."""
+    """Split the data and compute the image features missing from the store."""
     split = plan.split(examples)
     backbone = plan.load_backbone()
     store = plan.feature_store(cache_root(), backbone)
@@ -73,8 +70,8 @@ def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[
 def zero_shot_accuracy(split: Split, backbone: Backbone, store: FeatureStore, observer: Observer) -> dict[str, float]:
     """Accuracy in percent of the hand-written templates by scope, over all sites' test images.
 
-    A figure near chance is reported: then the backbone does not know the classes, or names and labels do not match,
-    and no federated figure means anything before that is explained.
+    A result near chance is reported: then the backbone does not know the classes, or names and labels do not match,
+    and no federated result is meaningful until that is explained.
     """
     texts = backbone.text.encode_classes(split.class_names, split.templates).cpu().numpy()
     accuracies: dict[str, float] = {}
@@ -90,7 +87,7 @@ def zero_shot_accuracy(split: Split, backbone: Backbone, store: FeatureStore, ob
             chance = 100 / len(scope.classes)
             if accuracies[name] < 1.5 * chance:
                 observer.on_notice(
-                    f"Zero-shot accuracy of {name!r} is {accuracies[name]:.1f} %, and chance is {chance:.1f} %: the "
-                    "backbone does not know these classes, or class names and labels do not match."
+                    f"Zero-shot accuracy of {name!r} is {accuracies[name]:.1f} %, while chance is {chance:.1f} %: "
+                    "the backbone does not know these classes, or class names and labels do not match."
                 )
     return accuracies

@@ -1,4 +1,4 @@
-"""The server's rounds: who trains, which answers count, and what becomes of them.
+"""The server's rounds: who trains, which answers count, and how they are aggregated.
 
 Flower's `Strategy` interface is not used: its `start` loop can neither resume nor be stopped, and nothing else calls
 its methods; see docs/design.md.
@@ -20,12 +20,12 @@ from fedgraft.strategies.components import Drift, Round, State
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What a round of training led to.
+    """The outcome of a round of training.
 
     Attributes:
         arrays: the next shared parameters.
-        state: what the strategy remembers.
-        figures: loss, examples and what rule and steps say, for the round's row.
+        state: the strategy's state.
+        figures: loss, example count, and the metrics of rule and steps, for the round's row.
         counted: the sites whose answers count.
         left_out: the other sites that were asked, and why.
     """
@@ -38,13 +38,13 @@ class RoundResult:
 
 
 class RoundDriver:
-    """Samples sites from the seed, checks their answers, and aggregates them in the order of the sites.
+    """Samples sites from the seed, checks their answers, and aggregates them in site order.
 
     Args:
-        fold: name of the fold, which takes part in the draws.
+        fold: name of the fold, on which the draws depend.
         initial: the shared parameters of round 0.
-        noise_key: of the server's noise, secret where the noise is to protect anything.
-        drift: of shared parameters.
+        noise_key: keys the server's noise; secret if the noise is to protect anything.
+        drift: measures the drift of shared parameters.
     """
 
     def __init__(self, plan: Plan, fold: str, initial: Arrays, noise_key: bytes, drift: Drift) -> None:
@@ -59,17 +59,16 @@ class RoundDriver:
         return sorted(int(site) for site in rng.permutation(list(range(config.sites)))[:count])
 
     def conclude(self, server_round: int, previous: Arrays, replies: Sequence[Reply], state: State) -> RoundResult:
-        """Check the replies of a round's participants, leave out what is wrong, aggregate the rest.
+        """Check the replies of a round's participants, leave out invalid ones and aggregate the rest.
 
         Args:
             previous: the shared parameters that the sites began with.
-            state: what the strategy remembers of the round before.
+            state: the strategy's state after the round before.
 
         Raises:
-            RunFailed: fewer answers count than the quorum.
+            RunFailed: fewer valid answers than the quorum or the strategy requires.
         """
-        asked = self.participants(server_round)
-        composition = self._plan.composition
+        asked, composition = self.participants(server_round), self._plan.composition
         answers, silent = _answers(replies, asked)
         kept, bad = composition.rule.check_answers(answers, previous)
         left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
@@ -85,7 +84,7 @@ class RoundDriver:
         if sound < max(quorum, least):
             reasons = "; ".join(f"site {entry.site}: {entry.reason}" for entry in left_out)
             needed = f"the quorum is {quorum}" if quorum >= least else f"the strategy needs {least}"
-            raise RunFailed(f"Round {server_round} has {sound} sound answers of {asked}, {needed}. {reasons}")
+            raise RunFailed(f"Round {server_round} has {sound} valid answers of {asked}, but {needed}. {reasons}")
 
     def _round(self, server_round: int, previous: Arrays, asked: int) -> Round:
         place = (self._fold, server_round)
@@ -101,7 +100,7 @@ class RoundDriver:
 
 
 def _answers(replies: Sequence[Reply], asked: Sequence[int]) -> tuple[list[Answer], list[LeftOut]]:
-    """Answers by site, and the asked sites without one."""
+    """The readable answers, and the asked sites without one."""
     answers: list[Answer] = []
     failed = dict.fromkeys(asked, "it did not answer in time")
     for reply in replies:
@@ -114,11 +113,7 @@ def _answers(replies: Sequence[Reply], asked: Sequence[int]) -> tuple[list[Answe
 
 
 def _answer(reply: Reply) -> Answer:
-    """The answer in a reply.
-
-    Raises:
-        KeyError, ValueError, TypeError: there is none that can be read.
-    """
+    """The answer in a reply; raises KeyError, ValueError or TypeError if there is none that can be read."""
     if reply.content is None:
         raise ValueError(reply.error)
     metrics: MetricRecord = reply.content.metric_records[METRICS]

@@ -1,9 +1,9 @@
-"""Messages to nodes and their replies over a grid that loses some: what was lost is sent again.
+"""Messages to nodes and their replies over a grid that loses some: lost messages are resent.
 
-A SuperNode that is started again has forgotten the message it was at, and a reply that cannot be sent is dropped;
-Flower reports the first only where the node has been away for a while, and the second never. So a message is sent again
-when its node was lost and is back, and, where nothing is reported, after a time that doubles. A site gives a message
-that comes twice the same answer, so sending once too often costs time and nothing else.
+A restarted SuperNode has forgotten the message that it was handling, and a reply that cannot be sent is dropped; Flower
+reports the former only if the node was away for a while, and the latter never. So a message is resent when its node was
+lost and has returned and, where nothing is reported, after an interval that doubles. A site gives a repeated message
+the same answer, so resending it unnecessarily costs only time.
 """
 
 import threading
@@ -21,28 +21,28 @@ _FIRST_POLL_SECONDS, _POLL_SECONDS = 0.002, 0.1
 
 
 class Grid(Protocol):
-    """What is used of Flower's grid, and all that an engine offers: nodes that take messages and give replies."""
+    """The part of Flower's grid interface that is used, and that an engine must offer."""
 
     def get_node_ids(self) -> Iterable[int]:
-        """The nodes that are there."""
+        """The connected nodes."""
         ...
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Take messages and give each an identifier; Flower gives None for one that it does not take."""
+        """Send messages and return an identifier for each, or None for one that Flower does not accept."""
         ...
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies to some messages that have come."""
+        """The replies received so far to the given messages."""
         ...
 
 
 @dataclass
 class _Outgoing:
-    """A message on its way: under which identifiers it was sent, and when it is sent again.
+    """A message in flight: under which identifiers it was sent, and when it is resent.
 
     Attributes:
-        lost: whether nothing of it is on the way any more.
-        patience: seconds from the last sending to the next; None waits for as long as it takes.
+        patience: seconds from the last sending to the next; None to wait indefinitely.
+        lost: whether no copy of it is in flight any more.
     """
 
     message: Message
@@ -54,43 +54,34 @@ class _Outgoing:
 
 
 class Sender:
-    """Sends messages and waits for their replies, ready to be stopped, which Flower's own calls are not.
+    """Sends messages and waits for their replies; unlike Flower's own calls, it can be stopped.
 
     Args:
         stopping: ends a wait with `RunFailed` when it is set.
-        answer_seconds: how long an answer is waited for.
-        resend_seconds: after how long without an answer a message is sent again although nothing says that it is
-            lost; None never does.
+        answer_seconds: how long to wait for an answer.
+        resend_seconds: how long before an unanswered message is resent although no loss was reported; None for never.
     """
 
     def __init__(
-        self,
-        grid: Grid,
-        stopping: threading.Event,
-        answer_seconds: float = 3600.0,
-        resend_seconds: float | None = None,
+        self, grid: Grid, stopping: threading.Event, answer_seconds: float = 3600.0, resend_seconds: float | None = None
     ) -> None:
         self._grid, self._stopping = grid, stopping
         self.seconds, self._patience = answer_seconds, resend_seconds
 
     def nodes(self) -> set[int]:
-        """The nodes that are there."""
+        """The connected nodes."""
         return set(self._grid.get_node_ids())
 
     def pause(self, seconds: float = _POLL_SECONDS) -> None:
-        """Wait a moment.
-
-        Raises:
-            RunFailed: the run was stopped.
-        """
+        """Wait a moment; raises RunFailed if the run is stopped."""
         if self._stopping.wait(seconds):
-            raise RunFailed("The run was stopped; it goes on with --resume.")
+            raise RunFailed("The run was stopped; resume it with --resume.")
 
     def __call__(self, messages: list[Message]) -> list[Message | None]:
-        """The reply to each message, None where there was none in time.
+        """The reply to each message, or None if there was none in time.
 
         Raises:
-            RunFailed: the run was stopped, or the messages are larger than the SuperLink takes.
+            RunFailed: the run was stopped, or the messages are larger than the SuperLink accepts.
         """
         outgoing = [_Outgoing(message, self._patience) for message in messages]
         self._send(outgoing)
@@ -105,20 +96,17 @@ class Sender:
         return [entry.reply for entry in outgoing]
 
     def _send(self, outgoing: list[_Outgoing]) -> None:
+        originals = [(entry.message.content, entry.message.metadata) for entry in outgoing]
         copies = [
-            Message(
-                entry.message.content,
-                dst_node_id=entry.message.metadata.dst_node_id,
-                message_type=entry.message.metadata.message_type,
-            )
-            for entry in outgoing
+            Message(content, dst_node_id=metadata.dst_node_id, message_type=metadata.message_type)
+            for content, metadata in originals
         ]
         identifiers = list(self._grid.push_messages(copies))
         if len(identifiers) < len(outgoing):
-            raise RunFailed("The messages to the sites are larger than the SuperLink takes.")
+            raise RunFailed("The messages to the sites are larger than the SuperLink accepts.")
         for entry, identifier in zip(outgoing, identifiers, strict=True):
             entry.sent = time.monotonic()
-            entry.lost = identifier is None  # Flower's word for a message that the SuperLink did not take
+            entry.lost = identifier is None  # the SuperLink did not accept the message
             if identifier is not None:
                 entry.identifiers.add(identifier)
 
@@ -142,7 +130,7 @@ class Sender:
             assert entry.patience
             entry.patience *= 2
         if lost := [entry for entry in waiting if entry.lost]:
-            there = self.nodes()
-            due += [entry for entry in lost if entry not in due and entry.message.metadata.dst_node_id in there]
+            present = self.nodes()
+            due += [entry for entry in lost if entry not in due and entry.message.metadata.dst_node_id in present]
         if due:
             self._send(due)

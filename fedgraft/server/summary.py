@@ -1,4 +1,4 @@
-"""What the server writes down: the rows of metrics.jsonl, and summary.json at the end."""
+"""What the server records: the rows of metrics.jsonl and, at the end, summary.json."""
 
 import platform
 from collections import Counter, defaultdict
@@ -17,17 +17,17 @@ from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply
 
 ScopeCounts = dict[str, dict[int, tuple[int, int]]]
-"""Of each scope and site the images classified right and the images classified."""
+"""For each scope and site, the number of images classified correctly and of all images."""
 
 
 def training_rows(
     place: dict[str, Any], result: RoundResult, replies: Sequence[Reply], downlink: int, seconds: float
 ) -> list[Row]:
-    """The rows of a round of training: what it led to, and a row for each site that was left out.
+    """The rows of a round of training: its outcome, and a row for each site that was left out.
 
     Args:
         place: round and fold.
-        downlink: bytes that each site got.
+        downlink: bytes that each site received.
     """
     row = {
         **place,
@@ -49,23 +49,14 @@ def left_out_row(place: dict[str, Any], site: int, reason: str) -> Row:
 
 
 def evaluation_row(place: dict[str, Any], scope: str, counts: dict[int, tuple[int, int]]) -> Row:
-    """The row of a scope: the mean of the sites' accuracies, in percent, and each site's own.
-
-    Args:
-        place: round and fold.
-        counts: as in `ScopeCounts`; sites without images do not count.
-    """
+    """The row of a scope: the mean of the sites' accuracies in percent, without sites that have no images, and each."""
     sites = {str(site): 100 * right / total for site, (right, total) in sorted(counts.items()) if total}
     accuracy = float(np.mean(list(sites.values()))) if sites else float("nan")
     return {**place, "scope": scope, "accuracy": accuracy, "sites": sites}
 
 
 def scope_counts(replies: Sequence[Reply], record: str) -> ScopeCounts:
-    """What the sites counted.
-
-    Args:
-        record: the record of a reply that holds it.
-    """
+    """The sites' counts, from the given record of each reply."""
     counts: ScopeCounts = defaultdict(dict)
     for reply in replies:
         if reply.content is None or record not in reply.content.metric_records:
@@ -79,12 +70,7 @@ def scope_counts(replies: Sequence[Reply], record: str) -> ScopeCounts:
 def run_summary(
     plan: Plan, fingerprint: str, adapter: Adapter, rows: Sequence[Row], zero_shot: dict[str, float], seconds: float
 ) -> dict[str, Any]:
-    """What summary.json holds, but for privacy.
-
-    Args:
-        adapter: the server's.
-        rows: of the whole run.
-    """
+    """The content of summary.json, except privacy, from the server's adapter and all rows of the run."""
     config, protocol = plan.config, plan.protocol
     trained = [row for row in rows if row["scope"] == "train"]
     return {
@@ -111,11 +97,7 @@ def run_summary(
 
 
 def privacy_account(plan: Plan, drivers: Sequence[RoundDriver]) -> dict[str, Any] | None:
-    """What the run's strategy spent of privacy; None where it promises none.
-
-    Args:
-        drivers: of all folds.
-    """
+    """The privacy spent by the run's strategy over all folds, or None if it has no mechanism."""
     if (promise := plan.composition.privacy()) is None:
         return None
     rounds = range(1, plan.config.rounds + 1)
@@ -124,7 +106,7 @@ def privacy_account(plan: Plan, drivers: Sequence[RoundDriver]) -> dict[str, Any
 
 
 def _training_seconds(reply: Reply) -> float:
-    """What a site spent in its worker, as it says itself; sites trained together share their time equally."""
+    """The time a site spent in its worker, as it reports; sites trained together share the time equally."""
     metrics = None if reply.content is None else reply.content.metric_records.get(METRICS)
     return float(str(metrics.get("seconds", 0.0))) if metrics else 0.0
 

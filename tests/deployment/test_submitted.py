@@ -74,8 +74,8 @@ def test_a_run_that_is_cut_off_is_handed_in_again(server: ServerFolder, out: Pat
 
 
 def test_a_run_that_ended_for_a_reason_is_not_handed_in_again(server: ServerFolder, out: Path, plays: Runs) -> None:
-    played = plays("print('fedgraft.core.errors.RunFailed: Round 2 has 0 sound answers of 2')")
-    with pytest.raises(RunFailed, match="before its last round: Round 2 has 0 sound answers of 2"):
+    played = plays("print('fedgraft.core.errors.RunFailed: Round 2 has 0 valid answers of 2')")
+    with pytest.raises(RunFailed, match="before its last round: Round 2 has 0 valid answers of 2"):
         _to_the_end(SubmittedRun(server, CONFIG, out))
     assert len(played) == 1
 

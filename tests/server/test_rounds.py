@@ -73,7 +73,7 @@ def test_an_answer_that_is_no_answer_is_left_out_with_what_is_wrong() -> None:
 
 
 def test_a_round_below_its_quorum_stops_with_the_reasons() -> None:
-    with pytest.raises(RunFailed, match=r"5 sound answers of 8.*disk is full"):
+    with pytest.raises(RunFailed, match=r"5 valid answers of 8.*disk is full"):
         _concluded(_driver(quorum=0.75), [1.0] * 5 + [None] * 3)
 
 
@@ -83,7 +83,7 @@ def test_a_users_rule_takes_the_place_of_the_methods_own() -> None:
 
 
 def test_a_round_with_too_few_answers_for_the_rule_stops() -> None:
-    with pytest.raises(RunFailed, match=r"6 sound answers of 8, the strategy needs 7"):
+    with pytest.raises(RunFailed, match=r"6 valid answers of 8, but the strategy needs 7"):
         _concluded(_driver(strategy="bulyan"), [1.0] * 6 + [None] * 2)
 
 

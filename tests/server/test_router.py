@@ -111,7 +111,7 @@ def test_a_site_that_refuses_or_is_no_site_is_left_out_with_its_reason() -> None
     replies = router.ask(MessageType.TRAIN, CONTENT, [0, 1])
     assert [reply.site for reply in replies] == [0, 1]
     assert replies[0].content is not None
-    assert (replies[1].content, replies[1].error) == (None, "it is not there")
+    assert (replies[1].content, replies[1].error) == (None, "it is not connected")
 
 
 def test_a_site_that_does_not_come_is_not_waited_for_longer_than_for_an_answer() -> None:
@@ -120,7 +120,7 @@ def test_a_site_that_does_not_come_is_not_waited_for_longer_than_for_an_answer()
 
 
 def test_two_sites_of_one_name_and_one_site_too_many_end_the_run() -> None:
-    with pytest.raises(RunFailed, match="Two sites have the name 'north'"):
+    with pytest.raises(RunFailed, match="Two sites are named 'north'"):
         _greeted({7: "north", 8: "north"}, 2, {})
     with pytest.raises(RunFailed, match="'east' is one too many"):
         _greeted({7: "north", 8: "east"}, 2, {"north": 0, "west": 1})
@@ -181,7 +181,7 @@ def test_a_site_that_its_node_forgets_is_named_and_its_neighbour_counts() -> Non
 
 @pytest.mark.parametrize("held", [{70: [0], 71: [0]}, {70: [0], 71: [5]}])
 def test_a_site_twice_or_unknown_is_refused(held: dict[int, list[int]]) -> None:
-    with pytest.raises(RunFailed, match="must be there once"):
+    with pytest.raises(RunFailed, match="exactly once"):
         _found(Nodes(held), 2)
 
 

@@ -96,7 +96,7 @@ def test_messages_that_the_superlink_does_not_take_end_the_run() -> None:
         def push_messages(self, messages: Iterable[Message]) -> list[str]:
             return []
 
-    with pytest.raises(RunFailed, match="larger than the SuperLink takes"):
+    with pytest.raises(RunFailed, match="larger than the SuperLink accepts"):
         _reply(Full(ANSWER))
 
 

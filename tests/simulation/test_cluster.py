@@ -66,7 +66,7 @@ def test_a_node_with_other_images_is_named(engine: Engine, tmp_path: Path, monke
     simulate_on(engine, CONFIG, tmp_path / "run", False, Observer())
     monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr(Plan, "open_examples", lambda plan: open_source("shapes:flat", 0))
-    with pytest.raises(UserError, match=f"machine {socket.gethostname()} are not those that the server split"):
+    with pytest.raises(UserError, match=f"machine {socket.gethostname()} are not those of the server"):
         SimulatedRun(CONFIG, tmp_path / "run")
 
 

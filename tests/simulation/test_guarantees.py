@@ -94,7 +94,7 @@ def test_an_interrupted_run_ends_and_leaves_nothing_running(
     """Ctrl-C during a round: one sentence, no process left, and `--resume` gets to the same metrics."""
     started = Started(tmp_path, 1)
     os.killpg(started.process.pid, signal.SIGINT)
-    assert started.wait() == "fedgraft: The run was stopped; it goes on with --resume."
+    assert started.wait() == "fedgraft: The run was stopped; resume it with --resume."
     assert started.process.returncode == 1
     assert simulate_on(engine, CONFIG, started.out, True, Observer())["metrics"] == finished[1]["metrics"]
 
@@ -195,7 +195,9 @@ def test_a_site_that_fails_is_named_and_left_out_and_the_run_goes_on(engine: Eng
 
 
 def test_a_run_below_its_quorum_ends_with_the_reasons(engine: Engine, tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"Round 2 has 0 sound answers of 3, the quorum is 2\. site 0: The personal"):
+    with pytest.raises(
+        RunFailed, match=r"Round 2 has 0 valid answers of 3, but the quorum is 2\. site 0: The personal"
+    ):
         simulate_on(engine, CONFIG, tmp_path / "run", False, _Saboteur(tmp_path / "run", "*"))
 
 
