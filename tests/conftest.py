@@ -1,6 +1,6 @@
 """What several tests use, beside the fixtures of the contract tests: small data, and one engine for all runs."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from fedgraft.data.examples import Examples, content_key
-from fedgraft.simulation.engine import Engine, Resources, open_engine
+from fedgraft.simulation.engine import Engine
+from fedgraft.testing.engine import InProcessEngine
 from fedgraft.testing.fixtures import *  # noqa: F403
 
 ExamplesOf = Callable[..., Examples]
@@ -64,7 +65,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engine(own_cache: None, few_threads: None) -> Iterator[Engine]:
-    """Two worker processes of this machine for all runs, for `simulate_on`: the import of torch happens once."""
-    with open_engine(Resources(workers=2)) as opened:
-        yield opened
+def engine() -> Engine:
+    """Runs without processes, for `simulate_on`; tests/simulation/test_engines.py compares it with the others."""
+    return InProcessEngine()

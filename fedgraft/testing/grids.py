@@ -7,6 +7,8 @@ from flwr.app import Error, Message, RecordDict
 
 from fedgraft.flower.internals import SUPERLINK_NODE_ID, identify, set_message_id
 
+RUN = 1
+"""The run that all messages are of."""
 Said = RecordDict | Error | None
 """What a node answers; None is silence."""
 
@@ -22,7 +24,7 @@ class FakeGrid(ABC):
     """
 
     def __init__(self, nodes: Iterable[int]) -> None:
-        identify(1, SUPERLINK_NODE_ID)
+        identify(RUN, SUPERLINK_NODE_ID)
         self.nodes = list(nodes)
         self.pushed: list[Message] = []
         self._replies: dict[str, Message] = {}

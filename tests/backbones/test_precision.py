@@ -47,7 +47,6 @@ def test_features_of_another_precision_are_kept_apart(mini: Backbone, tmp_path: 
     assert FeatureStore(tmp_path, half).folder != FeatureStore(tmp_path, mini).folder
 
 
-@pytest.mark.slow
 def test_a_run_in_bfloat16_learns_as_well(engine: Engine, tmp_path: Path) -> None:
     """The last round's accuracy is within three points of float32's."""
     runs = {}

@@ -68,10 +68,10 @@ class Silent(FakeGrid):
 @pytest.mark.parametrize(
     ("nodes", "settings", "sentence"),
     [
-        (2, {"sites": 3}, r"3 sites and the federation only 2 SuperNodes.*num-supernodes=3"),
+        (2, {"sites": 3}, r"3 sites, but the federation has only 2 SuperNodes.*num-supernodes=3"),
         (2, {"sites": 1}, r"2 SuperNodes, more than the 1 sites.*num-supernodes=1"),
-        (0, {}, r"No SuperNode has come within 0 seconds"),
-        (2, {"wait": "long"}, r"wait is a number of seconds, not 'long'"),
+        (0, {}, r"No SuperNode connected within 0 seconds"),
+        (2, {"wait": "long"}, r"wait must be a number of seconds, not 'long'"),
         (2, {"out": "runs/first"}, r"out has the relative path 'runs/first'.*\$PWD/runs/first"),
         (2, {"data": "folder:./photos"}, r"data has the relative path './photos'.*\$PWD/photos"),
         (2, {"backbone": "./clip"}, r"backbone has the relative path"),

@@ -49,7 +49,7 @@ def test_a_worker_and_a_starter_that_end_are_started_again(site: RunningSite, ca
     site.tend()
     assert [site.worker.ended, site.superexec.ended] == [None, None]
     assert not {site.worker.pid, site.superexec.pid} & set(before)
-    assert "The worker of 'north' ended with status -9 and is started again" in caplog.text
+    assert "The worker of 'north' ended with status -9 and is restarted" in caplog.text
 
 
 def test_what_an_ended_process_had_started_ends_before_it_is_started_again(site: RunningSite) -> None:
@@ -98,7 +98,7 @@ def test_a_worker_that_is_stopped_between_two_messages_is_ended_and_named(
     (site._status / "pulse").write_text(str(time.monotonic() - 50))
     site.tend()
     assert site.worker.pid != before
-    assert re.search(r"The worker of 'north' gives no sign of life for 5\d s", caplog.text)
+    assert re.search(r"The worker of 'north' has given no sign of life for 5\d s", caplog.text)
     again = site.worker.pid
     site.tend()
     assert site.worker.pid == again
@@ -130,11 +130,11 @@ def test_a_site_that_was_taken_before_tries_again_and_ends_after_a_while(
     before = site.supernode.pid
     site.tend()
     assert site.supernode.pid != before
-    assert caplog.text.count("is started again until it connects") == 1
+    assert caplog.text.count("is restarted until it connects") == 1
     now = time.monotonic()
     monkeypatch.setattr("fedgraft.deployment.running_site.time.monotonic", lambda: now + 1000)
     _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
-    with pytest.raises(RunFailed, match="takes the site for connected still"):
+    with pytest.raises(RunFailed, match="still considers the site connected"):
         site.tend()
 
 

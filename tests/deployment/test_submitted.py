@@ -1,4 +1,4 @@
-"""A run that is handed in: followed to its end, handed in again where it was cut off, given up with its reason."""
+"""A submitted run: followed to its end, resubmitted if it is interrupted, given up with its reason."""
 
 import json
 import subprocess
@@ -82,7 +82,7 @@ def test_a_run_that_ended_for_a_reason_is_not_handed_in_again(server: ServerFold
 
 def test_a_run_that_gets_no_further_is_given_up(server: ServerFolder, out: Path, plays: Runs) -> None:
     played = plays("raise SystemExit(1)")
-    with pytest.raises(RunFailed, match="cut off 5 times and got no further than round 0"):
+    with pytest.raises(RunFailed, match="interrupted 5 times without passing round 0"):
         _to_the_end(SubmittedRun(server, CONFIG, out))
     assert len(played) == 6
 

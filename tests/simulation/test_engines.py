@@ -1,4 +1,4 @@
-"""Where the sites of a run work changes nothing of what it measures: one process, two, or Ray's actors."""
+"""Where the sites of a run work changes nothing of what it measures: in this process, in one or two others, on Ray."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from fedgraft import Resources, RunConfig, UserError, simulate
+from fedgraft.core.observer import Observer
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 
 CONFIG = RunConfig(
     method="fedpgp", sites=3, rounds=2, shots=4, participation=0.7, strategy="fedavgm", method_options={"n_ctx": 4}
@@ -20,13 +23,14 @@ def _rows(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_one_worker_two_workers_and_ray_write_the_same_rows(tmp_path: Path) -> None:
-    """Every figure of metrics.jsonl to the last digit, but for seconds."""
-    engines = {"one": Resources(1), "two": Resources(2), "ray": Resources(2, gpus_per_worker=0.0)}
-    for name, resources in engines.items():
-        simulate(CONFIG, tmp_path / name, resources=resources)
-    assert _rows(tmp_path / "one") == _rows(tmp_path / "two") == _rows(tmp_path / "ray")
-    assert {row["scope"] for row in _rows(tmp_path / "one")} == {"train", "local", "base", "novel"}
+def test_every_engine_writes_the_same_rows(engine: Engine, tmp_path: Path) -> None:
+    """Every figure of metrics.jsonl to the last digit, but for seconds; also on that of the other tests."""
+    simulate_on(engine, CONFIG, tmp_path / "0", False, Observer())  # names of one length: they travel in messages
+    expected = _rows(tmp_path / "0")
+    assert {row["scope"] for row in expected} == {"train", "local", "base", "novel"}
+    for number, resources in enumerate((Resources(1), Resources(2), Resources(2, gpus_per_worker=0.0)), 1):
+        simulate(CONFIG, tmp_path / str(number), resources=resources)
+        assert _rows(tmp_path / str(number)) == expected, resources
 
 
 @pytest.mark.parametrize("numbers", [{"workers": 0}, {"workers": -1}, {"cpus_per_worker": 0}])

@@ -1,5 +1,6 @@
 """T6: every key of the configuration changes something; a key that is parsed and never read would go unnoticed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from fedgraft import RunConfig
 from fedgraft.client.loaded_run import SimulatedRun
 from fedgraft.client.site import Site, train_sites
 from fedgraft.core.observer import Observer
+from fedgraft.data.sources import characters
 from fedgraft.server.preparation import prepare
 from fedgraft.strategies.answers import Answer
+from tests.simulation.conftest import open_once
 
 BASE = {
     "method": "promptfl", "data": "digits", "sites": 2, "rounds": 1, "shots": 4, "local_epochs": 1, "batch_size": 4,
@@ -38,7 +41,7 @@ TESTED_ELSEWHERE = {
 
 def _first_site_trained(settings: dict[str, Any], folder: Path) -> list[np.ndarray]:
     config = RunConfig.build({**BASE, **settings})
-    coordinator = prepare(config, folder, False, Observer())
+    coordinator = prepare(config, folder, False, Observer(), open_examples=open_once)
     assert coordinator is not None
     coordinator.directory.unlock()
     site = Site(SimulatedRun(config, folder), fold=0, site=0)
@@ -46,6 +49,13 @@ def _first_site_trained(settings: dict[str, Any], folder: Path) -> list[np.ndarr
     assert isinstance(answer, Answer)
     personal = site.state.load(1) or {}
     return [*answer.arrays.values(), *(tensor.numpy() for tensor in personal.values())]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_characters() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(characters, "DRAWINGS_PER_CLASS_AND_FAMILY", 2)
+        yield
 
 
 @pytest.fixture(scope="module")

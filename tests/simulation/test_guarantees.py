@@ -213,7 +213,7 @@ def test_every_protocol_reports_its_metrics(
     engine: Engine, tmp_path: Path, protocol: str, data: str, method: str, keys: set[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(shapes, "IMAGES_PER_CLASS_AND_STYLE", 2)
+    monkeypatch.setattr(shapes, "IMAGES_PER_CLASS_AND_STYLE", 1)
     config = RunConfig.build(
         {"method": method, "data": data, "protocol": protocol, "sites": 2, "rounds": 1, "shots": 1, "local_epochs": 1}
     )

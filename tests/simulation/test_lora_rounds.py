@@ -25,6 +25,7 @@ from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server.preparation import prepare
 from fedgraft.strategies.answers import Answer
 from fedgraft.testing.rounds import round_after
+from tests.simulation.conftest import open_once
 
 CASES = {
     "fedsa-lora": {"rank": 2},
@@ -42,7 +43,7 @@ class Run:
         self.config = RunConfig(
             method=method, data="digits", sites=3, shots=4, local_epochs=1, lr=0.02, method_options=options
         )
-        coordinator = prepare(self.config, folder, False, Observer())
+        coordinator = prepare(self.config, folder, False, Observer(), open_examples=open_once)
         assert coordinator is not None
         coordinator.directory.unlock()
         self.rule, self.folder = coordinator.plan.composition.rule, folder

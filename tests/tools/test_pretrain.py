@@ -26,6 +26,7 @@ def _pretrain(work: Path) -> dict[str, Any]:
     return load_file(out / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_continues_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = _pretrain(_prepared(tmp_path / "straight"))
     save, work = pretrain._save, _prepared(tmp_path / "killed")
