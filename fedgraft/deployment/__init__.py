@@ -1,1 +1,1 @@
-"""A deployment's processes: Flower's SuperLink and SuperNodes with TLS and keys, and a resident worker at each site."""
+"""The processes of a deployment: Flower's SuperLink and SuperNodes with TLS and keys, and each site's worker."""

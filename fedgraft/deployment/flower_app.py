@@ -1,8 +1,8 @@
 """fedgraft as an ordinary Flower app, for `flwr run`: the same server and client as `fedgraft simulate`.
 
-The app's run configuration holds the keys of `RunConfig`, and three of its own: `options`, options of method, protocol
-and data source ("rank=4, mu=1.0"); `out`, the run directory; and `wait`, the seconds to
-wait for missing SuperNodes. `sites = 0` takes as many sites as the federation has SuperNodes.
+The app's run configuration has the keys of `RunConfig` and three of its own: `options`, options of method, protocol and
+data source ("rank=4, mu=1.0"); `out`, the run directory; and `wait`, how many seconds to wait for missing SuperNodes.
+`sites = 0` uses as many sites as the federation has SuperNodes.
 """
 
 import json
@@ -29,14 +29,9 @@ __all__ = ["client_app", "server_app"]
 server_app = ServerApp()
 
 _log = logging.getLogger("flwr")
-_DEFAULTS: dict[str, Any] = {
-    "out": "~/fedgraft-runs/{run}",
-    "wait": 10,
-    "sites": 0,
-    "options": "",
-}
+_DEFAULTS: dict[str, Any] = {"out": "~/fedgraft-runs/{run}", "wait": 10, "sites": 0, "options": ""}
 _SETTLED_SECONDS = 1.0
-"""Flower registers SuperNodes one by one; their number counts once it has stood still for this long."""
+"""Flower registers SuperNodes one by one; their number counts once it has been stable for this long."""
 _POLL_SECONDS = 0.2
 _LEAVE_SECONDS = 60.0
 """A server process whose SuperLink was killed may hold the run directory for a moment."""
@@ -44,26 +39,26 @@ _LEAVE_SECONDS = 60.0
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation on Flower's grid, going on where the run directory holds the same run unfinished."""
+    """Run the federation on Flower's grid, resuming the run if the run directory holds it unfinished."""
     if "settings" in context.run_config:
         _run_deployed(grid, context)
         return
     given = {**_DEFAULTS, **context.run_config}
     out = _run_directory(str(given.pop("out")), context.run_id)
     if not isinstance(wait := given.pop("wait"), int | float):
-        raise UserError(f"wait is a number of seconds, not {wait!r}.")
+        raise UserError(f"wait must be a number of seconds, not {wait!r}.")
     config = _run_config(given)
     _run(grid, _with_sites(config, config.sites if given["sites"] else 0, grid, wait), out)
 
 
 def _run_deployed(grid: Grid, context: Context) -> None:
-    """What `fedgraft run` and `fedgraft up` submit: the whole configuration as JSON; the sites say who they are."""
+    """Run what `fedgraft run` and `fedgraft up` submit: the whole configuration as JSON, for sites with own data."""
     config = RunConfig.build(json.loads(str(context.run_config["settings"])))
     _run(grid, config, _run_directory(str(context.run_config["out"]), context.run_id), _LEAVE_SECONDS)
 
 
 def _run(grid: Grid, config: RunConfig, out: Path, lock_seconds: float = 0.0) -> None:
-    # A ClientApp process imports this module for every message of a deployment and needs none of this.
+    # Imported here because a ClientApp process imports this module for every message of a deployment.
     from fedgraft.server.preparation import prepare
 
     _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
@@ -77,11 +72,7 @@ def _run(grid: Grid, config: RunConfig, out: Path, lock_seconds: float = 0.0) ->
 
 
 def _run_directory(text: str, run_id: int) -> Path:
-    """The run directory, with Flower's run id for "{run}".
-
-    Raises:
-        UserError: it is relative; Flower's processes run wherever the SuperLink was started.
-    """
+    """The run directory, with Flower's run ID for "{run}"; raises UserError for a relative path."""
     return _absolute("out", text.replace("{run}", str(run_id)))
 
 
@@ -89,21 +80,21 @@ def _absolute(key: str, text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_absolute():
         raise UserError(
-            f"{key} has the relative path {text!r}, and Flower's processes do not run in the folder that you typed "
-            f'the command in; give an absolute path, one that begins with ~, or "$PWD/{text.removeprefix("./")}".'
+            f"{key} has the relative path {text!r}, but Flower's processes do not run in the folder of your command; "
+            f'give an absolute path, one that begins with ~, or "$PWD/{text.removeprefix("./")}".'
         )
     return path
 
 
 def _run_config(given: Mapping[str, Any]) -> RunConfig:
-    """The checked configuration, with one site where the app's configuration leaves their number open.
+    """The validated configuration, with one site if the app's configuration leaves the number open.
 
     Raises:
-        UserError: an unknown key, a wrong value, or a relative path.
+        UserError: there is an unknown key, an invalid value, or a relative path.
     """
     options = parse_assignments(str(given["options"]), "options")
     for key in options.keys() & RunConfig.model_fields.keys():
-        raise UserError(f"{key!r} is not an option; give it as a key of its own, beside options.")
+        raise UserError(f"{key!r} is not an option; give it as a key of its own, next to options.")
     plain = {key: value for key, value in given.items() if key != "options"}
     config = RunConfig.build(placed(merged({**plain, "sites": given["sites"] or 1}, options)))
     source, parsed = find_source(config.data, config.data_options)
@@ -118,16 +109,16 @@ def _with_sites(config: RunConfig, wanted: int, grid: Grid, wait: float) -> RunC
     """The configuration with as many sites as there are SuperNodes.
 
     Raises:
-        UserError: there are none, or their number is not the one wanted.
+        UserError: there are none, or not as many as wanted.
     """
     count = _count_supernodes(grid, wanted, wait)
     simulated = f'In a simulation add --federation-config "num-supernodes={wanted}"; in a deployment'
-    either = "sites=0 takes as many sites as there are SuperNodes."
+    either = "sites=0 uses as many sites as there are SuperNodes."
     if count == 0:
-        raise UserError(f"No SuperNode has come within {wait:g} seconds; start them first, or give a longer wait.")
+        raise UserError(f"No SuperNode connected within {wait:g} seconds; start them first, or give a longer wait.")
     if count < wanted:
         raise UserError(
-            f"The run has {wanted} sites and the federation only {count} SuperNodes. "
+            f"The run has {wanted} sites, but the federation has only {count} SuperNodes. "
             f"{simulated} start the others first, or give a longer wait. {either}"
         )
     if count > wanted > 0:
@@ -139,7 +130,7 @@ def _with_sites(config: RunConfig, wanted: int, grid: Grid, wait: float) -> RunC
 
 
 def _count_supernodes(grid: Grid, wanted: int, wait: float) -> int:
-    """How many SuperNodes there are, once their number stands still and is enough, or after the wait."""
+    """The number of SuperNodes, once it is stable and sufficient, or after the wait."""
     began = changed = time.monotonic()
     seen = -1
     while True:
@@ -156,24 +147,24 @@ class _LogObserver(Observer):
     """Lines in Flower's log, which `flwr run --stream` and `flwr log` show."""
 
     def on_images(self, done: int, total: int) -> None:
-        """A line at the end."""
+        """Log a line at the end."""
         if done == total:
-            _log.info("fedgraft: %d images have passed the image tower", total)
+            _log.info("fedgraft: encoded %d images", total)
 
     def on_notice(self, sentence: str) -> None:
-        """A line."""
+        """Log the notice."""
         _log.info("fedgraft: %s", sentence)
 
     def on_fold_start(self, name: str | None, number: int, count: int) -> None:
-        """A line where there are several folds."""
+        """Log a line if there are several folds."""
         if name is not None:
             _log.info("fedgraft: left out: %s (%d of %d)", name, number + 1, count)
 
     def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
-        """A line a round."""
+        """Log a line per round."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         _log.info("fedgraft: round %d/%d  %s", server_round, rounds, figures)
 
     def on_site_left_out(self, server_round: int, site: int, reason: str) -> None:
-        """A line."""
+        """Log a warning."""
         _log.warning("fedgraft: round %d: site %d is left out: %s", server_round, site, reason)

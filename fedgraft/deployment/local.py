@@ -1,6 +1,6 @@
-"""A whole deployment on this machine: a server and sites over loopback, with TLS and keys as anywhere else.
+"""A complete deployment on this machine: a server and sites over loopback, with TLS and keys as anywhere else.
 
-OUT/images/NAME/   links to each site's part of the images
+OUT/images/NAME/   links to each site's share of the images
 OUT/server/        the server's folder
 OUT/sites/NAME/    the sites' folders
 OUT/run/           the run directory
@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class SiteStatus:
-    """What is known of a site from outside."""
+    """What can be observed of a site."""
 
     name: str
     pids: list[int]
@@ -46,22 +46,19 @@ Watch = Callable[[list[SiteStatus]], None]
 
 
 def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda sites: None) -> dict[str, Any]:
-    """Split a folder of images among sites, start a server and the sites, run, stop all of it.
+    """Split a folder of images among sites, start a server and the sites, run, stop everything, return the summary.
 
-    With domains each site has one, and domains beyond the number of sites are kept out; without, each class is dealt
-    in turn.
+    With domains, each site has one, and domains beyond the number of sites are left out; otherwise, the images of each
+    class are dealt to the sites in turn.
 
     Args:
-        settings: keys of `RunConfig` but data, protocol and its options.
-        out: a new directory, or one to go on with.
-        watch: is told of the sites about twice a second.
-
-    Returns:
-        What summary.json holds.
+        settings: keys of `RunConfig` except data, protocol and its options.
+        out: a new directory, or that of a run to resume.
+        watch: called with the status of all sites about twice a second.
 
     Raises:
-        UserError: a mistake in the settings or the images.
-        RunFailed: the run could not go on.
+        UserError: there is a mistake in the settings or the images.
+        RunFailed: the run could not continue.
     """
     files = list_images(images)
     config = RunConfig.build(
@@ -92,7 +89,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
 def started(
     server_folder: ServerFolder, folders: Sequence[SiteFolder], make_site: Callable[[SiteFolder], RunningSite]
 ) -> Iterator[tuple[RunningServer, list[RunningSite]]]:
-    """A server and sites that it admits, at work up to the end of the block."""
+    """A server and sites that it admits, running until the end of the block."""
     for folder in folders:
         server_folder.admit(folder.public_key)
     with ExitStack() as stack:
@@ -107,15 +104,13 @@ def started(
 
 
 def split_images(files: list[ImageFile], sites: int, seed: int) -> dict[str, list[ImageFile]]:
-    """The images of each site by its name.
-
-    Raises:
-        UserError: there are too few images.
-    """
+    """The images of each site by its name; raises UserError if there are too few."""
     domains = sorted({file.domain for file in files})
     if len(domains) > 1:
         if sites > len(domains):
-            raise UserError(f"There are {len(domains)} domains for {sites} sites; give at most {len(domains)} sites.")
+            raise UserError(
+                f"There are only {len(domains)} domains for {sites} sites; use at most {len(domains)} sites."
+            )
         return {domain: [file for file in files if file.domain == domain] for domain in domains[:sites]}
     parts: dict[str, list[ImageFile]] = {f"site-{number}": [] for number in range(sites)}
     for label in sorted({file.label for file in files}):
@@ -144,7 +139,7 @@ def _run(server: RunningServer, sites: list[RunningSite], config: RunConfig, out
 
 
 def site_statuses(sites: list[RunningSite], out: Path) -> list[SiteStatus]:
-    """What the run directory and the processes say of each site."""
+    """The status of each site, from the run directory and the processes."""
     known = RunDirectory(out).read_json("sites.json") or {}
     rows = RunDirectory(out).rows()
     statuses = []

@@ -1,4 +1,4 @@
-"""Child processes that end with their parent, each with a log of its own."""
+"""Child processes that end with their parent, each with its own log."""
 
 import ctypes
 import os
@@ -19,10 +19,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """For Flower's commands: nothing from the network, nothing installed at run time, quick to see a new task.
+    """The environment of Flower's commands: no telemetry, update check or run-time installation; frequent polling.
 
     Args:
-        home: Flower's own files, which are not to mix with those of the user or of another site.
+        home: the folder of Flower's own files, kept apart from those of the user and of other sites.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {
@@ -37,12 +37,7 @@ def flower_environment(home: Path) -> dict[str, str]:
 
 
 class Process:
-    """A command in a process group of its own.
-
-    Args:
-        name: in messages.
-        log: grows with what the command prints.
-    """
+    """A command in its own process group; its output is appended to `log`, and messages call it `name`."""
 
     def __init__(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], log: Path) -> None:
         self.name, self.command, self.log = name, [str(word) for word in command], log
@@ -51,7 +46,7 @@ class Process:
         self._begins = self._seen = 0
 
     def start(self) -> None:
-        """Start it, again where it has ended; what it had started itself ends before."""
+        """Start or restart the command, after ending what is left of its process group."""
         self.kill()
         with self.log.open("ab") as log:
             self._begins = self._seen = log.tell()
@@ -67,7 +62,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The process ID."""
         assert self._process is not None
         return self._process.pid
 
@@ -77,11 +72,7 @@ class Process:
         return None if self._process is None else self._process.poll()
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until it is ready.
-
-        Raises:
-            RunFailed: it ended, or took too long.
-        """
+        """Wait until it is ready; raises RunFailed if it ends or takes too long."""
         deadline = time.monotonic() + seconds
         while not ready():
             if self.ended is not None:
@@ -91,11 +82,11 @@ class Process:
             time.sleep(_POLL_SECONDS)
 
     def said(self) -> str:
-        """What it has printed since it was started last."""
+        """Its output since it was last started."""
         return self.log.read_bytes()[self._begins :].decode(errors="replace")
 
     def news(self) -> str:
-        """What it has printed since it was asked last."""
+        """Its output since the last call."""
         with self.log.open("rb") as log:
             log.seek(self._seen)
             printed = log.read()
@@ -103,18 +94,18 @@ class Process:
         return printed.decode(errors="replace")
 
     def last_line(self) -> str:
-        """The last line that it has printed."""
-        return next((line.strip() for line in reversed(self.said().split("\n")) if line.strip()), "it said nothing")
+        """The last line of its output."""
+        return next((line.strip() for line in reversed(self.said().split("\n")) if line.strip()), "it printed nothing")
 
     def kill(self) -> None:
-        """End the whole group at once; a process that is stopped or hung ends as well."""
+        """Kill the whole group at once, including stopped and hung processes."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def stop(self) -> None:
-        """End the whole group, with force after a while."""
+        """Terminate the whole group; kill it if it does not end in time."""
         if self._process is None:
             return
         for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
@@ -131,9 +122,9 @@ class Process:
 
 def free_port() -> int:
     """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
 
 
 def _group_lives(group: int) -> bool:
@@ -145,5 +136,5 @@ def _group_lives(group: int) -> bool:
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed takes the command with it; Flower's own children watch theirs."""
+    """End the command when its parent is killed; Flower's own children watch theirs."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -55,38 +55,38 @@ class RunningServer:
 
     @property
     def processes(self) -> list[Process]:
-        """What runs."""
+        """The SuperLink and its SuperExec."""
         return [self._superlink, self._superexec]
 
     def start(self) -> None:
-        """Start, and register the keys of the admitted sites.
+        """Start both and register the keys of the admitted sites.
 
         Raises:
             UserError: the port is taken.
             RunFailed: the SuperLink does not start.
         """
         if answers(self.folder.port, None):
-            raise UserError(f"Something listens on port {self.folder.port} already; stop it or change server.toml.")
+            raise UserError(f"Port {self.folder.port} is already in use; stop what uses it, or change server.toml.")
         self._start()
         for key in self.folder.admitted():
             register_key(self.folder, key)
 
     def tend(self) -> None:
-        """Start again what has ended; the SuperLink finds its state in its database.
+        """Restart what has ended; the SuperLink restores its state from its database.
 
         Raises:
             RunFailed: the SuperLink does not start again.
         """
         if (status := self._superlink.ended) is not None:
-            _log.warning("%s ended with status %d and is started again", self._superlink.name, status)
+            _log.warning("%s ended with status %d and is restarted", self._superlink.name, status)
             self._superexec.kill()
             self._start()
         elif (status := self._superexec.ended) is not None:
-            _log.warning("%s ended with status %d and is started again", self._superexec.name, status)
+            _log.warning("%s ended with status %d and is restarted", self._superexec.name, status)
             self._superexec.start()
 
     def stop(self) -> None:
-        """End both, and with them what they started."""
+        """Stop both, and with them what they started."""
         self._superexec.stop()
         self._superlink.stop()
 
@@ -97,21 +97,17 @@ class RunningServer:
 
 
 def register_key(folder: ServerFolder, key: Path) -> None:
-    """Tell a running SuperLink of a site's key; one that it knows already is left as it is.
-
-    Raises:
-        RunFailed: the SuperLink refuses.
-    """
+    """Register a site's key with a running SuperLink, unless it knows the key; raises RunFailed if it refuses."""
     command = ["flwr", "supernode", "register", str(key), folder.write_connection(), "--name", key.stem]
     environment = flower_environment(folder.path / "flwr")
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    said = done.stdout + done.stderr
-    if done.returncode and "already in use" not in said:
-        raise RunFailed(f"The SuperLink does not take the key {key}: {said.strip()}")
+    output = done.stdout + done.stderr
+    if done.returncode and "already in use" not in output:
+        raise RunFailed(f"The SuperLink does not accept the key {key}: {output.strip()}")
 
 
 def submit(folder: ServerFolder, settings: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Hand a run to the SuperLink; the process copies the run's log to `log` and ends with the run.
+    """Submit a run to the SuperLink; the process copies the run's log to `log` and ends with the run.
 
     Args:
         settings: a flat TOML file for `flwr run --run-config`.
@@ -132,7 +128,7 @@ def is_running(folder: ServerFolder) -> bool:
 
 
 def answers(port: int, authority: Path | None) -> bool:
-    """Whether something listens, and speaks TLS with a certificate of the authority where one is given."""
+    """Whether something listens and, if an authority is given, speaks TLS with a certificate issued by it."""
     try:
         with socket.create_connection(("127.0.0.1", port), 2) as plain:
             if authority is not None:

@@ -13,22 +13,22 @@ from fedgraft.deployment.processes import Process, flower_environment, free_port
 from fedgraft.runs.site_folder import SiteFolder
 
 _AGAIN_SECONDS = 5.0
-"""Between two tries of a SuperNode to connect."""
+"""Between a SuperNode's attempts to connect."""
 _RETURN_SECONDS = 150.0
-"""A SuperLink takes a SuperNode that vanished for present for a minute, and refuses the same key meanwhile."""
+"""A SuperLink considers a vanished SuperNode connected for a minute, and refuses the same key meanwhile."""
 _SILENT_SECONDS = 45.0
-"""Without a sign of life from a worker that gives one every other second."""
+"""Without a sign of life from a worker, which gives one every two seconds."""
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": "its ca.pem is not the server's",
-    "[code: 2004]": "the server has not admitted the site's key, or takes the site for connected still",
+    "[code: 2004]": "the server has not admitted the site's key, or still considers the site connected",
     "[code: 2001]": "the server admits only sites with a key",
-    "terminated gracefully": "the server does not take its signature: the key was removed, or the two clocks differ",
+    "terminated gracefully": "the server rejects its signature: the key was removed, or the two clocks differ",
 }
 _LOST_SIGNS = (
     "SSL/TLS handshake error detected", "Giving up reconnection", "Client error '", "Server error '",
     "Heartbeat failed unexpectedly",
 )  # fmt: skip
-"""A SuperNode that says so has left its loop, or will be taken for gone, and its process stays all the same."""
+"""A SuperNode that prints one of these has left its loop or will be considered gone, but its process stays."""
 _log = logging.getLogger("fedgraft.deployment")
 
 
@@ -38,10 +38,10 @@ class RunningSite:
     Args:
         server: HOST:PORT.
         authority: the server's ca.pem.
-        worker_module: what runs as the worker.
+        worker_module: the module that runs as the worker.
 
     Raises:
-        UserError: there is no certificate.
+        UserError: the certificate does not exist.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class RunningSite:
     ) -> None:
         self.folder = folder
         if not authority.is_file():
-            raise UserError(f"There is no certificate {authority}; the server's folder holds it as ca.pem.")
+            raise UserError(f"The certificate {authority} does not exist; it is ca.pem in the server's folder.")
         self._status = Path(tempfile.mkdtemp(prefix="fedgraft-"))
         address = f"unix:{self._status / 'worker'}"
         environment = flower_environment(folder.path / "flwr")
@@ -92,46 +92,42 @@ class RunningSite:
 
     @property
     def processes(self) -> list[Process]:
-        """What runs: the worker, the SuperNode, its SuperExec."""
+        """The worker, the SuperNode and its SuperExec."""
         return [self.worker, self.supernode, self.superexec]
 
     @property
     def pids(self) -> list[int]:
-        """The numbers of the worker and of the SuperNode."""
+        """The process IDs of the worker and the SuperNode."""
         return [self.worker.pid, self.supernode.pid]
 
     def start(self) -> None:
-        """Start all; they become ready by themselves."""
+        """Start all processes, without waiting until they are ready."""
         for process in self.processes:
             process.start()
 
     def tend(self) -> None:
-        """Start again what has ended, and a worker that hangs.
-
-        Raises:
-            RunFailed: the server does not take the site.
-        """
+        """Restart what has ended, and a worker that hangs; raises RunFailed if the server does not accept the site."""
         self._end_hung_worker()
         if (status := self.worker.ended) is not None:
-            _log.warning("%s ended with status %d and is started again", self.worker.name, status)
+            _log.warning("%s ended with status %d and is restarted", self.worker.name, status)
             clear_status(self._status)
             self.worker.start()
         if (status := self.superexec.ended) is not None:
-            _log.warning("%s ended with status %d and is started again", self.superexec.name, status)
+            _log.warning("%s ended with status %d and is restarted", self.superexec.name, status)
             self.superexec.start()
         if self.supernode.ended is not None:
             self._reconnect(self.supernode.ended)
             return
         news = self.supernode.news()
         if any(sign in news for sign in _LOST_SIGNS):
-            _log.warning("%s has lost the server and is started again", self.supernode.name)
-            self.supernode.stop()  # with a signal, so that it deregisters and the server takes it again
+            _log.warning("%s has lost the server and is restarted", self.supernode.name)
+            self.supernode.stop()  # with a signal, so that it deregisters and the server accepts it again
             self._start_supernode()
         elif "SuperNode ID:" in news:
             self._away_since = None
 
     def stop(self) -> None:
-        """End all."""
+        """Stop all processes."""
         for process in (self.supernode, self.superexec, self.worker):
             process.stop()
         shutil.rmtree(self._status, ignore_errors=True)
@@ -139,31 +135,26 @@ class RunningSite:
     def _end_hung_worker(self) -> None:
         task, pulse, now = running_task(self._status), last_pulse(self._status), time.monotonic()
         if pulse is not None and now - pulse > _SILENT_SECONDS:
-            _log.warning("%s gives no sign of life for %.0f s and is started again", self.worker.name, now - pulse)
+            _log.warning("%s has given no sign of life for %.0f s and is restarted", self.worker.name, now - pulse)
             self.worker.kill()
         elif task is not None and (taken := now - task.began) > self.folder.settings.task_seconds:
             _log.warning(
                 "%s has been handling one message (%s) for %.0f seconds, longer than its site.toml allows "
-                "(task_seconds), and is started again",
+                "(task_seconds), and is restarted",
                 self.worker.name, task.kind, taken,
             )  # fmt: skip
             self.worker.kill()
 
     def _reconnect(self, status: int) -> None:
-        """Start a SuperNode again that has ended.
-
-        Raises:
-            RunFailed: it cannot be a matter of time.
-        """
-        now = time.monotonic()
-        said = self.supernode.said()
-        reason = next((text for sign, text in _REASONS.items() if sign in said), self.supernode.last_line())
+        """Restart a SuperNode that has ended; raises RunFailed if waiting cannot help."""
+        now, output = time.monotonic(), self.supernode.said()
+        reason = next((text for sign, text in _REASONS.items() if sign in output), self.supernode.last_line())
         reason = f"signal {-status}" if status < 0 else reason
         been_connected = b"SuperNode ID:" in self.supernode.log.read_bytes()
         if self._away_since is None:
             self._away_since = now
-            _log.warning("%s ended (%s) and is started again until it connects", self.supernode.name, reason)
-        wrong_authority = "CERTIFICATE_VERIFY_FAILED" in said
+            _log.warning("%s ended (%s) and is restarted until it connects", self.supernode.name, reason)
+        wrong_authority = "CERTIFICATE_VERIFY_FAILED" in output
         if wrong_authority or not been_connected or now - self._away_since > _RETURN_SECONDS:
             raise RunFailed(
                 f"{self.supernode.name} ended with status {status}: {reason} (see {self.supernode.log}). "
@@ -174,6 +165,6 @@ class RunningSite:
             self._start_supernode()
 
     def _start_supernode(self) -> None:
-        self.superexec.kill()  # and with it what it started for messages that nobody waits for any more
+        self.superexec.kill()  # and with it processes for messages that nobody waits for any more
         self.supernode.start()
         self.superexec.start()

@@ -1,4 +1,4 @@
-"""A server or a site as a service: kept until it ends, until Ctrl-C, or until the service manager stops it."""
+"""A server or a site as a service: it runs until it fails, until Ctrl-C, or until the service manager stops it."""
 
 import signal
 import sys
@@ -9,11 +9,7 @@ from fedgraft.deployment.running_site import RunningSite
 
 
 def tend_until_ended(running: RunningServer | RunningSite) -> None:
-    """Keep a server or a site at work.
-
-    Raises:
-        RunFailed: it cannot go on.
-    """
+    """Keep a server or a site running; raises RunFailed if it cannot continue."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     try:
         while True:

@@ -1,4 +1,4 @@
-"""A run that a SuperLink has taken: followed to its end, and handed in again where it was cut off."""
+"""A run submitted to a SuperLink: followed to its end, and resubmitted if it is interrupted."""
 
 import hashlib
 import logging
@@ -17,17 +17,14 @@ from fedgraft.runs.server_folder import ServerFolder
 _ABANDONED_SECONDS = 10.0
 _SERVER_SECONDS = 600.0
 _TRIES = 5
-"""Ends without a reason and without a new round before it is given up."""
+"""Interruptions without a reason and without a new round before the run is given up."""
 _log = logging.getLogger("fedgraft.deployment")
 
 
 class SubmittedRun:
-    """Hands a run to a running server, and again when server or ServerApp were killed: it goes on where it was.
+    """Submits a run, with the run directory `out`, to a running server; again if server or ServerApp are killed.
 
-    Where a ServerApp that was handed in before is still at work on the run, its end is waited for.
-
-    Args:
-        out: the run directory.
+    The run then resumes. If a ServerApp submitted earlier is still working on it, its end is awaited.
     """
 
     def __init__(self, server: ServerFolder, config: RunConfig, out: Path) -> None:
@@ -40,16 +37,16 @@ class SubmittedRun:
         self._failures, self._round = 0, 0
         self._process: subprocess.Popen[bytes] | None = None
         self._begins = 0
-        self._at_work = False
+        self._locked_before = False
         self._last_seen = self._server_seen = time.monotonic()
         if not self._directory.is_locked():
             self._submit()
 
     def tend(self) -> bool:
-        """Whether the run still goes on.
+        """Whether the run is still going on; resubmits it if it was interrupted.
 
         Raises:
-            RunFailed: it ended before its last round, with the reason; or it is cut off again and again.
+            RunFailed: it ended before its last round, with the reason, or is interrupted again and again.
         """
         if self._process is not None and self._process.poll() is None and not self._abandoned():
             return True
@@ -65,11 +62,13 @@ class SubmittedRun:
             return True
         if is_running(self._server):
             _log.warning(
-                "The run is handed in again and goes on after round %d", self._directory.checkpoints.newest_round()
+                "The run is resubmitted and resumes after round %d", self._directory.checkpoints.newest_round()
             )
             self._submit()
         elif time.monotonic() - self._server_seen > _SERVER_SECONDS:
-            raise RunFailed(f"The server does not come back; the run in {self._directory.path} goes on once it runs.")
+            raise RunFailed(
+                f"The server has not returned; resume the run in {self._directory.path} once it is running."
+            )
         return True
 
     def stop(self) -> None:
@@ -82,27 +81,25 @@ class SubmittedRun:
         with self.log.open("ab") as log:
             self._begins = log.tell()
             self._process = submit(self._server, self._settings, log)
-        self._at_work = False
+        self._locked_before = False
         self._last_seen = self._server_seen = time.monotonic()
 
     def _abandoned(self) -> bool:
-        """Whether the ServerApp was at work and is gone: the SuperLink itself finds that out after a minute."""
+        """Whether the ServerApp was running and is gone: the SuperLink itself notices only after a minute."""
         now = time.monotonic()
         if self._directory.is_locked():
-            self._at_work, self._last_seen = True, now
-        return self._at_work and now - self._last_seen > _ABANDONED_SECONDS
+            self._locked_before, self._last_seen = True, now
+        return self._locked_before and now - self._last_seen > _ABANDONED_SECONDS
 
     def _count_failure(self) -> None:
         reached = self._directory.checkpoints.newest_round()
         self._failures = self._failures + 1 if reached <= self._round else 0
         self._round = reached
         if self._failures > _TRIES:
-            raise RunFailed(
-                f"The run was cut off {_TRIES} times and got no further than round {reached}; see {self.log}."
-            )
+            raise RunFailed(f"The run was interrupted {_TRIES} times without passing round {reached}; see {self.log}.")
 
     def _reason(self) -> str | None:
-        """What the ServerApp said that it ended for; None where it was cut off."""
-        said = self.log.read_bytes()[self._begins :].decode(errors="replace").splitlines()
-        errors = [line for line in said if "UserError: " in line or "RunFailed: " in line]
+        """The reason that the ServerApp gave for ending, or None if it was interrupted."""
+        output = self.log.read_bytes()[self._begins :].decode(errors="replace").splitlines()
+        errors = [line for line in output if "UserError: " in line or "RunFailed: " in line]
         return errors[-1].split("Error: ", 1)[-1].split("RunFailed: ", 1)[-1] if errors else None

@@ -26,11 +26,11 @@ from fedgraft.simulation.simulate import simulate_on
 
 @dataclass(frozen=True)
 class Entry:
-    """What is compared: `METHOD`, `METHOD(option=value, ...)`, and with `+` the components of a strategy behind it.
+    """One entry of a comparison: `METHOD` or `METHOD(option=value, ...)`, optionally followed by `+STRATEGY`.
 
     Attributes:
         label: as the user wrote it.
-        options: of the method, which win over those of the whole comparison.
+        options: of the method; they take precedence over those of the whole comparison.
         strategy: empty for that of the whole comparison.
     """
 
@@ -41,11 +41,7 @@ class Entry:
 
     @classmethod
     def parse(cls, text: str) -> "Entry":
-        """From what the user wrote.
-
-        Raises:
-            UserError: it is not METHOD+STRATEGY.
-        """
+        """Parse what the user wrote; raises UserError if it is not METHOD or METHOD+STRATEGY."""
         first, *rest = split(text, "+")
         terms = parse_terms(first)
         if len(terms) != 1:
@@ -69,17 +65,17 @@ def compare(
 ) -> dict[str, Any]:
     """Run every method with every seed and return what comparison.json holds.
 
-    On this machine the runs share their worker processes; on a Ray cluster each has its own.
+    On this machine the runs share their worker processes; on a Ray cluster each run has its own.
 
     Args:
-        settings: keys of `RunConfig` but method and seed. An option of a method goes to the methods that have it.
-        methods: registered methods, each as `Entry` reads it, such as "promptfl" or "promptfl+anchored(drift=0.05)".
-        out: directory of the comparison; each run is a run directory below it, comparison.png the plot.
-        resume: skip finished runs and go on with the one that was stopped.
-        resources: as `simulate` takes them.
+        settings: keys of `RunConfig` except method and seed. A method option applies to the methods that have it.
+        methods: registered methods, each as `Entry` parses it, such as "promptfl" or "promptfl+anchored(drift=0.05)".
+        out: directory of the comparison, with a run directory for each run, and the plot comparison.png.
+        resume: skip finished runs and resume the one that was stopped.
+        resources: as in `simulate`.
 
     Raises:
-        UserError: a mistake in the settings, or a directory that holds something else.
+        UserError: there is a mistake in the settings, or the directory holds something else.
     """
     observer = observer or Observer()
     out = Path(out)
@@ -93,13 +89,13 @@ def compare(
         for entry in entries
     }
     if len(configs) < len(entries) * len(seeds):
-        raise UserError("A comparison names each method and each seed once.")
+        raise UserError("A comparison must name each method and each seed only once.")
     for config in configs.values():
         Plan.of(config)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out takes a directory.")
     if not resume and out.exists() and any(out.iterdir()):
-        raise UserError(f"The directory {out} is not empty; add --resume to go on with it or give another --out.")
+        raise UserError(f"The directory {out} is not empty; add --resume to resume it or give another --out.")
     summaries: dict[str, dict[str, Any]] = {}
     open_examples = _Examples()
     with open_engine(resources or Resources()) as engine:
@@ -112,14 +108,13 @@ def compare(
             if not reported:
                 write_report(run.path)
     comparison = _comparison(configs, summaries, entries, seeds)
-    directory = RunDirectory(out)
-    directory.write_json("comparison.json", comparison)
+    RunDirectory(out).write_json("comparison.json", comparison)
     comparison_figure(comparison).savefig(out / "comparison.png", dpi=150)
     return comparison
 
 
 class _Examples:
-    """The examples of one run after another; runs of one seed on the same data share them."""
+    """Opens the examples of one run after another; consecutive runs with the same data and seed share them."""
 
     def __init__(self) -> None:
         self._known: tuple[object, Examples] | None = None
@@ -132,10 +127,10 @@ class _Examples:
 
 
 def _own(settings: dict[str, Any], entry: Entry, entries: Sequence[Entry]) -> dict[str, Any]:
-    """The entry's method and strategy, with those of the given options that the method has.
+    """The entry's method and strategy, with the given options that the method has.
 
     Raises:
-        UserError: no method of the comparison has an option.
+        UserError: no method of the comparison has one of the options.
     """
     given = settings.get("method_options", {})
     fields = {other.method: METHODS.load(other.method).options.model_fields for other in entries}

@@ -12,15 +12,15 @@ from fedgraft.core.errors import UserError
 from fedgraft.server.coordinator import Coordinator
 
 _NODES, _SITES_PER_NODE = 32, 16
-"""Up to so many sites each is a node; of more, a node holds several, but no more than so many. Only the number of
-sites decides, so that the result does not depend on the number of workers."""
+"""Up to 32 sites, each is a node of its own; beyond that, a node holds several, at most 16. This depends only on the
+number of sites, so that the result does not depend on the number of workers."""
 
 
 class Engine(Protocol):
-    """Runs coordinators, one after another; the same coordinator has the same metrics on every engine."""
+    """Runs coordinators one after another; a coordinator has the same metrics on every engine."""
 
     def run(self, coordinator: Coordinator) -> None:
-        """Run a coordinator on a grid of nodes, to its end."""
+        """Run a coordinator to its end on a grid of nodes."""
         ...
 
 
@@ -29,11 +29,11 @@ class Resources:
     """What a simulation may use; none of it changes any result.
 
     Attributes:
-        workers: worker processes; as many as there are GPUs, or else CPUs, unless given.
+        workers: number of worker processes; by default as many as there are GPUs, or else CPUs.
         cpus_per_worker: CPUs and torch threads of each.
-        gpus_per_worker: GPUs of each, or a part of one; shares of GPUs are Ray's business.
-        ray_address: HOST:PORT of a Ray cluster to run on, or "auto" for the one that runs on this machine. It stays
-            up afterwards. All its nodes see the run directory and the data under the same paths.
+        gpus_per_worker: GPUs of each, possibly a fraction; fractions require Ray.
+        ray_address: HOST:PORT of a running Ray cluster, or "auto" for the one on this machine. It stays up afterwards.
+            All its nodes must see the run directory and the data under the same paths.
     """
 
     workers: int | None = None
@@ -42,15 +42,10 @@ class Resources:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            UserError: there is to be no worker, or no CPU.
-        """
+        """Raise UserError unless there is at least one worker with at least one CPU."""
         if (self.workers is not None and self.workers < 1) or self.cpus_per_worker < 1:
-            raise UserError(
-                f"Workers and CPUs per worker are at least 1, not {self.workers} and {self.cpus_per_worker}."
-            )
+            found = f"{self.workers} and {self.cpus_per_worker}"
+            raise UserError(f"Workers and CPUs per worker must be at least 1, not {found}.")
 
     def cpu_workers(self) -> int:
         """How many workers the CPUs of this machine allow."""
@@ -59,10 +54,10 @@ class Resources:
 
 @contextmanager
 def open_engine(resources: Resources) -> Iterator[Engine]:
-    """The engine that suits some resources, up to the end of the block.
+    """The engine for the given resources, until the end of the block.
 
     Raises:
-        UserError: the numbers do not go together, or nothing answers at the address.
+        UserError: the numbers are inconsistent, or nothing answers at the address.
     """
     if resources.ray_address is None and resources.gpus_per_worker is None:
         from fedgraft.simulation.local_engine import LocalEngine
@@ -82,7 +77,7 @@ def node_count(sites: int) -> int:
 
 @contextmanager
 def interrupt_calls(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C stops the server, and with it the engine; raised inside Flower's engine, it would wait for ever."""
+    """Let Ctrl-C stop the server, and with it the engine; raised inside Flower's engine, it would block for ever."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,8 +1,8 @@
-"""Worker processes of this machine: they start while the server still prepares the run, and outlive it.
+"""Worker processes on this machine: they start while the server is still preparing the run, and outlive it.
 
 Flower's own engine starts Ray and its actors for every run, and each actor imports torch again. Here one process
-imports it once, and the workers are forked from it; behind a grid that hands messages to them stands the same
-ClientApp, on the same nodes with the same sites. So runs have the metrics that they have on Ray.
+imports it once, and the workers are forked from it. They run the same ClientApp, on the same nodes with the same sites,
+behind a grid that passes messages to them, so a run has the same metrics as on Ray.
 """
 
 import multiprocessing
@@ -28,12 +28,12 @@ _PRELOADED = ["fedgraft.client.tasks", "fedgraft.client.app", "fedgraft.client.l
 
 
 class LocalEngine:
-    """Runs coordinators one after another on the same processes; a context manager that ends them."""
+    """Runs coordinators one after another on the same processes; as a context manager, it ends them."""
 
     def __init__(self, resources: Resources) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        forkserver.ensure_running()  # it imports what workers need while this process goes on
+        forkserver.ensure_running()  # imports what workers need while this process continues
         gpus = _gpu_count()
         self._processes = ProcessPoolExecutor(
             resources.workers or gpus or resources.cpu_workers(),
@@ -58,12 +58,7 @@ class LocalEngine:
 
 
 class LocalGrid:
-    """Nodes 1 to `nodes`, whose messages any of the processes answers.
-
-    Args:
-        processes: what answers.
-        nodes: number of nodes, each with its share of the sites.
-    """
+    """Nodes 1 to `nodes`, each with its share of the sites; any process may answer their messages."""
 
     def __init__(self, processes: ProcessPoolExecutor, nodes: int) -> None:
         self._processes, self._nodes = processes, nodes
@@ -74,7 +69,7 @@ class LocalGrid:
         return range(1, self._nodes + 1)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Hand each message to the next process that is free."""
+        """Pass each message to the next free process."""
         identifiers = []
         for message in messages:
             identifier = uuid.uuid4().hex
@@ -85,7 +80,7 @@ class LocalGrid:
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that have come."""
+        """The replies received so far."""
         done = [identifier for identifier in message_ids if self._waiting[identifier][1].done()]
         return [self._reply(*self._waiting.pop(identifier)) for identifier in done]
 
@@ -105,10 +100,10 @@ def _gpu_count() -> int:
 
 
 def _begin(threads: int, gpus: int, started: Any) -> None:
-    """The parent alone hears Ctrl-C, and a worker does not outlive it, however the parent ends."""
+    """Set up a worker: only the parent handles Ctrl-C, and a worker ends with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    if gpus:  # before CUDA starts in this process
+    if gpus:  # before CUDA is initialized in this process
         with started.get_lock():
             os.environ["CUDA_VISIBLE_DEVICES"] = _device(started.value % gpus)
             started.value += 1
@@ -116,7 +111,7 @@ def _begin(threads: int, gpus: int, started: Any) -> None:
 
 
 def _device(number: int) -> str:
-    """The name of one of the GPUs that the parent may use."""
+    """The name of one of the GPUs visible to the parent."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[number] if visible else str(number)
 

@@ -1,4 +1,4 @@
-"""Flower's simulation engine on Ray: for shares of GPUs, and for a Ray cluster that already runs."""
+"""Flower's simulation engine on Ray: for fractions of GPUs, and for a Ray cluster that is already running."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ _ANSWER_SECONDS = 5.0
 
 
 class RayEngine:
-    """Runs each coordinator on Ray actors of its own.
+    """Runs each coordinator on its own Ray actors.
 
     Raises:
-        UserError: the numbers do not go together, or nothing answers at the address.
+        UserError: the numbers are inconsistent, or nothing answers at the address.
     """
 
     def __init__(self, resources: Resources) -> None:
@@ -39,11 +39,7 @@ class RayEngine:
         self._workers = resources.workers or (int(here / gpus) if gpus else resources.cpu_workers())
 
     def run(self, coordinator: Coordinator) -> None:
-        """Run a coordinator on a grid of simulated nodes.
-
-        Raises:
-            UserError: the cluster cannot be joined.
-        """
+        """Run a coordinator on a grid of simulated nodes; raises UserError if the cluster cannot be joined."""
         server_app = ServerApp()
 
         @server_app.main()
@@ -73,7 +69,7 @@ class RayEngine:
             )
 
     def _join(self, address: str) -> None:
-        """Connect to the cluster; Flower's engine uses the connection that it finds, and closes it."""
+        """Connect to the cluster; Flower's engine uses the existing connection and closes it."""
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:
@@ -84,7 +80,7 @@ class RayEngine:
 
 
 def _require_answer(address: str) -> None:
-    """Ask before anything is computed; Ray itself tries for ever."""
+    """Check before anything is computed that the cluster answers; Ray itself retries for ever."""
     if address == "auto":
         return
     host, separator, port = address.rpartition(":")

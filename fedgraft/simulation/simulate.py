@@ -1,4 +1,4 @@
-"""Simulate a federation: `simulate(RunConfig(...), out)` is all that the command does."""
+"""Simulate a federation; `simulate(RunConfig(...), out)` is all that the command does."""
 
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,15 @@ def simulate(
     """Run a federation with simulated sites and return what summary.json holds.
 
     Args:
-        config: everything that decides the result.
+        config: everything that determines the result.
         out: the run directory; it must be new unless `resume`.
-        resume: go on from the last checkpoint of a run that was stopped.
-        resources: which processes it may use; those of this machine unless given.
-        observer: its callbacks are called.
+        resume: continue from the last checkpoint of a run that was stopped.
+        resources: what it may use; by default this machine's processes.
+        observer: receives the progress callbacks.
 
     Raises:
-        UserError: a mistake in the configuration, the data or the directory; nothing was written.
-        RunFailed: the run could not go on.
+        UserError: there is a mistake in the configuration, the data or the directory; nothing was written.
+        RunFailed: the run could not continue.
     """
     with open_engine(resources or Resources()) as engine:
         return simulate_on(engine, config, Path(out), resume, observer or Observer())
@@ -45,7 +45,7 @@ def simulate_on(
     observer: Observer,
     open_examples: OpenExamples = Plan.open_examples,
 ) -> dict[str, Any]:
-    """`simulate` on an engine that is there already, with examples that may be open."""
+    """`simulate` on an existing engine, with examples that may already be open."""
     if Plan.of(config).protocol.deployed:
         raise UserError(f"The protocol {config.protocol!r} is for deployed sites, each with its own images.")
     coordinator = prepare(config, out, resume, observer, open_examples=open_examples)
