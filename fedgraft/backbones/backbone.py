@@ -1,4 +1,4 @@
-"""What the rest of fedgraft asks of a frozen dual encoder, whatever its family."""
+"""The interface of a frozen dual encoder, whatever its family."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 
 Placement = Literal["before", "behind"]
-"""Where a context stands: before the class name or behind it."""
+"""The position of a context: before the class name or behind it."""
 Precision = Literal["float32", "bfloat16"]
-"""Of the frozen weights and what passes through them; learnt parameters, features and losses are float32."""
+"""Precision of the frozen weights and activations; learnt parameters, features and losses are float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassTokens:
-    """Tokenized class names as they follow a prompt: the name, a full stop and the end token.
+    """Tokenized class names as they follow a prompt: name, full stop and end token.
 
     Attributes:
-        ids: (C, L) token ids, padded behind the end token.
+        ids: (C, L) token IDs, padded after the end token.
         ends: (C,) position of the end token in each row.
     """
 
@@ -34,32 +34,32 @@ class ClassTokens:
 
     @cached_property
     def kept(self) -> Tensor:
-        """The places of the flattened ids that are no padding, (T,), name after name."""
+        """Positions in the flattened IDs that are not padding, (T,), name after name."""
         places = torch.arange(self.ids.shape[1], device=self.ids.device) <= self.ends[:, None]
         return places.flatten().nonzero()[:, 0]
 
     @cached_property
     def last(self) -> Tensor:
-        """Where among `kept` each name's end token is, (C,)."""
+        """The position of each name's end token among `kept`, (C,)."""
         return (self.ends + 1).cumsum(0) - 1
 
 
 class TextTower(ABC):
-    """The frozen text encoder. All features are of unit norm, in float32, on the device of its weights."""
+    """The frozen text encoder. All features have unit norm and are float32, on the device of its weights."""
 
     width: int
-    """Size of a token embedding, so of a context vector."""
+    """Size of a token embedding, and so of a context vector."""
     max_tokens: int
 
     @abstractmethod
     def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
-        """Token ids of class names."""
+        """Token IDs of class names."""
 
     @abstractmethod
     def tokenize_texts(self, texts: Sequence[str]) -> tuple[Tensor, ClassTokens]:
-        """Ordinary texts as prompts: what all begin with, as a context (n, width), and how each goes on.
+        """Ordinary texts as prompts: their common prefix, as a context (n, width), and how each continues.
 
-        `encode_prompts` of the two gives the features that `encode_texts` gives.
+        `encode_prompts` of the two returns the same features as `encode_texts` of the texts.
         """
 
     @abstractmethod
@@ -75,21 +75,21 @@ class TextTower(ABC):
         placement: Placement = "before",
         deltas: Deltas | None = None,
     ) -> Tensor:
-        """Features of prompted class names for every context and class, differentiable in all that is no class.
+        """Features of prompted class names for every context and class, differentiable in everything but the classes.
 
         Args:
             context: (N, n_ctx, width).
-            deep: (N, depth, n_ctx, width), what replaces the context's hidden states before each of the layers
+            deep: (N, depth, n_ctx, width), replaces the context's hidden states before each of the layers
                 1 to depth (Khattak et al. 2023); layer 0 reads the context itself.
             placement: [start; context; name; "."; end], or "behind" the name: [start; name; context; "."; end]
                 (Zhou et al. 2022).
-            deltas: changes of the tower's linear maps, one for each context or one for all.
+            deltas: changes to the tower's linear maps, one for each context or one for all.
 
         Returns:
             (N, C, dim).
 
         Raises:
-            UserError: context and class name need more positions, or `deep` more layers, than there are.
+            UserError: context and class name need more positions, or `deep` more layers, than the tower has.
         """
 
     @abstractmethod
@@ -114,7 +114,7 @@ class Backbone(ABC):
     """SHA-256 over the preprocessing configuration, in hexadecimal."""
     precision: Precision
     device: torch.device
-    """Where the weights are; features come back there."""
+    """The device of the weights and the features."""
     dim: int
     """Size of the joint embedding space."""
     logit_scale: float
@@ -130,33 +130,29 @@ class Backbone(ABC):
         """Image features (B, dim) of unit norm in float32, without gradients."""
 
     def image_shape(self, layer: int | None) -> tuple[int, ...]:
-        """Of what `represent_images` returns for an image."""
+        """The shape of what `represent_images` returns for an image."""
         return (self.dim,)
 
     def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
-        """What is kept of images: their features (B, dim), or what enters a layer of the tower, (B, tokens, width)."""
+        """What is cached of images: features (B, dim), or the input of a layer of the tower, (B, tokens, width)."""
         if layer is not None:
             raise UserError(f"The image tower of {self.name!r} cannot be cut at a layer.")
         return self.encode_images(pixels)
 
     def finish_images(self, represented: Tensor, layer: int | None, deltas: Deltas | None = None) -> Tensor:
-        """Features (B, dim) of unit norm from what is kept of images, differentiable in the deltas."""
+        """Unit-norm features (B, dim) from what is cached of images, differentiable in the deltas."""
         return represented
 
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
-        """The linear maps in a tower's layers that deltas can change, by name; none in a family without."""
+        """The linear maps in a tower's layers that deltas can change, by name; empty if the family supports none."""
         return {}
 
     def preprocessor_config(self) -> dict[str, Any]:
-        """The preprocessing with Hugging Face's keys, plain JSON.
-
-        Raises:
-            UserError: this family cannot say it.
-        """
+        """The preprocessing with Hugging Face's keys, plain JSON; raises UserError if the family cannot be exported."""
         raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
 
     def vision_tower(self) -> VisionTower:
-        """A copy of the image tower, in float32 on the CPU: what tickets are drawn from and exports are made of.
+        """A copy of the image tower, in float32 on the CPU, for tickets and exports.
 
         Raises:
             UserError: the towers of this family cannot be pruned or exported.

@@ -1,7 +1,7 @@
-"""Low-rank changes of frozen linear maps (Hu et al., LoRA, 2022), applied in passing: no module is ever changed.
+"""Low-rank changes of frozen linear maps (Hu et al., LoRA, 2022), applied during the forward pass.
 
-The backbone in a process serves all sites and runs of that process, so nothing may be injected into it. A pass through
-a tower takes the changes with it instead, and several sites go through in one pass, each with its own.
+A backbone serves all sites and runs of its process, so no module is ever changed. Instead, the changes are arguments of
+a pass through a tower, and several sites can share one pass, each with its own changes.
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ class Delta:
     """x W^T + bias becomes x W^T + bias + (x A^T) B^T.
 
     Attributes:
-        A: (N, rank, in), for each of the N rows of a batch, or N = 1 for all.
+        A: (N, rank, in), one for each of the N rows of a batch, or N = 1 for all.
         B: (N, out, rank), any scaling included.
-        weight: (out, in), what W is in place of the frozen one; None leaves it.
+        weight: (out, in), replaces the frozen W; None to keep it.
     """
 
     A: Tensor
@@ -37,13 +37,13 @@ class Delta:
 
 
 Deltas = Mapping[str, Delta]
-"""Changes by the name of the map, as `Backbone.linear_maps` and the modules of the Hugging Face model have it."""
+"""Changes by the name of the map, as in `Backbone.linear_maps` and in the Hugging Face model."""
 Changed = Mapping[nn.Module, Delta]
-"""The same by the map itself."""
+"""The same, by the map itself."""
 
 
 def linear(module: nn.Linear, states: Tensor, changed: Changed) -> Tensor:
-    """The map's output for states (N, ..., in), with its change where it has one."""
+    """The map's output for states (N, ..., in), with its change if it has one."""
     delta = changed.get(module)
     if delta is None:
         unchanged: Tensor = module(states)

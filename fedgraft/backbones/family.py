@@ -16,14 +16,14 @@ from fedgraft.core.errors import UserError
 
 @dataclass(frozen=True)
 class Request:
-    """Which backbone is to be loaded.
+    """Which backbone to load.
 
     Attributes:
         name: as the user wrote it.
-        folder: of its files; of an ID of the Hugging Face hub, its cached snapshot as far as it is here.
-        source: what Hugging Face's loaders take: the folder or the ID.
+        folder: of its files; for a Hugging Face ID, the cached snapshot, which may be incomplete.
+        source: the argument for Hugging Face's loaders: the folder or the ID.
         precision: of the weights in memory.
-        device: where they go.
+        device: of the weights.
         options: of the family.
     """
 
@@ -41,12 +41,12 @@ class Family(Registered):
 
     Attributes:
         recognizes: whether a folder holds a backbone of the family.
-        load: the backbone of a request.
-        sample: writes a small one with random weights into a folder, for the contract tests of the door.
+        load: loads the backbone of a request.
+        sample: writes a small backbone into a folder, for the contract tests.
         placements: where a learnt context may stand.
         deep_prompts: whether prompts can be put before later layers of the text tower.
         adapts: the towers whose linear maps low-rank adapters can change.
-        exports: whether `Backbone.vision_tower` gives a copy of its image tower, for bundles and tickets.
+        exports: whether `Backbone.vision_tower` returns a copy of its image tower, for bundles and tickets.
     """
 
     kind: ClassVar[str] = "backbone family"
@@ -70,11 +70,7 @@ class Family(Registered):
 
 
 def model_type(folder: Path) -> str | None:
-    """The `model_type` in a folder's config.json; None where it has no such file.
-
-    Raises:
-        UserError: the file is not a Hugging Face configuration.
-    """
+    """The `model_type` in a folder's config.json, or None; raises UserError if the file is malformed."""
     path = folder / "config.json"
     if not path.is_file():
         return None

@@ -1,9 +1,9 @@
 """The image-feature store: each image passes the image tower once, and every process maps the same file.
 
-A store belongs to one backbone, one preprocessing and one layer: it holds final features, or what enters a layer of
-the image tower where a method trains that layer and those above. It is two files that only grow: `keys.bin` with a
-SHA-256 for each row and `vectors.f32` with the rows. A row counts when both hold it, so a fill that was killed
-continues where it stopped, and an image whose content changed has another key.
+A store belongs to one backbone, one preprocessing and one layer: it holds final features, or the input of a layer of
+the image tower if a method trains that layer and those above. It consists of two files that only grow: `keys.bin` with
+a SHA-256 for each row and `vectors.f32` with the rows. A row counts once both files hold it, so a fill that was killed
+continues where it stopped, and an image whose content has changed has another key.
 """
 
 import fcntl
@@ -34,7 +34,7 @@ class FeatureStore:
     Args:
         root: the cache folder; the store is a folder below it, named by fingerprint, preprocessing, precision
             and layer.
-        layer: whose input is kept, (tokens, width) an image; None keeps final features, (dim,).
+        layer: the layer whose input is stored, (tokens, width) per image; None for final features, (dim,).
     """
 
     def __init__(self, root: Path, backbone: Backbone, layer: int | None = None) -> None:
@@ -46,12 +46,12 @@ class FeatureStore:
         self._backbone, self._layer = backbone, layer
 
     def rows(self, keys: NDArray[np.uint8]) -> IntArray:
-        """The row of each key (n, 32), -1 where the store does not hold it."""
+        """The row of each key (n, 32), or -1 if the store does not hold it."""
         known = {key.tobytes(): row for row, key in enumerate(self._keys())}
         return np.asarray([known.get(key.tobytes(), -1) for key in keys], np.int64)
 
     def vectors(self) -> NDArray[np.float32]:
-        """All rows, (rows, dim) or (rows, tokens, width), mapped from disk and read-only."""
+        """All rows, (rows, dim) or (rows, tokens, width), memory-mapped and read-only."""
         count = self._complete_rows()
         if count == 0:
             return np.empty((0, *self.shape), np.float32)
@@ -69,11 +69,11 @@ class FeatureStore:
     def fill(
         self, keys: NDArray[np.uint8], load: Callable[[int], Image.Image], progress: Progress | None = None
     ) -> int:
-        """Compute the features that are missing and return how many images passed the image tower.
+        """Compute the missing features and return the number of images encoded.
 
         Args:
             keys: (n, 32) content keys.
-            load: the RGB image for a position in `keys`.
+            load: returns the RGB image for a position in `keys`.
             progress: called with the number done and the number to do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class FeatureStore:
 
     @contextmanager
     def _growing(self, name: str, width: int) -> Iterator[IO[bytes]]:
-        """A file opened behind its last complete row."""
+        """A file opened at the end of its last complete row."""
         path = self.folder / name
         path.touch()
         with path.open("r+b") as file:
@@ -148,11 +148,7 @@ def view_image(image: Image.Image, key: NDArray[np.uint8], view: int, seed: int)
 
 
 def require_rows(store: FeatureStore, keys: NDArray[np.uint8]) -> IntArray:
-    """The rows of keys that must be there.
-
-    Raises:
-        UserError: the store lacks some.
-    """
+    """The rows of keys; raises UserError if the store lacks some."""
     rows = store.rows(keys)
     if (rows < 0).any():
         lacking = int((rows < 0).sum())

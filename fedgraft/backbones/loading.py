@@ -1,4 +1,4 @@
-"""Find a backbone by name: the embedded `mini`, a folder that some family recognizes, or a Hugging Face ID."""
+"""Load a backbone by name: the embedded `mini`, a folder that a family recognizes, or a Hugging Face ID."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,7 @@ def mini_folder() -> Path:
 
 
 def best_device() -> torch.device:
-    """The GPU that this process may use, or else the CPU."""
+    """The GPU, if this process may use one, or else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -33,20 +33,19 @@ def load_backbone(
     """Load "mini", a folder of a model or of a ticket, or a Hugging Face ID such as "openai/clip-vit-base-patch16".
 
     Args:
-        name: which.
         precision: of the weights in memory; the fingerprint is that of the weights on disk.
-        device: where they go, the CPU unless given.
+        device: of the weights; the CPU by default.
         options: of the family.
 
     Raises:
-        UserError: it is not there, has no weights, or is of a family that fedgraft does not know.
+        UserError: it does not exist, has no weights, or is of an unknown family.
     """
     folder = mini_folder() if name == MINI else Path(name).expanduser()
     source = str(folder)
     if not folder.is_dir():
         if name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise UserError(
-                f"There is no backbone {name!r}: give mini, a Hugging Face folder, "
+                f"There is no backbone {name!r}; give mini, a Hugging Face folder, "
                 "or an ID such as openai/clip-vit-base-patch16."
             )
         folder, source = _snapshot(name), name
@@ -68,7 +67,7 @@ def _family(folder: Path, what: str) -> Family:
 
 
 def _snapshot(name: str) -> Path:
-    """The folder that holds the downloaded configuration of an ID."""
+    """The folder with the downloaded configuration of an ID."""
     from transformers.utils import cached_file
 
     try:

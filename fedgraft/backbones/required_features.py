@@ -1,4 +1,4 @@
-"""Which images a run needs in the feature store, and how each is loaded: the same on every machine that takes part."""
+"""Which images a run needs in the feature store, and how they are loaded, the same on every machine involved."""
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,8 @@ def fill_store(
 
     Args:
         store: of the run's backbone.
-        config: how many views, and the seed that they are drawn from.
-        examples: what was split.
+        config: the number of views, and the seed that they are drawn from.
+        examples: the examples that were split.
         progress: called with the number of images done and the number to do.
     """
     used, trained = split.used, split.trained
@@ -32,7 +32,7 @@ def fill_store(
 
 
 def feature_rows(store: FeatureStore, config: RunConfig, split: Split) -> IntArray:
-    """The store's row of each example in each view, (examples, views); -1 where it holds none."""
+    """The store's row for each example and view, (examples, views); -1 where it has none."""
     rows = np.full((len(split.keys), config.views), -1, np.int64)
     rows[split.used, 0] = store.rows(split.keys[split.used])
     trained = split.trained

@@ -1,7 +1,7 @@
-"""A ticket's folder, and the backbone that it makes: the ticket's image tower beside its source's text tower.
+"""A ticket's folder, and the backbone made from it: the ticket's image tower with its source's text tower.
 
-The folder holds `ticket.safetensors`, the weights, and `ticket.json`: what the ticket is, the name and fingerprint of
-its source, and the size of every layer, without which towers of uneven layers cannot be rebuilt.
+The folder holds `ticket.safetensors`, the weights, and `ticket.json`: a description of the ticket, the name and
+fingerprint of its source, and the size of every layer, without which towers of uneven layers cannot be rebuilt.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ _DESCRIPTION, _WEIGHTS = "ticket.json", "ticket.safetensors"
 
 @dataclass(frozen=True)
 class TicketFile:
-    """What a ticket's folder holds.
+    """The content of a ticket's folder.
 
     Attributes:
         source: the dense backbone as the user named it.
-        spec: how the ticket came about, plain JSON with at least `source_fingerprint`.
+        spec: how the ticket was made, plain JSON with at least `source_fingerprint`.
         tower: the image tower.
     """
 
@@ -50,7 +50,7 @@ class TicketFile:
         return hashlib.sha256((json.dumps(self.spec, sort_keys=True) + self.tower.digest()).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Write the weights, then the description; a folder without the latter is no ticket."""
+        """Write the weights, then the description; a folder without the latter is not a ticket."""
         weights = {name: tensor.float().cpu().contiguous() for name, tensor in self.tower.state_dict().items()}
         description = {
             "format": FORMAT,
@@ -64,13 +64,11 @@ class TicketFile:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a ticket's folder.
-
-        Raises:
-            UserError: it is no ticket, of a newer format, incomplete or changed.
-        """
+        """Read a ticket's folder; raises UserError if it is not a ticket, of a newer format, damaged or changed."""
         if not is_ticket(folder):
-            raise UserError(f"The folder {folder} is no ticket (no {_DESCRIPTION}); `fedgraft ticket draw` makes one.")
+            raise UserError(
+                f"The folder {folder} is not a ticket (no {_DESCRIPTION}); `fedgraft ticket draw` makes one."
+            )
         try:
             description = json.loads((folder / _DESCRIPTION).read_text())
             if description["format"] > FORMAT:
@@ -85,7 +83,7 @@ class TicketFile:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"The ticket {folder} cannot be read: {reason}") from error
         if file.fingerprint != expected:
-            raise UserError(f"The ticket {folder} was changed after it was written: its fingerprint does not fit.")
+            raise UserError(f"The ticket {folder} was changed after it was written: its fingerprint does not match.")
         return file
 
 
@@ -93,11 +91,7 @@ class PrunedBackbone(Backbone):
     """A backbone whose image tower is a ticket's; everything else is its source's."""
 
     def __init__(self, name: str, source: Backbone, ticket: TicketFile) -> None:
-        """Join the two.
-
-        Raises:
-            UserError: the ticket was drawn from another backbone.
-        """
+        """Combine the two; raises UserError if the ticket was drawn from another backbone."""
         check_source_fingerprint(name, ticket, source)
         self.name, self.fingerprint = name, ticket.fingerprint
         self.preprocessing, self.precision, self.device = source.preprocessing, source.precision, source.device
@@ -106,11 +100,11 @@ class PrunedBackbone(Backbone):
         self._tower = deepcopy(ticket.tower).to(self.device, getattr(torch, self.precision))
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """As the source does it."""
+        """The source's preprocessing."""
         return self._source.preprocess(images)
 
     def preprocessor_config(self) -> dict[str, Any]:
-        """The source's."""
+        """The source's configuration."""
         return self._source.preprocessor_config()
 
     @torch.no_grad()
@@ -120,7 +114,7 @@ class PrunedBackbone(Backbone):
         return features
 
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
-        """The source's of the text tower; a ticket's own matrices take no deltas, which would fill its zeros again."""
+        """The source's text maps; a ticket's own matrices take no deltas, which would fill in its zeros."""
         return self._source.linear_maps(tower) if tower == "text" else {}
 
     def vision_tower(self) -> VisionTower:
@@ -134,25 +128,17 @@ def is_ticket(folder: Path) -> bool:
 
 
 def check_source_fingerprint(name: str, ticket: TicketFile, source: Backbone) -> None:
-    """Refuse a ticket of another backbone.
-
-    Raises:
-        UserError: the fingerprints differ.
-    """
+    """Raise UserError if a ticket was drawn from another backbone."""
     expected = str(ticket.spec.get("source_fingerprint"))
     if expected != source.fingerprint:
         raise UserError(
-            f"The ticket {name} was drawn from a backbone with the fingerprint {expected[:16]}..., and {source.name!r} "
+            f"The ticket {name} was drawn from a backbone with the fingerprint {expected[:16]}..., but {source.name!r} "
             f"has {source.fingerprint[:16]}...; give the backbone that it was drawn from ({ticket.source!r})."
         )
 
 
 def load_ticket(request: Request) -> PrunedBackbone:
-    """The ticket in a folder beside the text tower that it was drawn for.
-
-    Raises:
-        UserError: ticket or source cannot be read, or do not belong together.
-    """
+    """The ticket in a folder with its source's text tower; raises UserError if they cannot be read or do not match."""
     ticket = TicketFile.read(request.folder)
     source = load_backbone(ticket.source, request.precision, request.device)
     return PrunedBackbone(request.name, source, ticket)
@@ -166,7 +152,7 @@ def write_sample(folder: Path) -> None:
 
 FAMILY = Family(
     "ticket",
-    "a folder of `fedgraft ticket draw`: a smaller image tower beside its source's text tower",
+    "a folder of `fedgraft ticket draw`: a smaller image tower with its source's text tower",
     is_ticket,
     load_ticket,
     sample=write_sample,

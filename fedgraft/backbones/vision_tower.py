@@ -1,7 +1,7 @@
 """The image tower of a CLIP backbone (Radford et al. 2021) as a plain module whose layers may differ in size.
 
-It computes what Hugging Face's tower computes, with a number of heads and of MLP units for each layer, so that a
-pruned tower is the same class as a dense one. No hooks, no dropout, attention written out: what exports best.
+It computes the same as Hugging Face's tower, with a number of heads and of MLP units for each layer, so that pruned
+and dense towers are of one class. It has no hooks and no dropout, and attention is written out: this exports best.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from transformers.activations import ACT2FN
 
 @dataclass(frozen=True)
 class TowerShape:
-    """What the weights alone do not say, and how large each layer is.
+    """The sizes of all layers, and what the weights alone do not say.
 
     Attributes:
         width: of the residual stream.
-        head_width: channels of one head; heads are removed whole, so it stays.
+        head_width: channels of one head, the same in all towers, since heads are removed as a whole.
         image_size: side of the images in pixels.
         patch_size: side of a patch in pixels.
         dim: of the joint embedding space.
@@ -43,11 +43,7 @@ class TowerShape:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """From what `dataclasses.asdict` gives, read back from JSON.
-
-        Raises:
-            TypeError, ValueError: keys are missing or strange, or the numbers do not go together.
-        """
+        """From the JSON of `dataclasses.asdict`; raises TypeError or ValueError for wrong keys or sizes."""
         shape = cls(**{**values, "heads": tuple(values["heads"]), "units": tuple(values["units"])})
         if len(shape.heads) != len(shape.units) or min(*shape.heads, *shape.units) < 1:
             raise ValueError("every layer needs at least one head and one MLP unit")
@@ -94,7 +90,7 @@ class VisionTower(nn.Module):
 
 
 class TowerLayer(nn.Module):
-    """Attention and MLP, each behind its layer norm and beside the residual stream."""
+    """Attention and MLP, each with its layer norm and a residual connection."""
 
     def __init__(self, shape: TowerShape, heads: int, units: int) -> None:
         super().__init__()
@@ -111,7 +107,7 @@ class TowerLayer(nn.Module):
 
 
 class TowerAttention(nn.Module):
-    """Self-attention of any number of heads of one width."""
+    """Self-attention with any number of heads of one width."""
 
     def __init__(self, shape: TowerShape, heads: int) -> None:
         super().__init__()
@@ -166,7 +162,7 @@ class _Embeddings(nn.Module):
 def tower_of_clip(model: Any) -> VisionTower:
     """A copy, in float32 on the CPU, of the image tower of a Hugging Face `CLIPModel`.
 
-    Low-rank adapters must have been merged into the model's own weights before.
+    Low-rank adapters must already be merged into the model's weights.
     """
     config = model.config.vision_config
     layers = int(config.num_hidden_layers)

@@ -1,4 +1,4 @@
-"""The report of a run or of a comparison: one HTML file that opens from disk without a network."""
+"""The report of a run or a comparison: one self-contained HTML file that opens from disk."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ __all__ = ["write_report"]
 def write_report(directory: Path) -> Path:
     """Write `directory/report.html` for the run or comparison in it, and return its path.
 
-    The same files give the same bytes.
+    The same files always give the same bytes.
 
     Raises:
-        UserError: the directory holds neither, or a file of it is missing or cannot be read.
+        UserError: the directory holds neither, or one of its files is missing or cannot be read.
     """
     if (directory / "summary.json").is_file():
         from fedgraft.reports.run import run_page  # matplotlib is imported only when there is something to draw
@@ -33,11 +33,9 @@ def write_report(directory: Path) -> Path:
 
 
 def _what_was_found(directory: Path) -> str:
-    expected = (
-        "a report needs the directory of a finished run (with summary.json) or of a comparison (with comparison.json)"
-    )
+    expected = "a report needs a finished run (with summary.json) or a comparison (with comparison.json)"
     if not directory.exists():
-        return f"There is no directory {directory}; {expected}."
+        return f"The directory {directory} does not exist; {expected}."
     if not directory.is_dir():
         return f"{directory} is a file; {expected}."
     if (directory / "config.toml").is_file():

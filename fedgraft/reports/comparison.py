@@ -1,4 +1,4 @@
-"""The page of a comparison: what each method reached over the seeds, and what it cost."""
+"""The page of a comparison: each method's results over the seeds, and its costs."""
 
 import math
 from pathlib import Path
@@ -13,25 +13,15 @@ from fedgraft.reports import units
 
 
 def comparison_page(comparison: dict[str, Any], directory: Path) -> str:
-    """The report of a comparison as HTML.
-
-    Args:
-        comparison: what `comparison.json` holds.
-        directory: where it lies; runs inside it that have a report are linked.
-    """
+    """The report of a comparison (the content of `comparison.json`) as HTML, with links to the runs' reports."""
     methods, seeds = comparison["methods"], comparison["seeds"]
     subtitle = (
         f"{units.plural(len(methods), 'method')} under the protocol {comparison['protocol']}: "
         f"{units.plural(comparison['sites'], 'site')}, {units.plural(comparison['rounds'], 'round')}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}."
     )
-    sections = [
-        _result(comparison),
-        _bars(comparison),
-        _tradeoff(comparison),
-        _cost(methods),
-        _runs(comparison, directory),
-    ]
+    figures = (_bars(comparison), _tradeoff(comparison))
+    sections = [_result(comparison), *figures, _cost(methods), _runs(comparison, directory)]
     return page.document(f"Methods on {comparison['data']}", subtitle, sections)
 
 
@@ -52,7 +42,7 @@ def _result(comparison: dict[str, Any]) -> str:
     head = ("Method", *(metric.label for metric in shown.values()))
     seeds = f", mean ± standard deviation over {len(comparison['seeds'])} seeds" if several else ""
     explained = "; ".join(f"{metric.label}: {metric.meaning}" for metric in protocol.metrics if metric.key in shown)
-    note = page.paragraph(f"Percent, after the last round{seeds}; the best of a column is bold. {explained}.")
+    note = page.paragraph(f"Percent, after the last round{seeds}; the best value of each column is bold. {explained}.")
     return page.section("Result", page.table(head, rows), note)
 
 

@@ -1,4 +1,4 @@
-"""The figures of a comparison: accuracy of each method, and the trade of local against novel classes."""
+"""The figures of a comparison: the accuracy of each method, and the trade-off between local and novel classes."""
 
 from typing import Any
 
@@ -10,15 +10,11 @@ from fedgraft.config.registry import PROTOCOLS
 from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, apart, brief, colours, wrapped
 
 _NAMED, _SHORT = 8, 24
-"""Up to so many methods with names of so many letters have them beside their points."""
+"""The largest number of methods, and length of names, for which names are written next to the points."""
 
 
 def comparison_figure(comparison: dict[str, Any]) -> Figure:
-    """A group of bars for each method, a bar for each metric, with the standard deviation over seeds.
-
-    Args:
-        comparison: what `comparison.json` holds.
-    """
+    """A group of bars for each method, a bar for each metric, with the standard deviation over seeds."""
     methods = comparison["methods"]
     protocol = PROTOCOLS.load(comparison["protocol"])
     keys = [key for key in metric_keys(comparison) if protocol.metric(key).drawn]
@@ -51,15 +47,12 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         axes.grid(axis="x")
         axes.set_xlabel("accuracy, %")
         figure.legend(loc="outside upper center", ncols=min(len(keys), 4), frameon=False, handlelength=0.9)
-        figure.draw_without_rendering()  # the ticks take their style now, not when a caller saves the figure
+        figure.draw_without_rendering()  # the ticks get their style now, not when a caller saves the figure
         return figure
 
 
 def tradeoff_figure(comparison: dict[str, Any]) -> Figure:
-    """Each method as a point: accuracy on a site's own classes against accuracy on novel ones.
-
-    Where the methods are `numbered` the points have the numbers that the bars have.
-    """
+    """Each method as a point: accuracy on a site's own classes against novel ones; `numbered` like the bars."""
     methods = comparison["methods"]
     many = numbered(comparison)
     drawn = [
@@ -97,13 +90,13 @@ def tradeoff_figure(comparison: dict[str, Any]) -> Figure:
 
 
 def numbered(comparison: dict[str, Any]) -> bool:
-    """Whether there are too many methods, or too long names, to stand beside points."""
+    """Whether there are too many methods, or too long names, to write the names next to the points."""
     names = [method["method"] for method in comparison["methods"]]
     return len(names) > _NAMED or max(map(len, names), default=0) > _SHORT
 
 
 def metric_keys(comparison: dict[str, Any]) -> list[str]:
-    """The metrics that any of the methods has, in the order of their first mention."""
+    """The metrics that any of the methods has, in order of first appearance."""
     return list(dict.fromkeys(key for method in comparison["methods"] for key in method["metrics"]))
 
 

@@ -1,4 +1,4 @@
-"""How the figures of a report look, and how one becomes SVG inside a page that may be light or dark."""
+"""The style of the report's figures, and their conversion to SVG for a page that may be light or dark."""
 
 import html
 import io
@@ -16,7 +16,8 @@ WIDTH = 4.7  # inches; narrow, so that the text stays readable when a phone scal
 INK, MUTED, GRID = "#1b1d21", "#686d76", "#dfe1e6"
 _THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
 
-# Okabe and Ito's palette, safe for colour-blind readers. Yellow is too pale for lines, black vanishes in the dark.
+# Okabe and Ito's palette, safe for colour-blind readers, without yellow (too pale for lines) and black (invisible in
+# the dark).
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
 _CYCLE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED)
 _COLOURS: dict[Colour, str] = {
@@ -28,7 +29,7 @@ RC: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "figure.facecolor": "white",
     "font.size": 8.5,
-    "text.parse_math": False,  # a class name may hold dollar signs
+    "text.parse_math": False,  # a class name may contain dollar signs
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": MUTED,
@@ -44,17 +45,13 @@ RC: dict[str, Any] = {
     "ytick.color": MUTED,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "svg.fonttype": "none",  # text stays text: it can be found, copied and read aloud
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "fedgraft",
 }
 
 
 def colours(names: Iterable[str], own: Callable[[str], Colour]) -> dict[str, str]:
-    """A colour for each name: its own, and for others (domains) the next of the cycle.
-
-    Args:
-        own: the colour that a protocol gives a scope or a metric; empty where it gives none.
-    """
+    """A colour for each name: its own, as the protocol defines it, or else (for domains) the next of the cycle."""
     others = 0
     chosen = {}
     for name in names:
@@ -67,12 +64,12 @@ def colours(names: Iterable[str], own: Callable[[str], Colour]) -> dict[str, str
 
 
 def brief(name: str, limit: int = 24) -> str:
-    """A name short enough to stand at an axis."""
+    """A name shortened to fit at an axis."""
     return name if len(name) <= limit else f"{name[: limit - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
 def wrapped(name: str, limit: int = 24) -> str:
-    """A name as lines short enough to stand at an axis, broken before a plus or a space and behind a comma."""
+    """A name as lines short enough for an axis, broken before a plus or a space and after a comma."""
     lines = [""]
     for piece in re.split(r"(?=[+ ])|(?<=,)", name):
         if lines[-1] and len(lines[-1] + piece) > limit:
@@ -104,13 +101,13 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an `<svg>` element for an HTML page.
+    """The figure as an `<svg>` element for an HTML page, without external references.
 
-    It takes its ink from the page's custom properties, its width from its container, and refers to nothing outside.
+    Its colours come from the page's custom properties, its width from its container.
 
     Args:
-        name: unique in the page; the element's ids begin with it.
-        description: what a screen reader says of it.
+        name: unique in the page; prefix of the element's IDs.
+        description: for screen readers.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(RC), warnings.catch_warnings():
@@ -132,4 +129,4 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
             tag = tag.replace(colour, themed)
         return tag
 
-    return re.sub(r"<[^>]+>", adapted, svg)  # only tags: in text and attributes matplotlib escapes "<" and ">"
+    return re.sub(r"<[^>]+>", adapted, svg)  # only tags: matplotlib escapes "<" and ">" in text and attributes

@@ -1,4 +1,4 @@
-"""The parts of a page: sections, tables, figures, and the document around them. Every text given is escaped here."""
+"""The parts of a page: sections, tables, figures, and the document around them. All text is escaped here."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -11,7 +11,7 @@ from fedgraft.reports.drawing import to_svg
 
 
 def document(title: str, subtitle: str, sections: Iterable[str]) -> str:
-    """The whole page, with its style inside."""
+    """The whole page, with embedded style."""
     home = files("fedgraft.reports")
     page = Template((home / "page.html").read_text(encoding="utf-8"))
     style = (home / "page.css").read_text(encoding="utf-8")
@@ -19,30 +19,26 @@ def document(title: str, subtitle: str, sections: Iterable[str]) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A part of the page under a heading; nothing if it would be empty."""
+    """A part of the page under a heading; empty if all parts are."""
     return f"<section>\n<h2>{escape(title)}</h2>\n{''.join(parts)}</section>" if any(parts) else ""
 
 
 def paragraph(text: str) -> str:
-    """A sentence of explanation."""
+    """A paragraph of explanation."""
     return f"<p>{escape(text)}</p>\n"
 
 
 def figure(plot: Figure, name: str, caption: str) -> str:
-    """A plot and what it shows. `name` is unique in the page."""
+    """A plot and its caption; `name` is unique in the page."""
     return f"<figure>{to_svg(plot, name, caption)}<figcaption>{escape(caption)}</figcaption></figure>\n"
 
 
 class Best(str):
-    """The text of a table's cell that is to stand out."""
+    """The text of a table cell to be emphasized."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int] = (0,)) -> str:
-    """A table of texts.
-
-    Args:
-        text: the columns that are read as text; the others are set as numbers, to the right.
-    """
+    """A table; the columns in `text` are aligned as text, the others as numbers, to the right."""
 
     def cell(tag: str, column: int, content: str) -> str:
         kind = "" if column in text else ' class="number"'
@@ -58,11 +54,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[int
 
 
 def details(summary: str, text: str) -> str:
-    """A text as it is written, folded away."""
+    """A preformatted text, collapsed."""
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>\n"
 
 
 def links(targets: Iterable[tuple[str, str | None]]) -> str:
-    """A list of names, each with the relative address that it leads to, if there is one."""
+    """A list of names, linked to their relative addresses, if any."""
     items = (f'<a href="{escape(to)}">{escape(name)}</a>' if to else escape(name) for name, to in targets)
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>\n"

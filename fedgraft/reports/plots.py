@@ -13,19 +13,16 @@ from numpy.typing import NDArray
 from fedgraft.reports.drawing import GRID, INK, RC, WIDTH, apart, brief
 
 NAMED_SITES = 20  # more than these are drawn as a strip sorted by accuracy
-NAMED_CLASSES = 40  # more than these lose their tick labels
-WRITTEN_CLASSES = 12  # up to these have their percentages in the cells
+NAMED_CLASSES = 40  # with more than these, there are no tick labels
+WRITTEN_CLASSES = 12  # with up to these, the cells show percentages
+_LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.8, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 2}
 UPRIGHT: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
 
 
 def rounds_figure(
     series: Mapping[str, Sequence[tuple[int, float]]], chosen: Mapping[str, str], quantity: str, decimals: int
 ) -> Figure:
-    """A line for each series of (round, value), its last value written at its right end.
-
-    Args:
-        chosen: the colour of each series.
-    """
+    """A line for each series of (round, value) in its `chosen` colour, labelled at the right with the last value."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 2.7))
         axes = figure.subplots()
@@ -45,14 +42,7 @@ def rounds_figure(
                 (1.05, height),
                 textcoords=axes.get_yaxis_transform(),
                 va="center",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": chosen[name],
-                    "linewidth": 0.8,
-                    "relpos": (0, 0.5),
-                    "shrinkA": 1,
-                    "shrinkB": 2,
-                },
+                arrowprops={**_LEADER, "color": chosen[name]},
             )
         axes.set_ylim(low, high)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -63,11 +53,7 @@ def rounds_figure(
 
 
 def sites_figure(scopes: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]) -> Figure:
-    """For each scope a row of bars, one per site, with their mean as a dashed line.
-
-    Args:
-        chosen: the colour of each scope.
-    """
+    """For each scope, in its `chosen` colour, a row of bars, one per site, with their mean as a dashed line."""
     upright = any(len(site) > 4 for sites in scopes.values() if len(sites) <= NAMED_SITES for site in sites)
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 0.5 + (2.0 if upright else 1.25) * len(scopes)))
@@ -94,7 +80,7 @@ def sites_figure(scopes: Mapping[str, Mapping[str, float]], chosen: Mapping[str,
 
 
 def confusion_figure(classes: Sequence[str], counts: NDArray[np.float64], colour: str) -> Figure:
-    """A matrix of how often a class (row) was taken for another (column), as a share of the row.
+    """A matrix of how often a class (row) was predicted as another (column), as a share of the row.
 
     Args:
         counts: (C, C), row the true class.
@@ -105,10 +91,10 @@ def confusion_figure(classes: Sequence[str], counts: NDArray[np.float64], colour
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(WIDTH, WIDTH))
         axes = figure.subplots()
-        # The square root lets a confusion of one percent show.
+        # The square root makes a confusion of one percent visible.
         ramp = ListedColormap([(*to_rgb(colour), opacity) for opacity in np.sqrt(np.linspace(0, 1, 256))])
         axes.imshow(shares, cmap=ramp, vmin=0, vmax=1, interpolation="none")
-        axes.set_xlabel("taken for")
+        axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         axes.spines[:].set(visible=True, color=GRID)
         if size > NAMED_CLASSES:

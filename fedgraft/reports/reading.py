@@ -1,4 +1,4 @@
-"""Reading a run directory or a comparison directory, with a clear sentence for what is missing or broken."""
+"""Reading a run or comparison directory, with a clear sentence for anything missing or malformed."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ COMPARISON_KEYS = ("data", "protocol", "sites", "rounds", "seeds", "methods")
 
 @dataclass(frozen=True)
 class Accuracy:
-    """One evaluation: the accuracy of a scope after a round in percent, over all sites and of each."""
+    """One evaluation: the accuracy of a scope after a round in percent, averaged over sites and of each site."""
 
     round: int
     mean: float
@@ -38,7 +38,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run directory holds. Series are keyed by scope, by held-out domain where there is one, or both."""
+    """The content of a run directory. Series are keyed by scope, by held-out domain, or by both."""
 
     summary: dict[str, Any]
     config: str
@@ -50,7 +50,7 @@ class Run:
     protocol: Protocol
 
     def colours(self, names: Iterable[str]) -> dict[str, str]:
-        """A colour for each series: that of its scope where the protocol gives it one."""
+        """A colour for each series: that of its scope, if the protocol defines one."""
         own: Mapping[str, Colour] = {"train": "muted", **self.protocol.colours}
         return colours(names, lambda name: own.get(name, ""))
 
@@ -59,7 +59,7 @@ def read_run(directory: Path) -> Run:
     """Read a finished run.
 
     Raises:
-        UserError: `summary.json`, `metrics.jsonl` or `config.toml` is missing, or a file is not what it should be.
+        UserError: `summary.json`, `metrics.jsonl` or `config.toml` is missing, or a file is malformed.
     """
     summary = _read_json(directory / "summary.json", SUMMARY_KEYS)
     path = directory / "metrics.jsonl"
@@ -84,7 +84,7 @@ def read_run(directory: Path) -> Run:
                 sites = {str(site): float(value) for site, value in row.get("sites", {}).items() if value is not None}
                 evaluation = Accuracy(row["round"], float(row["accuracy"]), sites)
                 key = series_name(fold, scope, several)
-                accuracy.setdefault(key, {})[row["round"]] = evaluation  # a row that a resumed run repeats counts once
+                accuracy.setdefault(key, {})[row["round"]] = evaluation  # a row repeated by a resumed run counts once
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"Line {number} of {path} is not a row of metrics: {error!r}.") from error
     return Run(
@@ -100,16 +100,12 @@ def read_run(directory: Path) -> Run:
 
 
 def read_comparison(directory: Path) -> dict[str, Any]:
-    """Read `comparison.json`.
-
-    Raises:
-        UserError: it is not what it should be.
-    """
+    """Read `comparison.json`; raises UserError if it is malformed."""
     return _read_json(directory / "comparison.json", COMPARISON_KEYS)
 
 
 def _has_several_scopes(rows: Iterable[Any]) -> bool:
-    """Whether a fold with a name is measured in more than one way."""
+    """Whether any named fold is measured by more than one scope."""
     scopes: dict[str, set[str]] = {}
     for row in rows:
         if isinstance(row, dict) and row.get("fold") is not None and is_evaluation(row):
@@ -124,9 +120,7 @@ def _read_confusion(path: Path) -> dict[str, dict[str, Any]]:
     for scope, matrix in scopes.items():
         size = len(matrix["classes"])
         if [len(row) for row in matrix["counts"]] != [size] * size:
-            raise UserError(
-                f"{path} should count {size} by {size} images for the {size} classes of the scope {scope!r}."
-            )
+            raise UserError(f"{path} must have {size} x {size} counts for the {size} classes of the scope {scope!r}.")
     return scopes
 
 
@@ -134,7 +128,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; the report of a run needs it beside summary.json.") from error
+        raise UserError(f"{path} is missing; the report of a run needs it next to summary.json.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
 
@@ -145,7 +139,7 @@ def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, where a JSON object is expected.")
+        raise UserError(f"{path} holds a {type(content).__name__}, but a JSON object is expected.")
     if missing := [key for key in keys if key not in content]:
         raise UserError(f"{path} lacks {', '.join(missing)}.")
     return content

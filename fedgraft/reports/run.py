@@ -1,4 +1,4 @@
-"""The page of one run: what it reached, round by round and site by site, what it cost, and how to repeat it."""
+"""The page of one run: its results by round and by site, its costs, and how to reproduce it."""
 
 from itertools import groupby
 from typing import Any
@@ -47,14 +47,12 @@ def _rounds(run: Run) -> str:
     caption = "Accuracy on test images after each round, in percent, mean over sites. Round 0 is before any training."
     parts = [page.figure(plots.rounds_figure(series, run.colours(series), "accuracy, %", 1), "accuracy", caption)]
     if run.loss:
-        caption = "Mean training loss of each round."
-        parts.append(
-            page.figure(plots.rounds_figure(run.loss, run.colours(run.loss), "training loss", 3), "loss", caption)
-        )
+        plot = plots.rounds_figure(run.loss, run.colours(run.loss), "training loss", 3)
+        parts.append(page.figure(plot, "loss", "Mean training loss of each round."))
     if run.drift:
         caption = (
-            "Drift: how far the shared parameters hold the text features of classes that no site has from the "
-            "hand-written ones, as a mean cosine distance."
+            "Drift: mean cosine distance between the text features of classes that no site has, under the shared "
+            "parameters, and the hand-written ones."
         )
         parts.append(page.figure(plots.rounds_figure(run.drift, run.colours(run.drift), "drift", 3), "drift", caption))
     return page.section("Round by round", *parts)
@@ -74,11 +72,11 @@ def _confusion(run: Run) -> str:
     for number, (scope, matrix) in enumerate(run.confusion.items()):
         classes = [str(name) for name in matrix["classes"]]
         counts = np.asarray(matrix["counts"], dtype=np.float64)
-        caption = f"{scope}: of a true class's test images (row), the share taken for each class (column), in percent."
+        caption = f"{scope}: share of each true class's test images (row) predicted as each class (column), in percent."
         plot = plots.confusion_figure(classes, counts, chosen[scope])
         parts.append(page.figure(plot, f"confusion{number}", caption))
         if len(classes) > plots.NAMED_CLASSES and (pairs := _confused(classes, counts)):
-            head = ("True class", "Taken for", "Images", "Share of class")
+            head = ("True class", "Predicted as", "Images", "Share of class")
             parts.append(page.paragraph(f"The most confused pairs of {scope}:") + page.table(head, pairs, text=(0, 1)))
     return page.section("Confusion", *parts)
 
@@ -88,10 +86,10 @@ def _confused(classes: list[str], counts: NDArray[np.float64]) -> list[tuple[str
     np.fill_diagonal(wrong, 0)
     rows = []
     for flat in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]:
-        true, taken = divmod(int(flat), len(classes))
-        if images := wrong[true, taken]:
+        true, predicted = divmod(int(flat), len(classes))
+        if images := wrong[true, predicted]:
             share = f"{100 * images / counts[true].sum():.1f}%"
-            rows.append((classes[true], classes[taken], units.count(images), share))
+            rows.append((classes[true], classes[predicted], units.count(images), share))
     return rows
 
 
@@ -100,7 +98,7 @@ def _cost(summary: dict[str, Any]) -> str:
         ("Uplink per site per round", units.byte_size(summary.get("uplink_bytes_per_site_round"))),
         ("Downlink per site per round", units.byte_size(summary.get("downlink_bytes_per_site_round"))),
         ("Trainable parameters", units.count(summary.get("trainable_parameters"))),
-        ("of these shared with the server", units.count(summary.get("shared_parameters"))),
+        ("of which shared with the server", units.count(summary.get("shared_parameters"))),
         ("Wall time", units.duration(summary.get("wall_seconds"))),
     ]
     return page.section("Cost", page.table((), rows))
@@ -111,7 +109,7 @@ def _privacy(summary: dict[str, Any]) -> str:
         return ""
     explanation = page.paragraph(
         f"Differential privacy by {privacy['mechanism']}: two federations that differ in {privacy['relation']} can "
-        "hardly be told apart from the shared parameters of all rounds. Losses and accuracies are not covered."
+        "hardly be distinguished by the shared parameters of all rounds. Losses and accuracies are not covered."
     )
     rows = [
         ("Epsilon", f"{privacy['epsilon']:.3g}"),
@@ -125,7 +123,7 @@ def _privacy(summary: dict[str, Any]) -> str:
 
 def _left_out(run: Run) -> str:
     if not run.left_out:
-        return page.section("Sites left out", page.paragraph("None: every answer of a site was used."))
+        return page.section("Sites left out", page.paragraph("None: every answer was used."))
 
     def cause(row: Any) -> tuple[str, str, str]:
         return (row.site.zfill(9), row.fold or "", row.reason)
@@ -135,7 +133,7 @@ def _left_out(run: Run) -> str:
         same = list(group)
         held_out = f" (held out: {same[0].fold})" if same[0].fold else ""
         rows.append((same[0].site, units.spans(row.round for row in same) + held_out, same[0].reason))
-    explanation = page.paragraph("Answers of sites that the server did not use, and why.")
+    explanation = page.paragraph("Sites whose answers the server did not use, and why.")
     return page.section("Sites left out", explanation, page.table(("Site", "Rounds", "Reason"), rows, text=(0, 1, 2)))
 
 

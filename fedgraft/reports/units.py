@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: bytes, durations, counts, percentages."""
+"""Numbers formatted for readers: bytes, durations, counts, percentages."""
 
 import math
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ def count(value: float | None) -> str:
 
 
 def byte_size(value: float | None) -> str:
-    """Bytes in the unit that leaves one to three digits, powers of 1000."""
+    """Bytes in the decimal unit that leaves one to three digits."""
     if value is None or not math.isfinite(value):
         return "n/a"
     for unit in ("B", "kB", "MB", "GB"):

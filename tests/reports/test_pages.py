@@ -133,7 +133,7 @@ def test_what_a_run_lacks_is_not_invented(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps(summary | {"metrics_last5": None, "wall_seconds": None}))
     page = write_report(tmp_path).read_text()
     assert "<h2>Confusion" not in page
-    assert "every answer of a site was used" in page
+    assert "every answer was used" in page
     assert "n/a" in page
 
 
@@ -176,7 +176,7 @@ def test_methods_that_differ_at_their_ends_alone_stay_apart_in_the_figures(tmp_p
 def test_a_directory_that_is_neither_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither summary\.json nor comparison\.json"):
         write_report(tmp_path)
-    with pytest.raises(UserError, match="There is no directory"):
+    with pytest.raises(UserError, match="does not exist"):
         write_report(tmp_path / "absent")
     (tmp_path / "config.toml").touch()
     with pytest.raises(UserError, match="has not finished"):

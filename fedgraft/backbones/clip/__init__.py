@@ -1,1 +1,1 @@
-"""CLIP and what is built like it."""
+"""CLIP and models built like it."""

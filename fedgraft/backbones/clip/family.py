@@ -72,11 +72,11 @@ class ClipBackbone(Backbone):
         return config
 
     def vision_tower(self) -> VisionTower:
-        """A copy of the image tower; of weights that were loaded in another precision, what that left of them."""
+        """A copy of the image tower, with weights as rounded to the precision in which they were loaded."""
         return tower_of_clip(self._model)
 
     def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
-        """Features, or what enters a layer, in float32."""
+        """Features, or the input of a layer, in float32."""
         if layer is None:
             return self.encode_images(pixels)
         return self._image.states(pixels.to(self._model.visual_projection.weight), layer)
@@ -86,12 +86,12 @@ class ClipBackbone(Backbone):
         return represented if layer is None else self._image.features(represented, layer, deltas or {})
 
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
-        """Of the attention and the perceptron of every layer."""
+        """The linear maps of attention and MLP in every layer."""
         return clip_linear_maps(self._model, tower)
 
 
 def clip_linear_maps(model: CLIPModel, tower: Tower) -> dict[str, LinearMap]:
-    """`Backbone.linear_maps` of a `CLIPModel`, also of one without weights."""
+    """`Backbone.linear_maps` of a `CLIPModel`, which may be without weights."""
     prefix = {"text": "text_model", "image": "vision_model"}[tower] + ".encoder.layers"
     return {
         f"{prefix}.{number}.{name}": LinearMap(number, module.weight)
@@ -102,11 +102,7 @@ def clip_linear_maps(model: CLIPModel, tower: Tower) -> dict[str, LinearMap]:
 
 
 def load_clip(request: Request) -> ClipBackbone:
-    """Load a Hugging Face folder or ID.
-
-    Raises:
-        UserError: weights or tokenizer are missing, incomplete or damaged.
-    """
+    """Load a Hugging Face folder or ID; raises UserError if weights or tokenizer are missing, incomplete or damaged."""
     from transformers import AutoTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -116,11 +112,7 @@ def load_clip(request: Request) -> ClipBackbone:
     try:
         with _no_progress_bar() if local else nullcontext():
             model, loading = CLIPModel.from_pretrained(
-                source,
-                attn_implementation="sdpa",
-                dtype=torch.float32,
-                use_safetensors=True,
-                output_loading_info=True,
+                source, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(source)
             processor = CLIPImageProcessorPil.from_pretrained(source)
@@ -141,7 +133,7 @@ def _check_files(folder: Path) -> None:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Reading a local folder takes a moment and needs no bar; a download keeps its own."""
+    """Hide the progress bar: reading a local folder takes only a moment."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -176,8 +168,7 @@ def _canonical(value: Any) -> str:
 
 def write_sample(folder: Path) -> None:
     """The tokenizer of `mini` with small random towers of another width, depth and head count."""
-    words = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
-    for name in words:
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         shutil.copy(mini_folder() / name, folder / name)
     config = CLIPConfig.from_pretrained(mini_folder())
     config.text_config.update({"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6})
@@ -191,7 +182,7 @@ def write_sample(folder: Path) -> None:
 
 FAMILY = Family(
     "clip",
-    "CLIP in Hugging Face's format (CLIPModel with safetensors), the embedded mini among them",
+    "CLIP in Hugging Face's format (CLIPModel with safetensors), including the embedded mini",
     lambda folder: model_type(folder) == "clip",
     load_clip,
     sample=write_sample,

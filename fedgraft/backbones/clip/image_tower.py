@@ -1,7 +1,7 @@
 """The image tower of a `CLIPModel` (Radford et al. 2021) in two parts: below a layer, and from that layer on.
 
-What lies below the first adapted layer is frozen and computed once for each image. Of the last layer only the class
-token's output is used, so only that row is computed. The features are those of the plain forward.
+Everything below the first adapted layer is frozen and computed once for each image. Of the last layer only the class
+token's output is used, so only that row is computed. The features equal those of the plain forward pass.
 """
 
 from typing import Any
@@ -28,14 +28,14 @@ class ClipImageTower:
 
     @torch.no_grad()
     def states(self, pixels: Tensor, layer: int) -> Tensor:
-        """What enters a layer: (B, tokens, width) in float32, from pixel values (B, 3, height, width)."""
+        """The input of a layer, (B, tokens, width) in float32, from pixel values (B, 3, height, width)."""
         hidden: Tensor = self._tower.pre_layrnorm(self._tower.embeddings(pixels))
         for index in range(layer):
             hidden = self._layer(self._tower.encoder.layers[index], hidden, hidden, {})
         return hidden.float()
 
     def features(self, states: Tensor, layer: int, deltas: Deltas) -> Tensor:
-        """Features (B, dim) of unit norm from what enters a layer, differentiable in the deltas."""
+        """Unit-norm features (B, dim) from the input of a layer, differentiable in the deltas."""
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(self._projection.weight.dtype)
         for index in range(layer, self.depth):

@@ -1,10 +1,9 @@
 """The text tower of a `CLIPModel` (Radford et al. 2021) with the exact fast path.
 
-The text tower is causal. What precedes the class name is the same for every class, so the start token and the
-context go through the layers once and every class attends to their keys and values; what follows the end token
-cannot matter, so only as many positions are computed as each class name has tokens, whatever the longest has; and of
-the last layer only the end token's output is used, so only that row is computed. The features are those of the plain
-forward.
+The text tower is causal. What precedes the class name is the same for every class, so the start token and the context
+go through the layers once and every class attends to their keys and values; what follows the end token has no effect,
+so for each class name only its own tokens are computed, without padding; and of the last layer only the end token's
+output is used, so only that row is computed. The features equal those of the plain forward pass.
 """
 
 from collections.abc import Sequence
@@ -44,7 +43,7 @@ class ClipTextTower(TextTower):
         return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows], device=self._device))
 
     def tokenize_texts(self, texts: Sequence[str]) -> tuple[Tensor, ClassTokens]:
-        """The longest common beginning, but for the end token, as a context."""
+        """The longest common prefix, without the end token, as a context."""
         rows = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         rows = [row[1:] for row in rows]
         first, last = min(rows), max(rows)
@@ -68,7 +67,7 @@ class ClipTextTower(TextTower):
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """The plain forward in batches, as long as the longest text."""
+        """The plain forward pass in batches, each padded to its longest text."""
         parts = []
         for begin in range(0, len(texts), 256):
             batch = list(texts[begin : begin + 256])
@@ -88,10 +87,10 @@ class ClipTextTower(TextTower):
         placement: Placement = "before",
         deltas: Deltas | None = None,
     ) -> Tensor:
-        """The shared prefix once, then every class behind it; a context behind the name leaves the start token shared.
+        """The shared prefix once, then every class after it; with the context behind the name, only the start token.
 
         Raises:
-            UserError: context and class name together are longer than the tower's positions, or deep has too many.
+            UserError: context and class name together exceed the tower's positions, or `deep` has too many layers.
         """
         embeddings = self._tower.embeddings
         layers: Any = self._tower.encoder.layers
@@ -99,13 +98,13 @@ class ClipTextTower(TextTower):
         total = 1 + n_ctx + classes.ids.shape[1]
         if total > self.max_tokens:
             raise UserError(
-                f"A context of {n_ctx} vectors and the longest class name need {total} positions; "
+                f"A context of {n_ctx} vectors and the longest class name need {total} positions, but "
                 f"the text tower has {self.max_tokens}. Shorten the context (n_ctx) or the class names."
             )
         if deep is not None and deep.shape[1] >= len(layers):
             raise UserError(
-                f"Deep prompts for {deep.shape[1]} layers behind the first do not fit into a text tower of "
-                f"{len(layers)}; give at most {len(layers) - 1}."
+                f"Deep prompts for {deep.shape[1]} layers after the first do not fit into a text tower of "
+                f"{len(layers)} layers; use at most {len(layers) - 1}."
             )
         changed = {self._modules[name]: delta for name, delta in (deltas or {}).items()}
         positions = embeddings.position_embedding.weight
@@ -135,7 +134,7 @@ class ClipTextTower(TextTower):
         pooled = self._tower.final_layer_norm(ends)
         return F.normalize(self._projection(pooled).float(), dim=-1)
 
-    # One layer: prefix (N, P, width) and suffix (N, T, width), the tokens of all names behind one another -------
+    # One layer: prefix (N, P, width) and suffix (N, T, width), the tokens of all names one after another ----------
 
     def _layer(
         self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens, changed: Changed
@@ -209,7 +208,7 @@ class ClipTextTower(TextTower):
 
 
 def _padded(states: Tensor, classes: ClassTokens) -> Tensor:
-    """(N, T, width) to (N, C, L, width), zero behind each name's end token, which no query of the name sees."""
+    """(N, T, width) to (N, C, L, width), zero after each name's end token, where no query of the name looks."""
     prompts, tokens, width = states.shape
     count, length = classes.ids.shape
     if tokens < count * length:
@@ -225,7 +224,7 @@ def _packed(states: Tensor, classes: ClassTokens) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _spread(classes: ClassTokens, n_ctx: int) -> tuple[ClassTokens, Tensor]:
-    """Class names with room for a context before their full stop, and where it is among the tokens kept, (C, n_ctx)."""
+    """Class names with room for a context before the full stop, and its positions among the tokens kept, (C, n_ctx)."""
     count, length = classes.ids.shape
     column = torch.arange(length + n_ctx, device=classes.ids.device).expand(count, -1)
     stop = classes.ends[:, None] - 1

@@ -1,8 +1,8 @@
-"""The corpus that `mini` was pretrained on: procedural images and captions that say some of what they show.
+"""The corpus that `mini` was pretrained on: procedural images, and captions that describe part of what they show.
 
 Half of a batch is the shapes world in its three pretraining styles, without the held-out combinations; half is
-characters from fonts and pen strokes. A caption names a random part of an image's attributes, so one caption
-can be true of several images of a batch: `Batch.matches` says which.
+characters from fonts and pen strokes. A caption names a random subset of an image's attributes, so a caption can be
+true of several images of a batch: `Batch.matches` says which.
 """
 
 from collections.abc import Sequence
@@ -51,25 +51,11 @@ class Batch:
 
 
 def font_files(root: Path) -> list[Path]:
-    """Font files below a folder in a fixed order, without the families kept for evaluation and their relatives."""
+    """Font files below a folder in a fixed order, without the families reserved for evaluation and their relatives."""
     kept_out = (
-        "dejavu",
-        "vera",
-        "stix",
-        "cmu",
-        "cmb10",
-        "cmss",
-        "cmtt",
-        "cmti",
-        "cmmi",
-        "hack",
-        "arev",
-        "cmr",
-        "latinmodern",
-        "lmroman",
-        "symbol",
-        "aenigma",
-    )
+        "dejavu", "vera", "stix", "cmu", "cmb10", "cmss", "cmtt", "cmti", "cmmi", "hack", "arev", "cmr",
+        "latinmodern", "lmroman", "symbol", "aenigma",
+    )  # fmt: skip
     files = [path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf")]
     return sorted((p for p in files if not any(word in str(p).lower() for word in kept_out)), key=str)
 
@@ -186,11 +172,8 @@ class PenCorpus(Corpus):
     """The corpus without fonts: all its characters are digits drawn by a pen, and it holds no letters."""
 
     def __init__(self, seed: int, batch_size: int = 256) -> None:
-        super().__init__(
-            np.empty((0, len(glyphs.CHARACTER_NAMES), 2, glyphs.MASK_SIZE, glyphs.MASK_SIZE), np.uint8),
-            seed,
-            batch_size,
-        )
+        no_fonts = np.empty((0, len(glyphs.CHARACTER_NAMES), 2, glyphs.MASK_SIZE, glyphs.MASK_SIZE), np.uint8)
+        super().__init__(no_fonts, seed, batch_size)
 
     def _masks(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], torch.Tensor]:
         labels = rng.integers(0, len(glyphs.DIGIT_NAMES), count)
