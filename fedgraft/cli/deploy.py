@@ -15,7 +15,7 @@ from fedgraft.cli.settings import Config, Json, Set, settings_from
 from fedgraft.config.run_config import DEPLOYED_PROTOCOL, RunConfig
 
 site_app = typer.Typer(no_args_is_help=True, help="A deployed site: its folder, its check, its processes.")
-server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its folder, its processes, who is admitted.")
+server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its folder, its processes, the admitted sites.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's or the server's folder.")]
 _DEFAULT_PORT = 9092
 _POLL_SECONDS = 0.5
@@ -25,31 +25,31 @@ _LOCAL = {"sites": 3}
 @site_app.command("init")
 def site_init(
     folder: Folder,
-    name: Annotated[str | None, typer.Option(help="How the server calls the site.", show_default="DIR's name")] = None,
+    name: Annotated[str | None, typer.Option(help="The site's name on the server.", show_default="DIR's name")] = None,
     data: Annotated[Path | None, typer.Option(help="The folder of images.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a site's folder with new keys."""
+    """Create a site's folder with new keys."""
     from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.create(folder, name or folder.absolute().name, data)
     if as_json:
         typer.echo(json.dumps({"name": site.settings.name, "public_key": str(site.public_key)}))
         return
-    typer.echo(f"Wrote {folder}. Give {site.public_key} to the server, which admits it.")
+    typer.echo(f"Wrote {folder}. Give {site.public_key} to the server, which must admit it.")
     if data is None:
-        typer.echo(f"Name the folder of images in {folder / 'site.toml'}.")
+        typer.echo(f"Set data to the folder of images in {folder / 'site.toml'}.")
 
 
 @site_app.command("check")
 def site_check(
     folder: Folder,
     data: Annotated[Path | None, typer.Option(help="The images.", show_default="as in site.toml")] = None,
-    backbone: Annotated[str, typer.Option(help="mini, a Hugging Face folder or id.")] = "mini",
+    backbone: Annotated[str, typer.Option(help="mini, a Hugging Face folder or ID.")] = "mini",
     method: Annotated[str, typer.Option(help="See `fedgraft methods`.")] = "fedpgp",
     as_json: Json = False,
 ) -> None:
-    """Read every image, count classes, name what is wrong, estimate a round. Needs no server."""
+    """Read every image, count classes, report problems, estimate the cost of a round. Needs no server."""
     from dataclasses import asdict
 
     from fedgraft.client.site_check import check_site
@@ -67,7 +67,7 @@ def site_check(
         typer.echo(f"{sum(found.images.values())} images of {len(found.images)} classes in {images}.")
         typer.echo(
             f"Estimated: {found.features_seconds:.1f} s once for image features, {found.round_seconds:.1f} s of "
-            f"training a round, {found.memory_mb:.0f} MB of memory."
+            f"training per round, {found.memory_mb:.0f} MB of memory."
         )
     if found.mistakes:
         more = f" (and {len(found.mistakes) - 1} more)" if len(found.mistakes) > 1 else ""
@@ -76,7 +76,7 @@ def site_check(
 
 @site_app.command("state")
 def site_state(folder: Folder, as_json: Json = False) -> None:
-    """Show what personal state the site keeps: by run, fold and round."""
+    """Show the personal state that the site keeps, by run, fold and round."""
     from fedgraft.runs.personal_state import PersonalState
     from fedgraft.runs.site_folder import SiteFolder
 
@@ -93,7 +93,7 @@ def site_state(folder: Folder, as_json: Json = False) -> None:
         rounds = ", ".join(f"round {number} ({size:,} bytes)" for number, size in sizes.items())
         typer.echo(f"run {name}: {rounds or 'nothing that can be read'}")
     if not kept:
-        typer.echo(f"{site.state} holds no personal state yet.")
+        typer.echo(f"There is no personal state in {site.state} yet.")
 
 
 @site_app.command("start")
@@ -118,10 +118,10 @@ def site_start(
 @server_app.command("init")
 def server_init(
     folder: Folder,
-    host: Annotated[list[str] | None, typer.Option(help="A name or address that sites reach the server by.")] = None,
-    port: Annotated[int, typer.Option(help="Where the SuperLink listens.")] = _DEFAULT_PORT,
+    host: Annotated[list[str] | None, typer.Option(help="A name or address by which sites reach the server.")] = None,
+    port: Annotated[int, typer.Option(help="The port of the SuperLink.")] = _DEFAULT_PORT,
 ) -> None:
-    """Make a server's folder with a certificate authority and a certificate."""
+    """Create a server's folder with a certificate authority and a certificate."""
     from fedgraft.runs.server_folder import ServerFolder
 
     hosts = list(dict.fromkeys([*(host or []), socket.gethostname(), "localhost", "127.0.0.1"]))
@@ -131,7 +131,7 @@ def server_init(
 
 @server_app.command("admit")
 def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/site.pub of a site.")]) -> None:
-    """Admit a site by its public key, at once where the server runs."""
+    """Admit a site by its public key; takes effect at once if the server is running."""
     from fedgraft.deployment.running_server import is_running, register_key
     from fedgraft.runs.server_folder import ServerFolder
 
@@ -151,7 +151,7 @@ def run(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Run a federation on a started server: with the same OUT again, it goes on where it was."""
+    """Run a federation on a running server; with the same --out again, it resumes."""
     from fedgraft.cli.printing import print_summary
     from fedgraft.core.errors import UserError
     from fedgraft.deployment.running_server import is_running
@@ -169,7 +169,7 @@ def run(
     directory = RunDirectory(out)
     directory.check_free(run_config, resume=directory.begun)
     if not is_running(server):
-        raise UserError(f"No server runs on port {server.port}; start it: fedgraft server start {folder}")
+        raise UserError(f"No server is running on port {server.port}; start it: fedgraft server start {folder}")
     submitted = SubmittedRun(server, run_config, out)
     typer.echo(f"The run's log is {submitted.log}.", err=True)
     try:

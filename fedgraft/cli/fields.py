@@ -1,4 +1,4 @@
-"""Command-line options made of the fields of a pydantic model: name, type, help and default are written once."""
+"""Command-line options generated from a pydantic model's fields: name, type, help and default are written once."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -15,17 +15,14 @@ _PLAIN = (bool, int, float, str)
 
 
 def with_fields(
-    model: type[BaseModel],
-    panel: str,
-    without: Collection[str] = (),
-    defaults: Mapping[str, object] | None = None,
+    model: type[BaseModel], panel: str, without: Collection[str] = (), defaults: Mapping[str, object] | None = None
 ) -> Callable[[Command], Command]:
-    """Give a command an option for each plain field of a model; what the user gives arrives as `settings`.
+    """Give a command an option for each plain field of a model; the values given arrive as `settings`.
 
     Args:
         panel: the heading of these options in the command's help.
         without: fields that the command does not offer.
-        defaults: of the command's own, in place of the fields', for its help.
+        defaults: the command's own, shown in its help in place of the fields'.
     """
     shown = {name: field.default for name, field in model.model_fields.items()} | dict(defaults or {})
     kinds = {name: _plain_type(field.annotation) for name, field in model.model_fields.items() if name not in without}
@@ -66,9 +63,9 @@ def _option(field: FieldInfo, default: object, panel: str) -> Any:
 
 
 def _plain_type(annotation: Any) -> type | None:
-    """The type that the command line reads a field as; None for a field that is no single value."""
+    """The command-line type of a field; None for a field that is not a single value."""
     if get_origin(annotation) is Literal:
-        return str  # the model itself says which values there are
+        return str  # the model itself checks the value
     if isinstance(annotation, UnionType):
         inner = [kind for kind in get_args(annotation) if kind is not NoneType]
         return _plain_type(inner[0]) if len(inner) == 1 else None

@@ -1,4 +1,4 @@
-"""`fedgraft methods`, `strategies`, `data`, `protocols` and `backbones`: what stands behind the five doors."""
+"""`fedgraft methods`, `strategies`, `data`, `protocols` and `backbones`: all registered entries."""
 
 import json
 from typing import Annotated, Any
@@ -8,8 +8,8 @@ import typer
 from fedgraft.cli.settings import Json
 from fedgraft.config.registry import BACKBONES, METHODS, PROTOCOLS, SOURCES, STRATEGIES, Registered, Registry
 
-Name = Annotated[str | None, typer.Argument(help="Only this one, with its options.", show_default="all")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="With all options.")]
+Name = Annotated[str | None, typer.Argument(help="Show only this one, with its options.", show_default="all")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all options.")]
 
 
 def methods(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
@@ -28,12 +28,12 @@ def data(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> 
 
 
 def protocols(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
-    """How images are dealt to sites, and what is measured."""
+    """How images are assigned to sites, and what is measured."""
     _list(PROTOCOLS, name, verbose, as_json)
 
 
 def backbones(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
-    """Which backbones open, and what their towers can do."""
+    """Which backbones can be loaded, and what their towers can do."""
     _list(BACKBONES, name, verbose, as_json)
 
 
@@ -83,8 +83,8 @@ def _print_entry(entry: Registered) -> None:
     for key, value in entry.facts().items():
         console.print(f"  {key}: {value or 'nothing'}", highlight=False)
     if entry.options.model_fields:
-        table = Table("option", "default", "example", "what it is", box=box.SIMPLE, pad_edge=False)
+        table = Table("option", "default", "example", "description", box=box.SIMPLE, pad_edge=False)
         for key, field in entry.options.model_fields.items():
-            default = "needed" if field.is_required() else repr(field.default)
+            default = "required" if field.is_required() else repr(field.default)
             table.add_row(key, default, repr((field.examples or [""])[0]), field.description or "")
         console.print(table)

@@ -42,7 +42,7 @@ def main() -> None:
     """Run the command; a mistake in the input is one sentence and exit code 2."""
     try:
         code = app(standalone_mode=False)
-        if code == _INTERRUPTED:  # what click returns after Ctrl-C outside of standalone mode
+        if code == _INTERRUPTED:  # returned by click after Ctrl-C outside standalone mode
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except click.UsageError as error:
@@ -58,5 +58,5 @@ def main() -> None:
         typer.echo(f"fedgraft: {error}", err=True)
         sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
-        typer.echo("fedgraft: stopped; it goes on where it was (simulate and compare: with --resume).", err=True)
+        typer.echo("fedgraft: stopped; run it again to resume (simulate and compare: with --resume).", err=True)
         sys.exit(_INTERRUPTED)

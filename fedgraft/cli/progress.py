@@ -5,16 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
 from fedgraft.core.observer import Observer
 
@@ -32,14 +25,12 @@ def progress(quiet: bool) -> Iterator[Observer]:
 
 
 def _bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(),
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
     )
+    return Progress(*columns, rich_progress.TimeElapsedColumn(), rich_progress.TimeRemainingColumn(), console=Console())
 
 
 class BarObserver(Observer):
@@ -54,7 +45,7 @@ class BarObserver(Observer):
     def on_images(self, done: int, total: int) -> None:
         """Advance the bar of images."""
         if self._fill is None:
-            self._fill = self._bars.add_task("images through the image tower", total=total)
+            self._fill = self._bars.add_task("encoding images", total=total)
         self._bars.update(self._fill, completed=done, total=total)
         if done == total:
             self._fill = None
@@ -64,7 +55,7 @@ class BarObserver(Observer):
         self._bars.console.print(sentence)
 
     def on_fold_start(self, name: str | None, number: int, count: int) -> None:
-        """Begin a bar of rounds."""
+        """Start a bar of rounds."""
         self._label = _fold_label(name, number, count)
         self._rounds = None
 
@@ -86,25 +77,25 @@ class LineObserver(Observer):
     """One plain line for each event, flushed."""
 
     def on_images(self, done: int, total: int) -> None:
-        """A line at every tenth."""
+        """Print a line at every tenth."""
         if done == total or done * 10 // total != max(0, done - 128) * 10 // total:
-            _line(f"images through the image tower: {done}/{total}")
+            _line(f"encoding images: {done}/{total}")
 
     def on_notice(self, sentence: str) -> None:
-        """A line."""
+        """Print the notice."""
         _line(sentence)
 
     def on_fold_start(self, name: str | None, number: int, count: int) -> None:
-        """A line where there are several folds."""
+        """Print a line if there are several folds."""
         if count > 1:
             _line(_fold_label(name, number, count))
 
     def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
-        """A line a round."""
+        """Print a line per round."""
         _line(f"round {server_round}/{rounds}  " + "  ".join(_figure(name, value) for name, value in metrics.items()))
 
     def on_site_left_out(self, server_round: int, site: int, reason: str) -> None:
-        """A line."""
+        """Print a line."""
         _line(_left_out(server_round, site, reason))
 
 

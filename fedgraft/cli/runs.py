@@ -14,11 +14,11 @@ from fedgraft.core.errors import UserError
 Workers = Annotated[
     int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one per GPU or CPU")
 ]
-GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs of a worker, or a part of one; runs on Ray.")]
+GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs per worker, possibly a fraction; runs on Ray.")]
 RayAddress = Annotated[
-    str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one of this machine.')
+    str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one on this machine.')
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume a run that was stopped.")]
 
 
 @with_fields(RunConfig, "Settings of the run")
@@ -112,10 +112,10 @@ def adapter(
     run: Annotated[Path, typer.Argument(help="The directory of a run.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     site: Annotated[str, typer.Option(help="The number of a site, or global.")] = "global",
-    fold: Annotated[str | None, typer.Option(help="The domain left out, where the run has several.")] = None,
+    fold: Annotated[str | None, typer.Option(help="The domain left out, if the run has several.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a low-rank adapter that a run has trained as PEFT saves one."""
+    """Write a low-rank adapter trained by a run in PEFT's format."""
     from fedgraft.edge_export.adapter_folder import save_adapter
 
     if site != "global" and not site.isdecimal():

@@ -1,4 +1,4 @@
-"""A table of a deployment's sites that changes in place on a terminal, and a line a round elsewhere."""
+"""The status of a deployment's sites: a table updated in place on a terminal, otherwise a line per round."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Watch = Callable[[list["SiteStatus"]], None]
 
 @contextmanager
 def site_table(quiet: bool) -> Iterator[Watch]:
-    """What is told of the sites is shown, unless quiet."""
+    """A callback that shows the status of the sites, unless quiet."""
     if quiet:
         yield lambda sites: None
     elif sys.stdout.isatty():
@@ -31,7 +31,7 @@ class _Lines:
         self._shown: dict[str, tuple[int, float | None]] = {}
 
     def show(self, sites: list["SiteStatus"]) -> None:
-        """A line for each site that has trained or been measured since."""
+        """Print a line for each site with a new round or accuracy."""
         for site in sites:
             state = (site.rounds, site.accuracy)
             if site.accuracy is not None and self._shown.get(site.name) != state:

@@ -69,7 +69,7 @@ def test_one_entry_is_told_with_every_option_its_default_and_an_example(printed:
 
 def test_an_option_that_must_be_given_says_so(printed: Printed) -> None:
     (line,) = [line for line in printed("data", "folder")[0].splitlines() if line.split()[:1] == ["path"]]
-    assert "needed" in line
+    assert "required" in line
 
 
 @pytest.mark.parametrize("door", DOORS)
