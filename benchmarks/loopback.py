@@ -52,10 +52,10 @@ class Deployment:
         """
         run = SubmittedRun(self.server.folder, config, out)
         try:
-            while run.tend():
-                self.server.tend()
+            while run.supervise():
+                self.server.supervise()
                 for site in self.sites:
-                    site.tend()
+                    site.supervise()
                 look()
                 time.sleep(0.2)
         finally:

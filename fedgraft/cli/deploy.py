@@ -104,7 +104,7 @@ def site_start(
 ) -> None:
     """Run the site's worker and Flower's SuperNode until Ctrl-C."""
     from fedgraft.deployment.running_site import RunningSite
-    from fedgraft.deployment.service import tend_until_ended
+    from fedgraft.deployment.service import supervise_until_ended
     from fedgraft.runs.site_folder import SiteFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -112,7 +112,7 @@ def site_start(
     for process in site.processes:
         typer.echo(f"$ {shlex.join(process.command)}")
     site.start()
-    tend_until_ended(site)
+    supervise_until_ended(site)
 
 
 @server_app.command("init")
@@ -173,7 +173,7 @@ def run(
     submitted = SubmittedRun(server, run_config, out)
     typer.echo(f"The run's log is {submitted.log}.", err=True)
     try:
-        while submitted.tend():
+        while submitted.supervise():
             time.sleep(_POLL_SECONDS)
     finally:
         submitted.stop()
@@ -219,7 +219,7 @@ def up(
 def server_start(folder: Folder) -> None:
     """Run Flower's SuperLink until Ctrl-C."""
     from fedgraft.deployment.running_server import RunningServer
-    from fedgraft.deployment.service import tend_until_ended
+    from fedgraft.deployment.service import supervise_until_ended
     from fedgraft.runs.server_folder import ServerFolder
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -228,4 +228,4 @@ def server_start(folder: Folder) -> None:
         typer.echo(f"$ {shlex.join(process.command)}")
     server.start()
     typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
-    tend_until_ended(server)
+    supervise_until_ended(server)

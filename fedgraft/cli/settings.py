@@ -22,6 +22,6 @@ def layered(config: Path | None, options: dict[str, Any], assignments: list[str]
 
 def settings_from(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:
     """`layered`, with options of method, protocol and data source in their tables."""
-    from fedgraft.config.settings import placed
+    from fedgraft.config.settings import sorted_into_tables
 
-    return placed(layered(config, options, assignments))
+    return sorted_into_tables(layered(config, options, assignments))

@@ -44,7 +44,7 @@ def evaluate_together(
 
     Sites that share one adapter share its class features.
     """
-    at_once = adapters[0].sites_together(tuple(range(len(adapters[0].vocabulary.class_names))))
+    at_once = adapters[0].sites_per_pass(tuple(range(len(adapters[0].vocabulary.class_names))))
     for begin in range(0, len(adapters), at_once):
         part, part_tests = adapters[begin : begin + at_once], tests[begin : begin + at_once]
         features = {classes: _class_features(part, classes) for classes in _label_spaces(part_tests)}

@@ -128,7 +128,7 @@ def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> 
     adapters, results = _adapters(sites, shared, server_round)
     able = [site for site in sites if site.site in adapters]
     if able:
-        same = adapters[able[0].site].same_at_all_sites
+        same = adapters[able[0].site].site_independent
         chosen = [adapters[able[0].site if same else site.site] for site in able]
         known: dict[tuple[int, int], torch.Tensor] = {}
         tests = [site.tests(adapter, known) for site, adapter in zip(able, chosen, strict=True)]

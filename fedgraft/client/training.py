@@ -46,7 +46,7 @@ def train_together(
         adapter.on_training_begin()
     classes = data[0].classes
     steps = [list(_draws(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
-    at_once = adapters[0].sites_together(classes)
+    at_once = adapters[0].sites_per_pass(classes)
     optimizer = _optimizer([parameter for adapter in adapters for parameter in adapter.parameters()], config)
     losses = [0.0] * len(adapters)
     for step in range(max(map(len, steps))):

@@ -26,7 +26,7 @@ from fedgraft.client.site import require_fingerprint
 from fedgraft.client.worker_status import report_task, start_pulse
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError, reason_of
-from fedgraft.data.sources.folder import open_own
+from fedgraft.data.sources.folder import open_site_images
 from fedgraft.flower.internals import record_bytes, record_from_bytes
 from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
 from fedgraft.methods.plan import Plan
@@ -98,7 +98,7 @@ class Worker:
         if not plan.protocol.deployed:
             raise UserError(f"the protocol {plan.protocol.name!r} is for simulations, but this is a deployed site")
         name = self._site.settings.backbone or plan.config.backbone
-        examples = open_own(self._site.data, plan.announced.class_names, self._site.settings.labels)
+        examples = open_site_images(self._site.data, plan.announced.class_names, self._site.settings.labels)
         state = self._site.state / _checked_name(run)
         return DeployedRun(plan, self._loaded(name, plan), examples, state, self._site.cache)
 

@@ -78,7 +78,7 @@ def merged(*layers: Settings) -> Settings:
     return result
 
 
-def placed(settings: Settings, methods: Iterable[str] = ()) -> Settings:
+def sorted_into_tables(settings: Settings, methods: Iterable[str] = ()) -> Settings:
     """Settings with loose option keys moved into the tables of their owners.
 
     A key may name its owner, as `method.alpha` does; it must if several owners have the option.

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedgraft.client.app import app as client_app
 from fedgraft.config.notation import parse_assignments
 from fedgraft.config.run_config import RunConfig
-from fedgraft.config.settings import merged, placed
+from fedgraft.config.settings import merged, sorted_into_tables
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.data.sources.source import find_source
@@ -96,7 +96,7 @@ def _run_config(given: Mapping[str, Any]) -> RunConfig:
     for key in options.keys() & RunConfig.model_fields.keys():
         raise UserError(f"{key!r} is not an option; give it as a key of its own, next to options.")
     plain = {key: value for key, value in given.items() if key != "options"}
-    config = RunConfig.build(placed(merged({**plain, "sites": given["sites"] or 1}, options)))
+    config = RunConfig.build(sorted_into_tables(merged({**plain, "sites": given["sites"] or 1}, options)))
     source, parsed = find_source(config.data, config.data_options)
     if source.folder:
         _absolute("data", str(getattr(parsed, source.folder)))

@@ -126,10 +126,10 @@ def split_images(files: list[ImageFile], sites: int, seed: int) -> dict[str, lis
 def _run(server: RunningServer, sites: list[RunningSite], config: RunConfig, out: Path, watch: Watch) -> None:
     run = SubmittedRun(server.folder, config, out)
     try:
-        while run.tend():
-            server.tend()
+        while run.supervise():
+            server.supervise()
             for site in sites:
-                site.tend()
+                site.supervise()
             watch(site_statuses(sites, out))
             time.sleep(_POLL_SECONDS)
         watch(site_statuses(sites, out))

@@ -81,11 +81,11 @@ class Process:
                 raise RunFailed(f"{self.name} is not ready after {seconds:.0f} seconds; see {self.log}.")
             time.sleep(_POLL_SECONDS)
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Its output since it was last started."""
         return self.log.read_bytes()[self._begins :].decode(errors="replace")
 
-    def news(self) -> str:
+    def new_output(self) -> str:
         """Its output since the last call."""
         with self.log.open("rb") as log:
             log.seek(self._seen)
@@ -95,7 +95,9 @@ class Process:
 
     def last_line(self) -> str:
         """The last line of its output."""
-        return next((line.strip() for line in reversed(self.said().split("\n")) if line.strip()), "it printed nothing")
+        return next(
+            (line.strip() for line in reversed(self.output().split("\n")) if line.strip()), "it printed nothing"
+        )
 
     def kill(self) -> None:
         """Kill the whole group at once, including stopped and hung processes."""

@@ -71,7 +71,7 @@ class RunningServer:
         for key in self.folder.admitted():
             register_key(self.folder, key)
 
-    def tend(self) -> None:
+    def supervise(self) -> None:
         """Restart what has ended; the SuperLink restores its state from its database.
 
         Raises:

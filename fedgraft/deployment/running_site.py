@@ -105,7 +105,7 @@ class RunningSite:
         for process in self.processes:
             process.start()
 
-    def tend(self) -> None:
+    def supervise(self) -> None:
         """Restart what has ended, and a worker that hangs; raises RunFailed if the server does not accept the site."""
         self._end_hung_worker()
         if (status := self.worker.ended) is not None:
@@ -118,7 +118,7 @@ class RunningSite:
         if self.supernode.ended is not None:
             self._reconnect(self.supernode.ended)
             return
-        news = self.supernode.news()
+        news = self.supernode.new_output()
         if any(sign in news for sign in _LOST_SIGNS):
             _log.warning("%s has lost the server and is restarted", self.supernode.name)
             self.supernode.stop()  # with a signal, so that it deregisters and the server accepts it again
@@ -147,7 +147,7 @@ class RunningSite:
 
     def _reconnect(self, status: int) -> None:
         """Restart a SuperNode that has ended; raises RunFailed if waiting cannot help."""
-        now, output = time.monotonic(), self.supernode.said()
+        now, output = time.monotonic(), self.supernode.output()
         reason = next((text for sign, text in _REASONS.items() if sign in output), self.supernode.last_line())
         reason = f"signal {-status}" if status < 0 else reason
         been_connected = b"SuperNode ID:" in self.supernode.log.read_bytes()

@@ -8,12 +8,12 @@ from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 
 
-def tend_until_ended(running: RunningServer | RunningSite) -> None:
+def supervise_until_ended(running: RunningServer | RunningSite) -> None:
     """Keep a server or a site running; raises RunFailed if it cannot continue."""
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     try:
         while True:
-            running.tend()
+            running.supervise()
             time.sleep(1)
     finally:
         running.stop()

@@ -42,7 +42,7 @@ class SubmittedRun:
         if not self._directory.is_locked():
             self._submit()
 
-    def tend(self) -> bool:
+    def supervise(self) -> bool:
         """Whether the run is still going on; resubmits it if it was interrupted.
 
         Raises:

@@ -90,14 +90,14 @@ class Adapter(nn.Module, ABC):
         return images
 
     @property
-    def same_at_all_sites(self) -> bool:
+    def site_independent(self) -> bool:
         """Whether the server's arrays alone determine the class features."""
         return not self.personal_names
 
     def on_training_begin(self) -> None:
         """Called before the first step of every round, for methods whose loss refers to the parameters received."""
 
-    def sites_together(self, classes: tuple[int, ...]) -> int:
+    def sites_per_pass(self, classes: tuple[int, ...]) -> int:
         """How many sites' steps to combine in one forward pass; 1 for a method that cannot combine them."""
         return 1
 

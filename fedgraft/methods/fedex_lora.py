@@ -44,7 +44,7 @@ class ResidualRule(LowRankRule):
         """Compare answers with the factors that were sent."""
         return checked(answers, {name: array for name, array in previous.items() if not name.endswith(MERGED)})
 
-    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+    def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """The product of the means and this round's residual."""
         return {
             name: product(aggregated, name) + (aggregated[name + MERGED].astype(np.float64) - previous[name + MERGED])

@@ -25,7 +25,7 @@ class MeasuredAverage(LowRankRule):
         """The weighted mean."""
         return weighted_average(answers)
 
-    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+    def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """The product of the means."""
         return {name: product(aggregated, name) for name in maps_of(aggregated)}
 

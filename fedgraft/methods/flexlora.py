@@ -24,9 +24,9 @@ class FlexLora(LoraAdapter):
     """A and B shared, with the site's own rank."""
 
     @property
-    def same_at_all_sites(self) -> bool:
+    def site_independent(self) -> bool:
         """Not where ranks differ: sites of different ranks use different parts."""
-        return len(set(self.options.dealt())) == 1
+        return len(set(self.options.site_ranks())) == 1
 
     def server_state(self) -> dict[str, Tensor]:
         """Factors of the largest rank."""
@@ -86,7 +86,7 @@ class TruncatingRule(LowRankRule):
         shapes = {name: (len(previous[name + B]), previous[name + A].shape[1]) for name in maps_of(previous)}
         return checked_factors(answers, shapes)
 
-    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+    def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What remains of the mean after truncation to the largest rank."""
         return {name: product(aggregated, name) for name in maps_of(aggregated)}
 

@@ -50,7 +50,7 @@ class StackingRule(LowRankRule):
         """Accept any rank that fits the maps."""
         return checked_factors(answers, {name: previous[name + MERGED].shape for name in maps_of(previous)})
 
-    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+    def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What was merged in this round."""
         return {
             name: aggregated[name + MERGED].astype(np.float64) - previous[name + MERGED] for name in maps_of(previous)

@@ -51,13 +51,13 @@ class LoraOptions(Options):
         """The towers that are adapted."""
         return ("text", "image") if self.tower == "both" else (self.tower,)
 
-    def dealt(self) -> list[int]:
+    def site_ranks(self) -> list[int]:
         """The ranks that are dealt to the sites in turn."""
         return [int(part) for part in self.ranks.split(",")] if self.ranks else [self.rank]
 
     def rank_of(self, site: int | None) -> int:
         """The rank of a site; for the server, the largest."""
-        dealt = self.dealt()
+        dealt = self.site_ranks()
         return max(dealt) if site is None else dealt[site % len(dealt)]
 
 
@@ -138,7 +138,7 @@ class LoraAdapter(Adapter):
         """A map's weight before the site's own change; None where it is the backbone's."""
         return None
 
-    def reads_the_same(self, other: Self) -> bool:
+    def shares_weights_with(self, other: Self) -> bool:
         """Whether everything that one pass shares among adapters, that is, all but A and B, equals another's."""
         return True
 
@@ -194,7 +194,7 @@ class LoraAdapter(Adapter):
         first = adapters[0]
         if "text" not in first.adapted:
             return [first.vocabulary.zero_shot[list(classes)]] * len(adapters)
-        if not all(first.reads_the_same(other) for other in adapters[1:]):
+        if not all(first.shares_weights_with(other) for other in adapters[1:]):
             return [adapter.class_features(classes) for adapter in adapters]
         deltas = cls._deltas(adapters, "text")
         encode = first.vocabulary.backbone.text.encode_prompts
@@ -214,13 +214,13 @@ class LoraAdapter(Adapter):
             for adapter, own, batch in zip(adapters, features, batches, strict=True)
         ]
 
-    def sites_together(self, classes: tuple[int, ...]) -> int:
+    def sites_per_pass(self, classes: tuple[int, ...]) -> int:
         """As many sites as keep one pass in the processor's cache."""
         return self.vocabulary.sites_per_pass(max(len(tokens.kept) for _, tokens in self._written(classes)))
 
     def _written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
         """The hand-written prompts that the classifier uses."""
-        return self.vocabulary.written(classes)[: self.options.templates or None]
+        return self.vocabulary.template_prompts(classes)[: self.options.templates or None]
 
     @classmethod
     def _deltas(cls, adapters: Sequence[Self], tower: Tower) -> dict[str, Delta]:

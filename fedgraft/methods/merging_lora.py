@@ -41,7 +41,7 @@ class MergingAdapter(LoraAdapter):
         frozen = next(maps[name].weight for maps in self.adapted.values() if name in maps)
         return torch.add(frozen, self.merged[name], alpha=self.options.alpha)
 
-    def reads_the_same(self, other: Self) -> bool:
+    def shares_weights_with(self, other: Self) -> bool:
         """Whether both hold the same tensors."""
         return self.merged.keys() == other.merged.keys() and all(
             value is other.merged[name] for name, value in self.merged.items()

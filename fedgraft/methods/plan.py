@@ -68,13 +68,13 @@ class Plan:
                 f"The method {config.method!r} keeps its own rule because {method.keeps_its_rule}; remove everything "
                 f"but steps from {config.strategy!r}. Steps such as 'anchored' may follow the rule."
             )
-        asked, least = asked_sites(config.sites, config.participation), composition.rule.least()
+        asked, least = asked_sites(config.sites, config.participation), composition.rule.min_answers()
         if asked < least:
             raise UserError(
                 f"The strategy {config.strategy!r} needs the answers of {least} sites per round, but the run asks "
                 f"{asked} of its {config.sites} sites; use more sites or a less demanding rule."
             )
-        composition.rule.check(asked)
+        composition.rule.check_participation(asked)
 
     # --- data and backbone ------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class PromptAdapter(Adapter):
         tokens = self.vocabulary.tokens(classes)
         return self.vocabulary.backbone.text.encode_prompts(prompts, tokens, placement=self.options.placement)
 
-    def sites_together(self, classes: tuple[int, ...]) -> int:
+    def sites_per_pass(self, classes: tuple[int, ...]) -> int:
         """As many sites as keep one pass in the processor's cache."""
         with torch.no_grad():
             prompts = len(self.training_prompts())

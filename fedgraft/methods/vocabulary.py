@@ -27,7 +27,7 @@ class Vocabulary:
             self._tokens[classes] = self.backbone.text.tokenize_names([self.class_names[index] for index in classes])
         return self._tokens[classes]
 
-    def written(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
+    def template_prompts(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
         """For each template, what the prompts of some classes begin with, as a context, and how they continue."""
         if classes not in self._written:
             names = [self.class_names[index] for index in classes]

@@ -80,7 +80,7 @@ class RoundDriver:
         return RoundResult(outcome.arrays, outcome.state, figures, [answer.site for answer in kept], left_out)
 
     def _require_quorum(self, server_round: int, sound: int, asked: int, left_out: Sequence[LeftOut]) -> None:
-        quorum, least = max(1, round(self._plan.config.quorum * asked)), self._plan.composition.rule.least()
+        quorum, least = max(1, round(self._plan.config.quorum * asked)), self._plan.composition.rule.min_answers()
         if sound < max(quorum, least):
             reasons = "; ".join(f"site {entry.site}: {entry.reason}" for entry in left_out)
             needed = f"the quorum is {quorum}" if quorum >= least else f"the strategy needs {least}"

@@ -11,7 +11,7 @@ import numpy as np
 from fedgraft.config.notation import parse_terms, split
 from fedgraft.config.registry import METHODS
 from fedgraft.config.run_config import RunConfig
-from fedgraft.config.settings import placed
+from fedgraft.config.settings import sorted_into_tables
 from fedgraft.core.errors import UserError, unknown
 from fedgraft.core.observer import Observer
 from fedgraft.data.examples import Examples
@@ -82,7 +82,7 @@ def compare(
     entries = [Entry.parse(text) for text in methods]
     if not entries or not seeds:
         raise UserError("A comparison needs at least one method and one seed.")
-    settings = placed(settings, [entry.method for entry in entries])
+    settings = sorted_into_tables(settings, [entry.method for entry in entries])
     configs = {
         entry.run_name(seed): RunConfig.build({**settings, **_own(settings, entry, entries), "seed": seed})
         for seed in seeds

@@ -27,7 +27,7 @@ class AnchoredOptions(Options):
     drift: float = Field(0.05, gt=0, description="budget, in cosine distance", examples=[0.1])
 
 
-def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) -> tuple[float, Arrays]:
+def pulled_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) -> tuple[float, Arrays]:
     """The fraction s of the way from an origin within the bound to an aggregate beyond it, and the point reached.
 
     Where drift does not grow monotonically along the line, s is one of the points at which it crosses the bound.
@@ -40,7 +40,7 @@ def drawn_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) ->
 
 
 class Anchored(Step):
-    """`drawn_back` as a step, applied where the aggregate is beyond the bound."""
+    """`pulled_back` as a step, applied where the aggregate is beyond the bound."""
 
     options: AnchoredOptions
     needs_drift = True
@@ -52,11 +52,11 @@ class Anchored(Step):
         if reached <= bound:
             return Outcome(aggregate, figures={"aggregate_drift": reached, "drift": reached, "scale": 1.0})
         origin = now.initial if now.drift(now.initial) <= bound else now.previous
-        scale, arrays = drawn_back(aggregate, origin, now.drift, bound)
+        scale, arrays = pulled_back(aggregate, origin, now.drift, bound)
         return Outcome(arrays, figures={"aggregate_drift": reached, "drift": now.drift(arrays), "scale": scale})
 
 
-class Measured(Step):
+class DriftMeasurement(Step):
     """Measures drift and changes nothing."""
 
     needs_drift = True
@@ -69,4 +69,4 @@ class Measured(Step):
 ANCHORED = StrategyComponent(
     "anchored", "pulls the aggregate back where unseen classes drift too far", Anchored, options=AnchoredOptions
 )
-DRIFT = StrategyComponent("drift", "measures how far unseen classes drift, and changes nothing", Measured)
+DRIFT = StrategyComponent("drift", "measures how far unseen classes drift, and changes nothing", DriftMeasurement)

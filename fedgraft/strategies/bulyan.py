@@ -11,7 +11,7 @@ from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
 
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, apply_update, updates
 from fedgraft.strategies.krum import KrumOptions, selected
 
 
@@ -23,7 +23,7 @@ def bulyan(answers: Sequence[Answer], previous: Arrays, malicious: int) -> Array
     changes = [[change[name] for name in names] for change in updates([answers[i] for i in chosen], previous)]
     middle = [np.median(np.stack(values), axis=0) for values in zip(*changes, strict=True)]
     means = aggregate_n_closest_weights(middle, changes, count - 2 * malicious)
-    return moved(previous, dict(zip(names, means, strict=True)))
+    return apply_update(previous, dict(zip(names, means, strict=True)))
 
 
 class Bulyan(Rule):
@@ -31,7 +31,7 @@ class Bulyan(Rule):
 
     options: KrumOptions
 
-    def least(self) -> int:
+    def min_answers(self) -> int:
         """4 f + 3."""
         return 4 * self.options.malicious + 3
 

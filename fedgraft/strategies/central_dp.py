@@ -21,7 +21,17 @@ from fedgraft.core.errors import UserError
 from fedgraft.flower.internals import adaptive_noise, noise_deviation
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Noise, Outcome, Round, Rule, State, StrategyComponent, Wide, moved, updates
+from fedgraft.strategies.components import (
+    Noise,
+    Outcome,
+    Round,
+    Rule,
+    State,
+    StrategyComponent,
+    Update,
+    apply_update,
+    updates,
+)
 from fedgraft.strategies.privacy import GaussianOptions, Privacy, clipped, content, noised, norm
 
 _RELATION = "one site more or less"
@@ -36,13 +46,13 @@ class AdaptiveOptions(GaussianOptions):
     count_noise: float = Field(0.0, ge=0, description="the count's noise, a deviation; 0 chooses it", examples=[2.0])
 
 
-def private_mean(changes: Sequence[Wide], previous: Arrays, bound: float, multiplier: float, now: Round) -> Arrays:
+def private_mean(changes: Sequence[Update], previous: Arrays, bound: float, multiplier: float, now: Round) -> Arrays:
     """The parameters after the noised mean of clipped updates; `multiplier` is the sum's noise deviation / `bound`."""
     short = [clipped(change, bound) for change in changes]
     mean = {name: sum((c[name] for c in short), start=np.zeros(previous[name].shape)) / now.asked for name in previous}
     size = sum(array.size for array in mean.values())
     deviation = noise_deviation(multiplier, bound, now.asked)
-    return moved(previous, noised(mean, deviation, now.noise(size, content(mean))))
+    return apply_update(previous, noised(mean, deviation, now.noise(size, content(mean))))
 
 
 def noisy_share(short: Sequence[bool], deviation: float, asked: int, noise: Noise) -> float:
@@ -82,7 +92,7 @@ class AdaptiveDP(Rule):
         """Per round: the sum and the count together."""
         return _promise("adaptive-dp", self.options)
 
-    def check(self, asked: int) -> None:
+    def check_participation(self, asked: int) -> None:
         """Raise UserError if the count's noise is too small for the multiplier."""
         self._deviations(asked)
 

@@ -21,7 +21,7 @@ from fedgraft.strategies.privacy import Privacy
 
 State = dict[str, NDArray[Any]]
 """What a component remembers: arrays by name, stored in the round's checkpoint."""
-Wide = dict[str, NDArray[np.float64]]
+Update = dict[str, NDArray[np.float64]]
 """Arrays in float64, in which updates are computed before they become parameters again."""
 Noise = Callable[[int, bytes], NDArray[np.float64]]
 """Standard normal noise of a given length, the same only for the same round and the same bytes."""
@@ -89,11 +89,11 @@ class Rule(Component, ABC):
     bounds_updates = False
     """Whether it clips every update, so that none is left out for its size, which would depend on the other sites."""
 
-    def least(self) -> int:
+    def min_answers(self) -> int:
         """The minimum number of answers."""
         return 1
 
-    def check(self, asked: int) -> None:
+    def check_participation(self, asked: int) -> None:
         """Raise UserError if the options do not suit the number of sites asked per round; accepts all by default."""
 
     def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
@@ -135,16 +135,16 @@ class StrategyComponent(Registered):
         return self.component(self.parse_options(values))
 
 
-def updates(answers: Sequence[Answer], previous: Arrays) -> list[Wide]:
+def updates(answers: Sequence[Answer], previous: Arrays) -> list[Update]:
     """Each site's update, in float64."""
-    return [difference(answer.arrays, previous) for answer in answers]
+    return [update_of(answer.arrays, previous) for answer in answers]
 
 
-def difference(arrays: Arrays, previous: Arrays) -> Wide:
+def update_of(arrays: Arrays, previous: Arrays) -> Update:
     """The change since `previous`, in float64."""
     return {name: arrays[name].astype(np.float64) - array for name, array in previous.items()}
 
 
-def moved(previous: Arrays, update: Wide) -> Arrays:
+def apply_update(previous: Arrays, update: Update) -> Arrays:
     """Parameters after an update."""
     return {name: (array + update[name]).astype(array.dtype) for name, array in previous.items()}

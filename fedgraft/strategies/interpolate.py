@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedgraft.config.options import Options
 from fedgraft.flower.messages import Arrays
-from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, difference, moved
+from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, apply_update, update_of
 
 
 class InterpolateOptions(Options):
@@ -23,8 +23,8 @@ class InterpolateOptions(Options):
 
 def interpolated(aggregate: Arrays, initial: Arrays, coefficient: float) -> Arrays:
     """The point on the line from the initial parameters to the aggregate."""
-    change = difference(aggregate, initial)
-    return moved(initial, {name: coefficient * array for name, array in change.items()})
+    change = update_of(aggregate, initial)
+    return apply_update(initial, {name: coefficient * array for name, array in change.items()})
 
 
 class Interpolate(Step):

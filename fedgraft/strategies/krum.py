@@ -14,7 +14,7 @@ from pydantic import Field
 from fedgraft.config.options import Options
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, apply_update, updates
 
 
 class KrumOptions(Options):
@@ -40,7 +40,7 @@ def multi_krum(answers: Sequence[Answer], previous: Arrays, malicious: int, coun
     """The mean of the `count` answers with the lowest scores, each counting once."""
     chosen = sorted(selected(answers, previous, malicious, count))
     changes = updates([answers[index] for index in chosen], previous)
-    return moved(previous, {name: np.mean([change[name] for change in changes], axis=0) for name in previous})
+    return apply_update(previous, {name: np.mean([change[name] for change in changes], axis=0) for name in previous})
 
 
 class Krum(Rule):
@@ -48,7 +48,7 @@ class Krum(Rule):
 
     options: KrumOptions
 
-    def least(self) -> int:
+    def min_answers(self) -> int:
         """2 f + 3: the paper's condition 2 f + 2 < n."""
         return 2 * self.options.malicious + 3
 

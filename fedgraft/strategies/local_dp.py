@@ -8,7 +8,7 @@ sets differ by at most 2 C, and epsilon is computed with z / 2.
 """
 
 from fedgraft.flower.messages import Arrays
-from fedgraft.strategies.components import Noise, SiteTransform, StrategyComponent, difference, moved
+from fedgraft.strategies.components import Noise, SiteTransform, StrategyComponent, apply_update, update_of
 from fedgraft.strategies.privacy import GaussianOptions, Privacy, clipped, content, noised
 
 
@@ -26,9 +26,9 @@ class LocalDP(SiteTransform):
     def release(self, trained: Arrays, received: Arrays, noise: Noise) -> Arrays:
         """The received parameters plus the clipped and noised update."""
         options = self.options
-        update = clipped(difference(trained, received), options.clipping_norm)
+        update = clipped(update_of(trained, received), options.clipping_norm)
         normal = noise(sum(array.size for array in update.values()), content(update))
-        return moved(received, noised(update, options.noise_multiplier * options.clipping_norm, normal))
+        return apply_update(received, noised(update, options.noise_multiplier * options.clipping_norm, normal))
 
 
 STRATEGY = StrategyComponent("local-dp", "each site clips its update and adds noise", LocalDP, options=GaussianOptions)

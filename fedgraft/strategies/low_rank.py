@@ -76,13 +76,13 @@ class LowRankRule(Rule):
         """The next shared parameters; a pure function."""
 
     @abstractmethod
-    def passed_on(self, aggregated: Arrays, previous: Arrays) -> Products:
+    def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What the sites start from next, minus what they started from before; the mean of the products if exact."""
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """`next`, with `product_error` of this rule and `averaging_error` of plain averaging, both relative."""
         arrays = self.next(answers, now.previous)
-        errors = {"product_error": relative_error(self.passed_on(arrays, now.previous), mean_products(answers))}
+        errors = {"product_error": relative_error(self.effective_update(arrays, now.previous), mean_products(answers))}
         if (plain := averaging_error(answers)) is not None:
             errors["averaging_error"] = plain
         return Outcome(arrays, figures=errors)

@@ -22,7 +22,7 @@ def median(answers: Sequence[Answer]) -> Arrays:
 class Median(Rule):
     """`median` as a rule."""
 
-    def least(self) -> int:
+    def min_answers(self) -> int:
         """Two answers have no middle value."""
         return 3
 

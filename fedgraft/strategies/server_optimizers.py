@@ -12,7 +12,16 @@ from pydantic import Field
 
 from fedgraft.config.options import Options
 from fedgraft.flower.messages import Arrays
-from fedgraft.strategies.components import Outcome, Round, State, Step, StrategyComponent, Wide, difference, moved
+from fedgraft.strategies.components import (
+    Outcome,
+    Round,
+    State,
+    Step,
+    StrategyComponent,
+    Update,
+    apply_update,
+    update_of,
+)
 
 
 class MomentumOptions(Options):
@@ -31,22 +40,22 @@ class AdaptiveOptions(Options):
     tau: float = Field(1e-3, gt=0, description="added to the square root of the second moment", examples=[0.01])
 
 
-def momentum(delta: Wide, velocity: Wide, decay: float) -> Wide:
+def momentum(delta: Update, velocity: Update, decay: float) -> Update:
     """v <- decay v + Delta."""
     return {name: decay * velocity[name] + change for name, change in delta.items()}
 
 
-def first_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
+def first_moment(delta: Update, moment: Update, beta: float) -> Update:
     """m <- beta m + (1 - beta) Delta."""
     return {name: beta * moment[name] + (1 - beta) * change for name, change in delta.items()}
 
 
-def adam_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
+def adam_moment(delta: Update, moment: Update, beta: float) -> Update:
     """v <- beta v + (1 - beta) Delta^2."""
     return {name: beta * moment[name] + (1 - beta) * change**2 for name, change in delta.items()}
 
 
-def yogi_moment(delta: Wide, moment: Wide, beta: float) -> Wide:
+def yogi_moment(delta: Update, moment: Update, beta: float) -> Update:
     """v <- v - (1 - beta) Delta^2 sign(v - Delta^2)."""
     return {
         name: moment[name] - (1 - beta) * change**2 * np.sign(moment[name] - change**2)
@@ -61,10 +70,10 @@ class FedAvgM(Step):
 
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
         """previous + lr v."""
-        delta = difference(aggregate, now.previous)
+        delta = update_of(aggregate, now.previous)
         velocity = momentum(delta, _remembered("v", delta, state), self.options.momentum)
         step = {name: self.options.lr * value for name, value in velocity.items()}
-        return Outcome(moved(now.previous, step), _memory("v", velocity))
+        return Outcome(apply_update(now.previous, step), _memory("v", velocity))
 
 
 class _Adaptive(Step):
@@ -73,7 +82,7 @@ class _Adaptive(Step):
     options: AdaptiveOptions
 
     @abstractmethod
-    def second_moment(self, delta: Wide, moment: Wide) -> Wide:
+    def second_moment(self, delta: Update, moment: Update) -> Update:
         """v after a round."""
 
     def rate(self, server_round: int) -> float:
@@ -82,18 +91,18 @@ class _Adaptive(Step):
 
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
         """The optimizer's step."""
-        delta = difference(aggregate, now.previous)
+        delta = update_of(aggregate, now.previous)
         first = first_moment(delta, _remembered("m", delta, state), self.options.beta1)
         second = self.second_moment(delta, _remembered("v", delta, state))
         rate, tau = self.rate(now.number), self.options.tau
         step = {name: rate * first[name] / (np.sqrt(second[name]) + tau) for name in delta}
-        return Outcome(moved(now.previous, step), {**_memory("m", first), **_memory("v", second)})
+        return Outcome(apply_update(now.previous, step), {**_memory("m", first), **_memory("v", second)})
 
 
 class FedAdam(_Adaptive):
     """Adam with bias correction, as in Flower."""
 
-    def second_moment(self, delta: Wide, moment: Wide) -> Wide:
+    def second_moment(self, delta: Update, moment: Update) -> Update:
         """`adam_moment`."""
         return adam_moment(delta, moment, self.options.beta2)
 
@@ -106,16 +115,16 @@ class FedAdam(_Adaptive):
 class FedYogi(_Adaptive):
     """Yogi, without bias correction."""
 
-    def second_moment(self, delta: Wide, moment: Wide) -> Wide:
+    def second_moment(self, delta: Update, moment: Update) -> Update:
         """`yogi_moment`."""
         return yogi_moment(delta, moment, self.options.beta2)
 
 
-def _remembered(kind: str, delta: Wide, state: State) -> Wide:
+def _remembered(kind: str, delta: Update, state: State) -> Update:
     return {name: state.get(f"{kind}/{name}", np.zeros_like(change)) for name, change in delta.items()}
 
 
-def _memory(kind: str, values: Wide) -> State:
+def _memory(kind: str, values: Update) -> State:
     return {f"{kind}/{name}": value for name, value in values.items()}
 
 

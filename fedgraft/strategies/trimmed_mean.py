@@ -41,7 +41,7 @@ class TrimmedMean(Rule):
 
     options: TrimmedMeanOptions
 
-    def least(self) -> int:
+    def min_answers(self) -> int:
         """As many as it takes to cut one value at either end."""
         return next(sites for sites in count(3) if trimmed_sites(self.options.fraction, sites) >= 1)
 

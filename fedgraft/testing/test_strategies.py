@@ -45,7 +45,7 @@ def _rule(entry: StrategyComponent) -> tuple[Rule, Arrays, list[Answer]]:
     rule = entry.make({})
     assert isinstance(rule, Rule)
     start = _arrays(0)
-    return rule, start, _answers(start, max(4, rule.least()))
+    return rule, start, _answers(start, max(4, rule.min_answers()))
 
 
 @_of_kind(Rule)

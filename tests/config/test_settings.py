@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fedgraft.config.run_config import RunConfig
-from fedgraft.config.settings import merged, parse_assignments, placed, read_toml
+from fedgraft.config.settings import merged, parse_assignments, read_toml, sorted_into_tables
 from fedgraft.core.errors import UserError
 from fedgraft.methods.plan import Plan
 
@@ -104,7 +104,7 @@ def test_options_that_are_no_table_are_named() -> None:
 def test_a_key_that_is_not_the_runs_goes_to_what_has_such_an_option(
     settings: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert placed(settings) == expected
+    assert sorted_into_tables(settings) == expected
 
 
 BOTH = {"method": "fedit", "protocol": "dirichlet"}
@@ -112,9 +112,9 @@ BOTH = {"method": "fedit", "protocol": "dirichlet"}
 
 def test_a_key_that_method_and_protocol_both_have_is_asked_for_by_its_owner() -> None:
     with pytest.raises(UserError) as error:
-        placed({**BOTH, "alpha": 0.1})
+        sorted_into_tables({**BOTH, "alpha": 0.1})
     assert str(error.value) == "'alpha' is an option of the method and of the protocol; write method.alpha=..."
-    assert placed({**BOTH, "method.alpha": 2.0, "protocol.alpha": 0.1}) == {
+    assert sorted_into_tables({**BOTH, "method.alpha": 2.0, "protocol.alpha": 0.1}) == {
         **BOTH,
         "method_options": {"alpha": 2.0},
         "protocol_options": {"alpha": 0.1},
@@ -134,15 +134,15 @@ def test_a_key_that_method_and_protocol_both_have_is_asked_for_by_its_owner() ->
 )
 def test_a_key_that_nothing_has_is_refused_with_the_nearest_one(settings: dict[str, Any], said: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        placed(settings)
+        sorted_into_tables(settings)
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in said), error.value
 
 
 def test_in_a_comparison_a_key_belongs_to_whichever_method_has_it() -> None:
-    assert placed({"mu": 1.0}, ["promptfl", "fedpgp"]) == {"method_options": {"mu": 1.0}}
+    assert sorted_into_tables({"mu": 1.0}, ["promptfl", "fedpgp"]) == {"method_options": {"mu": 1.0}}
     with pytest.raises(UserError, match="'mu'"):
-        placed({"mu": 1.0}, ["zeroshot", "local"])
+        sorted_into_tables({"mu": 1.0}, ["zeroshot", "local"])
 
 
 # --- what 0.1.0 wrote ----------------------------------------------------------------------------------------------

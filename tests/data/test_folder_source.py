@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples
-from fedgraft.data.sources.folder import open_own
+from fedgraft.data.sources.folder import open_site_images
 from fedgraft.data.sources.source import open_source
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -207,8 +207,8 @@ def test_a_key_follows_the_content_and_not_the_name(tmp_path: Path, write_image:
 def test_a_class_that_the_federation_does_not_know_is_named(images: Path) -> None:
     known = ["azure disk", "green square", "red triangle"]
     with pytest.raises(UserError, match="the class 'blue_circle', which the federation does not know"):
-        open_own(images, known, {})
-    renamed = open_own(images, known, {"blue_circle": "azure disk"})
+        open_site_images(images, known, {})
+    renamed = open_site_images(images, known, {"blue_circle": "azure disk"})
     assert renamed.class_names == tuple(known)
     assert sorted(set(renamed.labels.tolist())) == [0, 1, 2]
 

@@ -46,7 +46,7 @@ def test_a_worker_and_a_starter_that_end_are_started_again(site: RunningSite, ca
     before = [site.worker.pid, site.superexec.pid]
     site.worker.kill()
     site.superexec.kill()
-    site.tend()
+    site.supervise()
     assert [site.worker.ended, site.superexec.ended] == [None, None]
     assert not {site.worker.pid, site.superexec.pid} & set(before)
     assert "The worker of 'north' ended with status -9 and is restarted" in caplog.text
@@ -62,7 +62,7 @@ def test_what_an_ended_process_had_started_ends_before_it_is_started_again(site:
     group = site.superexec.pid
     os.killpg(group, 0)  # the grandchild is there
     site.superexec.command = SLEEPS
-    site.tend()
+    site.supervise()
     assert site.superexec.ended is None
     deadline = time.monotonic() + 30
     while _group_lives(group) and time.monotonic() < deadline:
@@ -74,17 +74,17 @@ def test_a_worker_that_hangs_over_a_message_is_ended_and_named(
     site: RunningSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     with report_task(site._status, "train"):
-        site.tend()
+        site.supervise()
         assert "task_seconds" not in caplog.text
         task = {"kind": "train", "began": time.monotonic() - 3601}
         (site._status / "task.json").write_text(json.dumps(task))
         before = site.worker.pid
-        site.tend()
+        site.supervise()
         assert site.worker.pid != before
         assert re.search(r"has been handling one message \(train\) for 36\d\d seconds", caplog.text)
         assert running_task(site._status) is None
         again = site.worker.pid
-        site.tend()
+        site.supervise()
         assert site.worker.pid == again
 
 
@@ -93,14 +93,14 @@ def test_a_worker_that_is_stopped_between_two_messages_is_ended_and_named(
 ) -> None:
     (site._status / "pulse").write_text(str(time.monotonic() - 20))
     before = site.worker.pid
-    site.tend()
+    site.supervise()
     assert site.worker.pid == before
     (site._status / "pulse").write_text(str(time.monotonic() - 50))
-    site.tend()
+    site.supervise()
     assert site.worker.pid != before
     assert re.search(r"The worker of 'north' has given no sign of life for 5\d s", caplog.text)
     again = site.worker.pid
-    site.tend()
+    site.supervise()
     assert site.worker.pid == again
 
 
@@ -119,7 +119,7 @@ def test_a_worker_gives_signs_of_life(tmp_path: Path) -> None:
 def test_a_site_that_was_never_taken_ends_with_the_reason(site: RunningSite) -> None:
     _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
     with pytest.raises(RunFailed, match="the server has not admitted the site's key"):
-        site.tend()
+        site.supervise()
 
 
 def test_a_site_that_was_taken_before_tries_again_and_ends_after_a_while(
@@ -128,14 +128,14 @@ def test_a_site_that_was_taken_before_tries_again_and_ends_after_a_while(
     _says(site, "SuperNode ID: 7", -9)
     _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
     before = site.supernode.pid
-    site.tend()
+    site.supervise()
     assert site.supernode.pid != before
     assert caplog.text.count("is restarted until it connects") == 1
     now = time.monotonic()
     monkeypatch.setattr("fedgraft.deployment.running_site.time.monotonic", lambda: now + 1000)
     _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
     with pytest.raises(RunFailed, match="still considers the site connected"):
-        site.tend()
+        site.supervise()
 
 
 def test_a_supernode_that_has_lost_its_server_for_good_is_started_again(
@@ -149,9 +149,9 @@ def test_a_supernode_that_has_lost_its_server_for_good_is_started_again(
     site.supernode.kill()
     site.supernode.start()
     before = site.supernode.pid
-    site.supernode.wait_until(lambda: "handshake" in site.supernode.said(), 30)
+    site.supernode.wait_until(lambda: "handshake" in site.supernode.output(), 30)
     site.supernode.command = SLEEPS
-    site.tend()
+    site.supervise()
     assert site.supernode.ended is None
     assert site.supernode.pid != before
     assert "The SuperNode of 'north' has lost the server" in caplog.text
@@ -162,4 +162,4 @@ def test_another_servers_certificate_is_no_matter_of_time(site: RunningSite, cap
     _says(site, "SuperNode ID: 7", 1)
     _says(site, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", 1)
     with pytest.raises(RunFailed, match=r"its ca\.pem is not the server's"):
-        site.tend()
+        site.supervise()

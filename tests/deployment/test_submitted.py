@@ -62,7 +62,7 @@ def _completes_round(out: Path, number: int) -> str:
 
 
 def _to_the_end(run: SubmittedRun) -> None:
-    while run.tend():
+    while run.supervise():
         time.sleep(0.01)
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_is_still_at_work_is_waited_for(server: ServerFolder, out: Pa
     at_work = RunDirectory(out)
     at_work.lock()
     run = SubmittedRun(server, CONFIG, out)
-    assert run.tend()
+    assert run.supervise()
     assert played == []
     at_work.unlock()
     _to_the_end(run)
@@ -107,13 +107,13 @@ def test_a_server_app_that_vanished_is_not_waited_for(
     run = SubmittedRun(server, CONFIG, out)
     at_work = RunDirectory(out)
     at_work.lock()
-    assert run.tend()
+    assert run.supervise()
     at_work.unlock()
-    assert run.tend()
+    assert run.supervise()
     assert len(played) == 1
     later = time.monotonic() + 11
     with monkeypatch.context() as clock:
         clock.setattr("fedgraft.deployment.submitted.time.monotonic", lambda: later)
-        assert run.tend()
+        assert run.supervise()
     assert len(played) == 2
     _to_the_end(run)

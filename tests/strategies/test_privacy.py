@@ -85,8 +85,8 @@ def test_the_clipping_norm_finds_the_quantile_from_either_side() -> None:
 
 def test_a_noise_that_the_count_leaves_no_room_for_is_refused() -> None:
     with pytest.raises(UserError, match=r"count_noise=0\.1.*needs more than 0\.5"):
-        _rule("adaptive-dp", noise_multiplier=1.0, count_noise=0.1).check(asked=10)
-    _rule("adaptive-dp", noise_multiplier=1.0).check(asked=3)
+        _rule("adaptive-dp", noise_multiplier=1.0, count_noise=0.1).check_participation(asked=10)
+    _rule("adaptive-dp", noise_multiplier=1.0).check_participation(asked=3)
 
 
 def test_a_site_releases_a_clipped_and_noised_update() -> None:

@@ -100,7 +100,7 @@ def test_small_differences_between_large_parameters_are_told_apart() -> None:
     ],
 )
 def test_the_number_of_answers_that_a_rule_needs(name: str, options: dict[str, object], least: int) -> None:
-    assert _rule(name, **options).least() == least
+    assert _rule(name, **options).min_answers() == least
 
 
 def test_the_trimmed_mean_cuts_the_given_fraction_at_either_end() -> None:
@@ -121,7 +121,7 @@ def test_the_trimmed_mean_cuts_as_many_sites_as_the_fraction_says_and_not_one_le
 @pytest.mark.parametrize("sites", [3, 10, 49, 98, 100, 103])
 def test_with_as_few_answers_as_the_trimmed_mean_needs_it_cuts_one_at_either_end(sites: int) -> None:
     rule = _rule("trimmed-mean", fraction=1 / sites)
-    assert rule.least() == sites
+    assert rule.min_answers() == sites
     values = np.concatenate([[-1e6], np.ones(sites - 2), [3e6]]).astype(np.float32)
     answers = answers_of(values[:, None, None] * np.ones((sites, 2, 3), np.float32))
     assert np.allclose(rule.aggregate(answers, round_of(START, sites), {}).arrays["context"], 1.0)

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedgraft.config.registry import STRATEGIES
 from fedgraft.flower.internals import SUPERLINK_NODE_ID, identify, set_message_id
-from fedgraft.strategies.anchored import drawn_back
+from fedgraft.strategies.anchored import pulled_back
 from fedgraft.strategies.components import Step
 from fedgraft.strategies.composition import compose
 from fedgraft.strategies.weighted_average import WeightedAverage
@@ -94,7 +94,7 @@ def test_the_budget_holds_and_is_used(initial: np.ndarray, aggregate: np.ndarray
 
     whole = drift({"context": aggregate})
     assume(whole > budget)
-    scale, arrays = drawn_back({"context": aggregate}, {"context": initial}, drift, budget)
+    scale, arrays = pulled_back({"context": aggregate}, {"context": initial}, drift, budget)
     assert drift(arrays) <= budget + 1e-4
     assert scale == pytest.approx(budget / whole, abs=1e-3)
 

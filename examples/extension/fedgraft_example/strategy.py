@@ -10,7 +10,7 @@ from pydantic import Field
 
 from fedgraft.config.options import Options
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, moved, updates
+from fedgraft.strategies.components import Outcome, Round, Rule, State, StrategyComponent, apply_update, updates
 
 
 class GeometricMedianOptions(Options):
@@ -24,7 +24,7 @@ class GeometricMedian(Rule):
 
     options: GeometricMedianOptions
 
-    def least(self) -> int:
+    def min_answers(self) -> int:
         """With two sites any point between them will do."""
         return 3
 
@@ -40,7 +40,7 @@ class GeometricMedian(Rule):
         ends = np.cumsum([now.previous[name].size for name in names])
         pieces = np.split(middle, ends[:-1])
         update = {n: piece.reshape(now.previous[n].shape) for n, piece in zip(names, pieces, strict=True)}
-        return Outcome(moved(now.previous, update))
+        return Outcome(apply_update(now.previous, update))
 
 
 STRATEGY = StrategyComponent(

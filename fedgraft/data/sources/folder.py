@@ -59,7 +59,7 @@ def open_examples(options: FolderOptions, seed: int) -> Examples:
     )
 
 
-def open_own(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
+def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
     """A site's own folder of images, labelled with the classes of its federation.
 
     Args:
