@@ -1,4 +1,4 @@
-"""The class bank: one row of text features per class, and the scale that makes calibrated probabilities of cosines."""
+"""The class bank: one row of text features per class, and what turns cosines into calibrated probabilities."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,7 +22,7 @@ class ClassBank:
         labels: the C names.
         features: (C, dim) of unit norm.
         scale: factor on the cosines: logit scale / temperature.
-        unknown_below: probability below which an answer is "unknown".
+        unknown_below: probability below which an image is "unknown".
         version: of the bundle it came with.
     """
 

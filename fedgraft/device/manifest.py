@@ -38,7 +38,7 @@ class Manifest:
         encoder: SHA-256 of the model.onnx that the class bank is for.
         dim: embedding dimension.
         temperature: divides the scaled cosines to calibrate probabilities.
-        unknown_below: probability below which an answer is "unknown".
+        unknown_below: probability below which an image is "unknown".
         min_cosine: least cosine to the golden embedding; None for a class bank alone.
         files: by name.
         content: the whole manifest.

@@ -100,7 +100,7 @@ class GeneralizationRecord(_Part):
 
 
 class CalibrationRecord(_Part):
-    """How cosines become probabilities, and below which an image is "unknown"."""
+    """How cosines become probabilities, and the probability below which an image is "unknown"."""
 
     temperature: float
     unknown_below: float

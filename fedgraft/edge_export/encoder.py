@@ -65,16 +65,15 @@ def bundled_encoder(bundle: Bundle, backbone: Backbone) -> tuple[Encoder, Parity
     Raises:
         UserError: the bundle has none, or one of another backbone.
     """
-    content = bundle.manifest.content
-    if bundle.manifest.kind != "bundle" or content.get("backbone", {}).get("fingerprint") != backbone.fingerprint:
+    try:
+        manifest = BundleManifest.model_validate(bundle.manifest.content)
+    except ValidationError as error:
+        raise UserError(f"The manifest of the bundle {bundle.path} is invalid: {error.errors()[0]['msg']}.") from error
+    if manifest.kind != "bundle" or manifest.backbone.fingerprint != backbone.fingerprint:
         raise UserError(
             f"A class bank of this run does not fit the bundle {bundle.path}, which has no encoder of the run's "
             f"backbone {backbone.name!r}."
         )
-    try:
-        manifest = BundleManifest.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"The manifest of the bundle {bundle.path} is invalid: {error.errors()[0]['msg']}.") from error
     return Encoder(bundle.read(MODEL), manifest.model, manifest.ticket), manifest.parity
 
 

@@ -33,7 +33,7 @@ def device_preprocessing(backbone: Backbone) -> Preprocessing:
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """The images of an export as the exported model embeds them: pixels and embeddings, one row per position."""
+    """The images of an export with the exported model's embeddings: one row of pixels and embedding per position."""
 
     images: MeasurementImages
     positions: NDArray[np.int64]
@@ -62,7 +62,7 @@ class EmbeddedImages:
 def parity(
     embedded: EmbeddedImages, vision: nn.Module, bank: FloatArray, number_format: NumberFormat, most: int
 ) -> ParityRecord:
-    """The model against its torch ticket, on at most so many images."""
+    """The model against its torch ticket, on at most `most` images."""
     rows = evenly(np.arange(len(embedded.positions)), most)
     measured = compare(torch_embeddings(vision, embedded.pixels[rows]), embedded.embeddings[rows], bank)
     return ParityRecord(required_agreement=number_format.required_agreement, **asdict(measured))

@@ -1,4 +1,4 @@
-"""The real images that an export is measured on, and those that its probabilities are fitted on: never the same.
+"""The real images that an export is measured on, and others that its probabilities are fitted on.
 
 Agreement of ONNX and torch needs images but no labels. Generalization is measured on the run's test images. Temperature
 and threshold are fitted on images that no site trained on and no scope tests; where there are too few of them, on
@@ -14,14 +14,14 @@ from PIL import Image
 
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples, IntArray
-from fedgraft.data.sources.folder import open_own
+from fedgraft.data.sources.folder import open_site_images
 from fedgraft.data.sources.source import open_source
 from fedgraft.data.split import Fold, SiteShare, content_groups, joined
 from fedgraft.edge_export.trained_run import TrainedRun
 from fedgraft.runs.site_folder import SiteFolder
 
 _ENOUGH = 64
-"""Images that nobody trained on, with which a temperature can be fitted."""
+"""The fewest held-out images that a temperature is fitted on."""
 _NONE = np.empty(0, np.int64)
 
 
@@ -92,13 +92,13 @@ def site_images(trained: TrainedRun, site: SiteFolder, most: int) -> Measurement
     Raises:
         UserError: its folder of images does not suit the run.
     """
-    examples = open_own(site.data, trained.split.class_names, site.settings.labels)
+    examples = open_site_images(site.data, trained.split.class_names, site.settings.labels)
     fold = trained.plan.split(examples).folds[0]
     return _of_fold(examples, fold, trained.plan.protocol.preserved, fold.sites, most)
 
 
 def folder_images(folder: Path, most: int) -> MeasurementImages:
-    """Images class/image that the exporter gives, which nobody trained on.
+    """The user's own images, class/image, which nobody trained on.
 
     Raises:
         UserError: there are none.

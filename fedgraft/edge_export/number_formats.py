@@ -1,7 +1,7 @@
-"""The number formats of an exported model: how it is reduced to each, and what each must keep of it.
+"""The number formats of an exported model, each with its conversion and its gates.
 
-Inputs and outputs stay float32. Dynamic int8 is signed, per channel, and only of matrix products with weights:
-quantizing every operation destroys the embedding, although its plain cosine hides that.
+Inputs and outputs stay float32. Dynamic int8 is signed, per channel, and applied only to matrix products with weights:
+quantizing every operation can destroy the embedding, which its plain cosine does not show.
 """
 
 import tempfile

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from fedgraft.backbones import Backbone
 from fedgraft.core.errors import UserError
 from fedgraft.device import BundleError, DeviceError, Predictor, open_bundle, read_public_key
 from fedgraft.device.commands import verify
 from fedgraft.device.manifest import canonical
 from fedgraft.edge_export.bundle_manifest import SCHEMA, BundleManifest, manifest_schema
+from fedgraft.edge_export.encoder import bundled_encoder
 from fedgraft.edge_export.signing import public_bytes, signature_file, signing_key
 
 
@@ -182,6 +184,12 @@ def test_the_published_schema_is_that_of_the_code_and_a_bundle_fits_it(exported:
     assert BundleManifest.model_validate(content).model_dump(mode="json") == content
     required = set(json.loads(SCHEMA.read_text())["required"])
     assert required <= set(content)
+
+
+def test_a_bundle_whose_manifest_no_exporter_wrote_gets_no_class_bank(bundle: Path, key: Path, mini: Backbone) -> None:
+    _resigned(bundle, lambda manifest: manifest.update(backbone="mine"), key)
+    with pytest.raises(UserError, match=r"The manifest of the bundle .* is invalid"):
+        bundled_encoder(open_bundle(bundle), mini)
 
 
 # --- keys -----------------------------------------------------------------------------------------

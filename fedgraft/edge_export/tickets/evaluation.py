@@ -98,7 +98,7 @@ class ZeroShotEvaluator:
     def attacked(self, encode: Module, attack: Attack, seed: int, count: int) -> float:
         """Accuracy in percent among all classes on `count` attacked images, drawn from the seed.
 
-        The attack raises the cross-entropy of the true class, which the tower does not know.
+        The attack knows the true class, and raises its cross-entropy.
         """
         chosen = generator(seed, "attacked").permutation(len(self))[:count]
         rng = generator(seed, "attack")
