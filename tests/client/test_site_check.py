@@ -53,7 +53,7 @@ def test_a_folder_without_one_sound_image_is_refused(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_state_command_lists_what_can_be_read_whole(tmp_path: Path) -> None:
     site = SiteFolder.create(tmp_path / "site", "north")
-    assert "no personal state yet" in _fedgraft("site", "state", str(site.path)).stdout
+    assert "no personal state" in _fedgraft("site", "state", str(site.path)).stdout
     state = PersonalState(site.state / "a-run" / "000", {"method": "fedpgp"})
     for server_round in (1, 2):
         state.save(server_round, {"U": torch.ones(3)})

@@ -175,7 +175,7 @@ def test_a_server_whose_port_is_taken_is_one_sentence(tmp_path: Path) -> None:
     server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
     with (
         socket.create_server(("127.0.0.1", server.folder.port)),
-        pytest.raises(UserError, match=f"port {server.folder.port} already"),
+        pytest.raises(UserError, match=f"Port {server.folder.port} is already in use"),
     ):
         server.start()
 

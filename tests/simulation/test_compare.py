@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
 
 SETTINGS = {"data": "digits", "sites": 2, "rounds": 1, "shots": 2, "local_epochs": 1, "method_options": {"n_ctx": 2}}
+
+
+@pytest.fixture
+def _without_processes(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedgraft.simulation.comparison.open_engine", lambda resources: nullcontext(engine))
 
 
 @pytest.mark.slow
@@ -38,7 +44,7 @@ def test_a_comparison_runs_every_method_with_every_seed_and_can_be_resumed(tmp_p
     assert (out / "promptfl-seed0" / "report.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("_without_processes")
 def test_entries_have_options_and_strategies_of_their_own(engine: Engine, tmp_path: Path) -> None:
     words = "promptfl(ctx_init=a photo of a)"
     compared = ["promptfl", f"{words}+drift+anchored(drift=0.001)"]
@@ -58,6 +64,7 @@ def test_entries_have_options_and_strategies_of_their_own(engine: Engine, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_without_processes")
 def test_steps_follow_the_rules_that_merge(tmp_path: Path) -> None:
     steps = ("drift", "anchored(drift=0.0001)", "interpolate(coefficient=0)")
     settings = {**SETTINGS, "rounds": 2, "lr": 0.05, "method_options": {"rank": 2}}
