@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from PIL import Image
 from fedgraft.cli.main import main
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
+from fedgraft.simulation.engine import Engine
 
 Refused = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
-def _no_federation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake that is not found fails its test here, and not after a run."""
+def _no_federation(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> None:
+    """A mistake that is not found fails its test here, and not after a run; no process is started."""
 
     def run(*_: object) -> None:
         raise AssertionError("a federation began")
 
     monkeypatch.setattr("fedgraft.server.coordinator.Coordinator.run", run)
+    for module in ("simulate", "comparison"):
+        monkeypatch.setattr(f"fedgraft.simulation.{module}.open_engine", lambda resources: nullcontext(engine))
 
 
 @pytest.fixture

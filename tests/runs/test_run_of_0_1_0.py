@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft import RunConfig, simulate
+from fedgraft import RunConfig
+from fedgraft.core.observer import Observer
 from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.simulation.engine import Engine
+from fedgraft.simulation.simulate import simulate_on
 
 WRITTEN = Path(__file__).parent / "written_by_0_1_0"
 
@@ -42,9 +45,9 @@ def test_its_shared_parameters_are_those_of_its_last_round(run: RunDirectory) ->
     assert {name: array.shape for name, array in checkpoint.arrays.items()} == {"context": (1, 1, 128)}
 
 
-def test_it_is_finished_when_it_is_resumed_and_its_report_can_be_written(run: RunDirectory) -> None:
+def test_it_is_finished_when_it_is_resumed_and_its_report_can_be_written(run: RunDirectory, engine: Engine) -> None:
     summary = run.summary()
-    assert simulate(run.config(), run.path, resume=True) == summary
+    assert simulate_on(engine, run.config(), run.path, True, Observer()) == summary
     assert "100.00" in write_report(run.path).read_text()
 
 
