@@ -40,7 +40,7 @@ def test_a_ticket_is_drawn_and_evaluated_beside_its_dense_backbone(
     assert "25% removed" in capfd.readouterr().out.replace("\n", " ")
 
 
-def test_training_is_told_in_plain_lines_where_there_is_no_terminal(
+def test_training_reports_plain_lines_where_there_is_no_terminal(
     tmp_path: Path, random_clip_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--backbone", str(random_clip_folder), "--distillation-steps", "20", "--images", "32", "--seed", "7")

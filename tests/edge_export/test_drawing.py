@@ -93,7 +93,7 @@ def test_an_attack_stays_in_its_ball_and_raises_the_loss(random_clip: Backbone, 
 
 
 @pytest.mark.slow
-def test_a_killed_drawing_goes_on_to_the_same_ticket(
+def test_a_killed_drawing_resumes_to_the_same_ticket(
     random_clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "_EVERY", 2)

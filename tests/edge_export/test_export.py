@@ -48,7 +48,7 @@ def test_no_test_image_and_no_copy_of_one_is_fitted_on(site: str, run: Path) -> 
     assert not any(trained.split.keys[position].tobytes() in seen for position in images.calibration)
 
 
-def test_training_images_are_fitted_on_where_nothing_else_is_left_and_the_manifest_says_so(make_run: MakeRun) -> None:
+def test_training_images_are_fitted_on_where_nothing_else_is_left(make_run: MakeRun) -> None:
     run = make_run("promptfl", shots=0, protocol="dirichlet", protocol_options={"alpha": 100.0})
     trained = TrainedRun.open(run, "1")
     images = run_images(trained, 100)

@@ -22,7 +22,7 @@ def _cut(tower: VisionTower, name: str, sparsity: float) -> dict[str, torch.Tens
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("unstructured", 0.9), ("n:m", 0.5), ("rows", 0.7)])
-def test_every_matrix_loses_the_share_that_was_asked_for(pattern: str, sparsity: float, mini: Backbone) -> None:
+def test_every_matrix_loses_the_requested_fraction(pattern: str, sparsity: float, mini: Backbone) -> None:
     for name, matrix in _cut(mini.vision_tower(), pattern, sparsity).items():
         assert float((matrix == 0).float().mean()) == pytest.approx(sparsity, abs=0.01), name
 
@@ -76,7 +76,7 @@ def test_what_the_masks_keep_is_what_the_cut_keeps(pattern: str, sparsity: float
         ("n:m", 0.6, "the sparsity is 0.25, 0.5 or 0.75, not 0.6"),
     ],
 )
-def test_what_cannot_be_is_refused_with_what_would_be_right(
+def test_an_impossible_cut_is_refused_with_what_would_be_right(
     pattern: str, sparsity: float, said: str, mini: Backbone
 ) -> None:
     with pytest.raises(UserError, match=said.replace("?", r"\?")):

@@ -53,7 +53,7 @@ def test_unknown_is_what_is_below_the_threshold_of_the_manifest(predictor: Predi
     assert predictor.predict(noise).is_unknown
 
 
-def test_an_image_gets_the_same_answer_whatever_stands_beside_it(predictor: Predictor, digits: Examples) -> None:
+def test_an_image_gets_the_same_answer_whatever_else_is_in_the_batch(predictor: Predictor, digits: Examples) -> None:
     images = [digits.load(index) for index in range(3)] + [Image.new("RGB", (9, 9), (255, 255, 255))]
     assert predictor.predict_many(images) == [predictor.predict(image) for image in images]
     assert predictor.predict_many([]) == []
@@ -71,7 +71,7 @@ def test_a_class_bank_is_swapped_without_the_encoder(exported: Path, update: Pat
     }  # fmt: skip
 
 
-def test_a_device_does_not_go_back_to_an_older_class_bank(exported: Path, update: Path) -> None:
+def test_a_device_never_goes_back_to_an_older_class_bank(exported: Path, update: Path) -> None:
     predictor = Predictor(exported, threads=1)
     predictor.swap_classes(update)
     with pytest.raises(BundleError, match="version 1, older than version 2"):
