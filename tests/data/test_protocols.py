@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fedgraft.config.registry import PROTOCOLS
 from fedgraft.config.run_config import RunConfig
-from fedgraft.config.settings import placed
+from fedgraft.config.settings import sorted_into_tables
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples
 from fedgraft.data.split import Fold, Split
@@ -25,7 +25,7 @@ SIMULATED = [protocol.name for protocol in PROTOCOLS if not protocol.deployed]
 
 
 def _split(examples: Examples, **chosen: Any) -> Split:
-    return Plan.of(RunConfig.build(placed({"sites": 3, **chosen}))).split(examples)
+    return Plan.of(RunConfig.build(sorted_into_tables({"sites": 3, **chosen}))).split(examples)
 
 
 def _fold(examples: Examples, **chosen: Any) -> Fold:
