@@ -1,12 +1,16 @@
 """What several tests use, beside the fixtures of the contract tests: small data, and one engine for all runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.backbone import Precision
 from fedgraft.data.examples import Examples, content_key
 from fedgraft.simulation.engine import Engine
 from fedgraft.testing.engine import InProcessEngine
@@ -62,6 +66,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(np.asarray(colour) + rng.normal(0, 30, (48, 48, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number}.png")
     return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_mini(mini: Backbone) -> Iterator[None]:
+    """Plans share one embedded backbone, as runs in a worker do: opening it takes longer than most tests."""
+
+    def load(name: str, precision: Precision, device: torch.device, options: dict[str, Any]) -> Backbone:
+        if (name, precision, device, options) == ("mini", "float32", mini.device, {}):
+            return mini
+        return load_backbone(name, precision, device, options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedgraft.methods.plan.load_backbone", load)
+        yield
 
 
 @pytest.fixture(scope="session")
