@@ -19,11 +19,7 @@ class Term:
 
 
 def parse_terms(text: str) -> list[Term]:
-    """The terms of a line; an empty line has none.
-
-    Raises:
-        UserError: a term is not NAME or NAME(key=value, ...).
-    """
+    """The terms of a line; an empty line has none. Raises UserError if a term is not NAME or NAME(key=value, ...)."""
     return [_term(word, text) for word in split(text, "+")] if text.strip() else []
 
 

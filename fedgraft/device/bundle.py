@@ -33,11 +33,7 @@ class Bundle:
         self._files = files
 
     def read(self, name: str) -> bytes:
-        """The content of a file that the manifest lists.
-
-        Raises:
-            BundleError: it differs from what was signed.
-        """
+        """The content of a file that the manifest lists; raises BundleError if it differs from what was signed."""
         entry = self.manifest.files[name]
         content = self._files.read(name, entry.bytes)
         if hashlib.sha256(content).hexdigest() != entry.sha256:
@@ -45,11 +41,7 @@ class Bundle:
         return content
 
     def read_json(self, name: str) -> Any:
-        """A JSON file's value.
-
-        Raises:
-            BundleError: it differs from what was signed, or is not JSON.
-        """
+        """A JSON file's value; raises BundleError if it differs from what was signed, or is not JSON."""
         try:
             return json.loads(self.read(name))
         except (ValueError, RecursionError) as error:

@@ -34,11 +34,7 @@ class ClassBank:
 
     @classmethod
     def read(cls, bundle: Bundle) -> Self:
-        """The class bank of a bundle.
-
-        Raises:
-            BundleError: its labels or features are invalid.
-        """
+        """The class bank of a bundle; raises BundleError if its labels or features are invalid."""
         labels = bundle.read_json(LABELS)
         try:
             names = check_labels(labels["labels"] if isinstance(labels, dict) else None)
@@ -58,11 +54,7 @@ class ClassBank:
 
 
 def check_labels(labels: Any) -> tuple[str, ...]:
-    """Return the labels.
-
-    Raises:
-        ValueError: they are not at least two distinct names.
-    """
+    """Return the labels; raises ValueError if they are not at least two distinct names."""
     if not isinstance(labels, list | tuple) or not 2 <= len(labels) <= LABELS_LIMIT:
         raise ValueError(f"the labels are not a list of 2 to {LABELS_LIMIT:,} names")
     for label in labels:

@@ -37,11 +37,7 @@ def predict(
 
 
 def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_json: bool = False) -> None:
-    """Measure a bundle on this machine and print the figures.
-
-    Raises:
-        DeviceError: the bundle cannot be used.
-    """
+    """Measure a bundle on this machine and print the figures; raises DeviceError if the bundle cannot be used."""
     from fedgraft.device.bench import bench as measure
 
     figures = asdict(measure(bundle, images, threads, spinning))
@@ -120,10 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--threads", type=_threads, help="onnxruntime threads; one per core by default")
     benching.add_argument("--images", type=int, default=50, help="number of passes")
     benching.add_argument(
-        "--no-spinning",
-        dest="spinning",
-        action="store_false",
-        help="let idle threads sleep, where cores are shared",
+        "--no-spinning", dest="spinning", action="store_false", help="let idle threads sleep, where cores are shared"
     )
     return parser
 

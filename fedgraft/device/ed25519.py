@@ -40,11 +40,7 @@ def is_signed_by(public_key: bytes, message: bytes, signature: bytes) -> bool:
 
 
 def read_public_key(text: str) -> bytes:
-    """A public key from a PEM file, or from its 64 hexadecimal digits.
-
-    Raises:
-        DeviceError: it is neither.
-    """
+    """A public key from a PEM file, or from its 64 hexadecimal digits; raises DeviceError if it is neither."""
     if re.fullmatch(r"[0-9a-fA-F]{64}", text):
         return bytes.fromhex(text)
     try:

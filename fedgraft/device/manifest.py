@@ -56,11 +56,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, content: dict[str, Any]) -> Self:
-        """Check a manifest of this format version.
-
-        Raises:
-            ValueError: it is invalid.
-        """
+        """Check a manifest of this format version; raises ValueError if it is invalid."""
         kind = content.get("kind")
         if kind not in REQUIRED:
             raise ValueError(f"kind is {kind!r}, not {' or '.join(REQUIRED)}")

@@ -79,11 +79,7 @@ class Predictor:
         return self._classes.labels
 
     def predict(self, image: ImageSource) -> Prediction:
-        """Classify one image, or one image file.
-
-        Raises:
-            ImageError: it cannot be used.
-        """
+        """Classify one image, or one image file; raises ImageError if it cannot be used."""
         return self.predict_many([image])[0]
 
     def predict_many(self, images: Sequence[ImageSource]) -> list[Prediction]:

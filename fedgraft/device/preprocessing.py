@@ -40,11 +40,7 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """From the content of preprocessor_config.json.
-
-        Raises:
-            ValueError: it is invalid.
-        """
+        """From the content of preprocessor_config.json; raises ValueError if it is invalid."""
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
         size = config.get("size") if config.get("do_resize", True) else None

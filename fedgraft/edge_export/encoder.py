@@ -35,11 +35,7 @@ class Encoder:
 
 
 def traced_encoder(ticket: Ticket, number_format: NumberFormat) -> Encoder:
-    """Trace a ticket.
-
-    Raises:
-        UserError: it does not fit into one file.
-    """
+    """Trace a ticket; raises UserError if it does not fit into one file."""
     shape = ticket.vision.shape
     metadata = {
         "fedgraft.backbone": ticket.spec.source_fingerprint,

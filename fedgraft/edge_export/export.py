@@ -137,11 +137,7 @@ class _Draft:
         next_version: int,
         golden: GoldenRecord | None = None,
     ) -> Exported:
-        """Judge the export, then sign and write it.
-
-        Raises:
-            UserError: a gate is not passed.
-        """
+        """Judge the export, then sign and write it; raises UserError if a gate is not passed."""
         options, backbone = self._options, self.trained.backbone
         generalization = None
         if self._gate is not None:

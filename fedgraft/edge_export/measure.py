@@ -20,11 +20,7 @@ from fedgraft.methods.adapter import Adapter
 
 
 def device_preprocessing(backbone: Backbone) -> Preprocessing:
-    """The backbone's preprocessing as a device does it.
-
-    Raises:
-        UserError: a device cannot do it.
-    """
+    """The backbone's preprocessing as a device does it; raises UserError if a device cannot do it."""
     try:
         return Preprocessing.from_config(backbone.preprocessor_config())
     except ValueError as error:
@@ -42,11 +38,7 @@ class EmbeddedImages:
 
     @classmethod
     def of(cls, model: bytes, preprocessing: Preprocessing, images: MeasurementImages) -> "EmbeddedImages":
-        """Embed every image once.
-
-        Raises:
-            UserError: there are none.
-        """
+        """Embed every image once; raises UserError if there are none."""
         gate = images.gate.positions if images.gate else images.others
         positions = np.unique(np.concatenate([images.calibration, gate, images.others]))
         if not len(positions):

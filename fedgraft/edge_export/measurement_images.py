@@ -87,22 +87,14 @@ def run_images(trained: TrainedRun, most: int) -> MeasurementImages:
 
 
 def site_images(trained: TrainedRun, site: SiteFolder, most: int) -> MeasurementImages:
-    """A deployed site's own images.
-
-    Raises:
-        UserError: its folder of images does not suit the run.
-    """
+    """A deployed site's own images; raises UserError if its folder of images does not suit the run."""
     examples = open_site_images(site.data, trained.split.class_names, site.settings.labels)
     fold = trained.plan.split(examples).folds[0]
     return _of_fold(examples, fold, trained.plan.protocol.preserved, fold.sites, most)
 
 
 def folder_images(folder: Path, most: int) -> MeasurementImages:
-    """The user's own images, class/image, which nobody trained on.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The user's own images, class/image, which nobody trained on; raises UserError if there are none."""
     examples = open_source(f"folder:{folder}", 0)
     everything = np.arange(len(examples))
     return MeasurementImages(examples, evenly(everything, most), True, None, _NONE, _NONE)

@@ -72,11 +72,7 @@ NUMBER_FORMATS = {
 
 
 def find_format(name: str) -> NumberFormat:
-    """The number format of a name.
-
-    Raises:
-        UserError: there is no such format.
-    """
+    """The number format of a name; raises UserError if there is no such format."""
     if name not in NUMBER_FORMATS:
         raise unknown("number format", name, NUMBER_FORMATS)
     return NUMBER_FORMATS[name]

@@ -36,11 +36,7 @@ class ClassBankOptions(Options):
 
     @classmethod
     def build(cls, settings: dict[str, Any]) -> Self:
-        """Check settings.
-
-        Raises:
-            UserError: an unknown option, or a value of the wrong type or out of range.
-        """
+        """Check settings; raises UserError for an unknown option, or a value of the wrong type or out of range."""
         return parse_options(cls, settings, "command", "export")
 
 
@@ -58,11 +54,7 @@ class BundleOptions(ClassBankOptions):
 
 
 def parse_labels(text: str) -> tuple[str, ...]:
-    """Labels separated by commas, or from a file with one per line.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
+    """Labels separated by commas, or from a file with one per line; raises UserError if the file cannot be read."""
     path = Path(text)
     try:
         if path.is_file():

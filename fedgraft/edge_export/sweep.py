@@ -55,11 +55,7 @@ class Sweep:
     attacked: int = 240
 
     def configs(self) -> Iterator[TicketConfig]:
-        """Every ticket.
-
-        Raises:
-            UserError: an invalid setting.
-        """
+        """Every ticket; raises UserError for an invalid setting."""
         first = tuple(name for name in self.inductions if name != "smoothing")
         for inductions in (first, tuple(name for name in self.inductions if name == "smoothing")):
             for seed in self.seeds:

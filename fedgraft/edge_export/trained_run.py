@@ -59,7 +59,7 @@ class TrainedRun:
         split = plan.announced if plan.protocol.deployed else directory.split
         number = _fold_number(split, fold, path)
         site_number = _site_number(site, plan.config.sites, path)
-        backbone = plan.load_backbone()
+        backbone = plan.load_backbone(device=torch.device("cpu"))
         checkpoint = None
         if plan.method.trains:
             checkpoint = directory.checkpoints.newest(number, backbone.fingerprint)

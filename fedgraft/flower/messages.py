@@ -67,11 +67,7 @@ class Job:
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> "Job":
-        """From a Flower record.
-
-        Raises:
-            UserError: the server runs an incompatible version of fedgraft.
-        """
+        """From a Flower record; raises UserError if the server runs an incompatible version of fedgraft."""
         if _series(str(record["version"])) != _series(__version__):
             raise UserError(
                 f"the server runs fedgraft {record['version']!s}, this site {__version__}; upgrade the older one"
@@ -131,11 +127,7 @@ def pack(answers: Mapping[int, RecordDict | str]) -> RecordDict:
 
 
 def unpack(content: RecordDict) -> dict[int, RecordDict | str]:
-    """The answers that `pack` combined, by site.
-
-    Raises:
-        ValueError: a record's name does not begin with a site.
-    """
+    """The answers that `pack` combined, by site; raises ValueError if a record's name does not begin with a site."""
     answers: dict[int, RecordDict | str] = {}
     for name, record in content.items():
         if name == FAILURES:

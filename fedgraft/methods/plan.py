@@ -93,14 +93,14 @@ class Plan:
         assert self.protocol.announced is not None
         return self.protocol.announced(self.protocol_options)
 
-    def load_backbone(self, name: str | None = None) -> Backbone:
-        """The frozen backbone, or its copy under another name, on the best available device.
+    def load_backbone(self, name: str | None = None, device: torch.device | None = None) -> Backbone:
+        """The frozen backbone, or its copy under another name, on the given or the best available device.
 
         Raises:
             UserError: it cannot be loaded.
         """
-        config = self.config
-        return load_backbone(name or config.backbone, config.precision, best_device(), config.backbone_options)
+        config, device = self.config, device or best_device()
+        return load_backbone(name or config.backbone, config.precision, device, config.backbone_options)
 
     def image_layer(self, backbone: Backbone) -> int | None:
         """The layer of the image tower whose input is cached for the method; None for final features."""

@@ -222,11 +222,7 @@ class _FoldRun:
         return summary.left_out_row(self._place(server_round), site, f"evaluation: {reason}")
 
     def _report(self, server_round: int, counts: summary.ScopeCounts, failed: list[Row]) -> None:
-        """Append and report the rows of one evaluation.
-
-        Raises:
-            RunFailed: no site could evaluate.
-        """
+        """Append and report the rows of one evaluation; raises RunFailed if no site could evaluate."""
         if not counts:
             raise RunFailed(f"No site could evaluate round {server_round}. {failed[0]['reason'] if failed else ''}")
         place = self._place(server_round)

@@ -53,7 +53,7 @@ def problem(answer: Answer, reference: Arrays) -> str | None:
 def checked(answers: Sequence[Answer], reference: Arrays, sizes: bool = True) -> tuple[list[Answer], list[LeftOut]]:
     """Split answers, sorted by site, into those that count and those left out with a reason.
 
-    A sound answer is also left out when its update exceeds `NORM_RATIO` times both the norm of the parameters it starts
+    A valid answer is also left out when its update exceeds `NORM_RATIO` times both the norm of the parameters it starts
     from and the other updates: the round's median or, with two answers, the smaller one. The first condition keeps
     honest sites in: where most sites have little left to learn, the median is tiny, and a site that is still learning
     may be a hundred times above it. The parameters alone are not a reference where they are zero.

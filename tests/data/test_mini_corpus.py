@@ -6,6 +6,7 @@ import pytest
 from fedgraft.backbones.mini import corpus as corpus_module
 from fedgraft.backbones.mini.corpus import ATTRIBUTES, Corpus
 from fedgraft.data.worlds import shapes
+from tools.mini.captions import matches
 
 STEPS = range(3)
 
@@ -64,7 +65,7 @@ def test_no_image_is_drawn_in_an_evaluation_style(corpus: Corpus, monkeypatch: p
 
 
 def test_a_caption_is_true_of_its_own_image(corpus: Corpus) -> None:
-    assert corpus.batch(0).matches().diagonal().all()
+    assert matches(corpus.batch(0)).diagonal().all()
 
 
 def test_a_step_gives_the_same_batch_again_and_another_step_another(corpus: Corpus) -> None:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-from fedgraft.backbones.mini.corpus import ATTRIBUTES, Batch, Corpus, font_atlas, font_files, vocabulary_text
+from fedgraft.backbones.mini.corpus import ATTRIBUTES, Batch, Corpus
 from fedgraft.data.worlds import glyphs, shapes
+from tools.mini.captions import font_atlas, font_files, matches, vocabulary_text
 
 MAX_TOKENS = 64
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -177,7 +178,7 @@ def pretrain(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
         tokens = tokenizer(batch.captions, padding=True, return_tensors="pt")
-        losses = model(batch.images, tokens["input_ids"], tokens["attention_mask"], batch.matches(), batch.shown)
+        losses = model(batch.images, tokens["input_ids"], tokens["attention_mask"], matches(batch), batch.shown)
         optimizer.zero_grad(set_to_none=True)
         (losses["contrastive"] + 0.5 * losses["auxiliary"]).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -7,7 +7,6 @@ true of several images of a batch: `Batch.matches` says which.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,18 +16,18 @@ from fedgraft.data.worlds import glyphs, shapes
 
 ATTRIBUTES = ("character", "shape", "colour", "texture", "large", "count", "background")
 _COLOUR_NAMES = tuple(shapes.COLOURS)
-_INKS = (*_COLOUR_NAMES, "black", "white")
-_BACKGROUNDS = tuple(shapes.BACKGROUNDS)
+INKS = (*_COLOUR_NAMES, "black", "white")
+BACKGROUNDS = tuple(shapes.BACKGROUNDS)
 _PALETTE = np.asarray([*shapes.COLOURS.values(), (15, 15, 15), (248, 248, 248)], np.float32) / 255
 _PAPERS = np.asarray(list(shapes.BACKGROUNDS.values()), np.float32) / 255
-_COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
-_OPENINGS = (
+COUNT_WORDS = {2: "two", 3: "three", 4: "four"}
+OPENINGS = (
     "", "", "", "a photo of", "a picture of", "an image of", "a drawing of", "this is", "here is", "one can see",
     "a small picture that shows", "what you see here is", "a photo of the", "in this picture there is",
     "look closely and you will find in the middle of this image", "a simple rendering of", "a good photo of",
     "somewhere in this picture you can see", "someone made a picture of", "it is an image in which there is",
 )  # fmt: skip
-_CHARACTER_OPENINGS = ("a handwritten", "a scan of the", "a printed", "a sketch of the", "handwriting of", "a glyph of")
+CHARACTER_OPENINGS = ("a handwritten", "a scan of the", "a printed", "a sketch of the", "handwriting of", "a glyph of")
 
 
 @dataclass(frozen=True)
@@ -43,27 +42,6 @@ class Batch:
     captions: list[str]
     shown: torch.Tensor
     said: torch.Tensor
-
-    def matches(self) -> torch.Tensor:
-        """(B, B), whether the caption in column j is true of the image in row i."""
-        unsaid = self.said[None] == -1
-        return (unsaid | (self.shown[:, None] == self.said[None])).all(-1)
-
-
-def font_files(root: Path) -> list[Path]:
-    """Font files below a folder in a fixed order, without the families reserved for evaluation and their relatives."""
-    kept_out = (
-        "dejavu", "vera", "stix", "cmu", "cmb10", "cmss", "cmtt", "cmti", "cmmi", "hack", "arev", "cmr",
-        "latinmodern", "lmroman", "symbol", "aenigma",
-    )  # fmt: skip
-    files = [path for path in root.rglob("*") if path.suffix.lower() in (".ttf", ".otf")]
-    return sorted((p for p in files if not any(word in str(p).lower() for word in kept_out)), key=str)
-
-
-def font_atlas(files: Sequence[Path]) -> NDArray[np.uint8]:
-    """Masks of every usable font: (fonts, 36, 2, 64, 64)."""
-    blocks = [block for block in map(glyphs.font_masks, files) if block is not None]
-    return np.stack(blocks)
 
 
 class Corpus:
@@ -105,7 +83,7 @@ class Corpus:
             scene = shapes.Scene(
                 combination,
                 style=shapes.PRETRAINING_STYLES[int(rng.integers(3))],
-                background=_BACKGROUNDS[int(rng.integers(3))],
+                background=BACKGROUNDS[int(rng.integers(3))],
                 large=bool(rng.random() < 0.7),
                 count=number,
             )
@@ -116,7 +94,7 @@ class Corpus:
                 shapes.TEXTURES.index(combination.texture),
                 int(scene.large) if number == 1 else -1,
                 number,
-                _BACKGROUNDS.index(scene.background),
+                BACKGROUNDS.index(scene.background),
             )
             mention = rng.random(6) < (0.92, 0.85, 0.7, 0.2, 0.9 if number > 1 else 0.1, 0.2)
             mention[0] |= not mention[:3].any()
@@ -185,7 +163,7 @@ def _shape_caption(scene: shapes.Scene, mention: NDArray[np.bool_], rng: np.rand
     shape, colour, texture, large, count, background = (bool(flag) for flag in mention)
     words = []
     if count:
-        words.append(_COUNT_WORDS.get(scene.count, "one"))
+        words.append(COUNT_WORDS.get(scene.count, "one"))
     if large:
         words.append("large" if scene.large else "small")
     if colour:
@@ -198,7 +176,7 @@ def _shape_caption(scene: shapes.Scene, mention: NDArray[np.bool_], rng: np.rand
         phrase = f"a {phrase}"
     if background:
         phrase += f" on a {scene.background} background"
-    return _opened(phrase, _OPENINGS, rng)
+    return _opened(phrase, OPENINGS, rng)
 
 
 def _character_caption(label: int, colour: int, paper: int, rng: np.random.Generator) -> str:
@@ -208,24 +186,16 @@ def _character_caption(label: int, colour: int, paper: int, rng: np.random.Gener
     kinds = ("digit", "number", "character", "") if is_digit else ("letter", "letter", "character", "")
     words = [str(rng.choice(kinds)), str(written)]
     if colour >= 0:
-        words.insert(0, _INKS[colour])
+        words.insert(0, INKS[colour])
     phrase = " ".join(word for word in words if word)
     if rng.random() < 0.4:
         phrase = f"the {phrase}"
     if paper >= 0:
-        phrase += f" on a {_BACKGROUNDS[paper]} background"
-    return _opened(phrase, _OPENINGS + _CHARACTER_OPENINGS, rng)
+        phrase += f" on a {BACKGROUNDS[paper]} background"
+    return _opened(phrase, OPENINGS + CHARACTER_OPENINGS, rng)
 
 
 def _opened(phrase: str, openings: Sequence[str], rng: np.random.Generator) -> str:
     opening = openings[int(rng.integers(len(openings)))]
     ending = "." if rng.random() < 0.5 else ""
     return f"{opening} {phrase}{ending}".strip()
-
-
-def vocabulary_text() -> list[str]:
-    """Captions that hold every word of the corpus, for the tokenizer."""
-    words = [*shapes.SHAPES, *(f"{shape}s" for shape in shapes.SHAPES), *shapes.TEXTURES, *_INKS, *_BACKGROUNDS]
-    words += [*glyphs.CHARACTER_NAMES, *"0123456789", "thing", "things", "large", "small", "letter", "digit", "number"]
-    words += ["character", "background", "on", "a", "the", ".", *_COUNT_WORDS.values()]
-    return [*_OPENINGS, *_CHARACTER_OPENINGS, *words]

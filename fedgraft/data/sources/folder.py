@@ -94,11 +94,7 @@ def readable(folder_name: str) -> str:
 
 
 def list_images(root: Path, force_domains: bool = False) -> list[ImageFile]:
-    """All images below a folder.
-
-    Raises:
-        UserError: it does not exist or contains no images.
-    """
+    """All images below a folder; raises UserError if it does not exist or contains no images."""
     if not root.is_dir():
         raise UserError(f"The folder {root} does not exist.")
     tops = _subfolders(root)

@@ -48,11 +48,7 @@ def draw_ticket(
 
 
 def images_of(config: TicketConfig) -> ServerImages:
-    """The unlabelled images of a configuration.
-
-    Raises:
-        UserError: there are none.
-    """
+    """The unlabelled images of a configuration; raises UserError if there are none."""
     return open_images(config.data, config.seed, config.images)
 
 

@@ -143,9 +143,6 @@ def evaluate(folder: Path, data: str, attack: Attack, attacked: int, seed: int) 
     evaluator = ZeroShotEvaluator(backbone, examples, zero_shot_tasks(examples, seed))
     result: dict[str, Any] = {"spec": asdict(ticket.spec), "source": ticket.source, "fingerprint": ticket.fingerprint}
     for name, one in (("ticket", ticket), ("dense", dense_ticket(backbone))):
-        accuracies = {
-            **evaluator.clean(one.vision),
-            "attacked": evaluator.attacked(one.vision, attack, seed, attacked),
-        }
+        accuracies = {**evaluator.clean(one.vision), "attacked": evaluator.attacked(one.vision, attack, seed, attacked)}
         result[name] = {"accuracy": accuracies, "parameters": one.parameters, "nonzero": one.nonzero}
     return result

@@ -30,11 +30,7 @@ class Pattern(ABC):
 
     @abstractmethod
     def check(self, tower: VisionTower, sparsity: float) -> None:
-        """Check that the pattern allows a sparsity.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Check that the pattern allows a sparsity; raises UserError if it does not."""
 
     def kept(self, scores: Groups, sparsity: float) -> Groups:
         """1 for the highest-scoring groups under each name, 0 for the others; ties go to the first."""

@@ -79,20 +79,12 @@ class Ticket:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read a ticket of any backbone.
-
-        Raises:
-            UserError: it cannot be read.
-        """
+        """Read a ticket of any backbone; raises UserError if it cannot be read."""
         return cls._of(TicketFile.read(folder), folder)
 
     @classmethod
     def load(cls, folder: Path, backbone: Backbone) -> Self:
-        """Read a ticket of a backbone.
-
-        Raises:
-            UserError: it cannot be read, or it was drawn from another backbone.
-        """
+        """Read a ticket of a backbone; raises UserError if it cannot be read, or it was drawn from another backbone."""
         file = TicketFile.read(folder)
         check_source_fingerprint(str(folder), file, backbone)
         return cls._of(file, folder)

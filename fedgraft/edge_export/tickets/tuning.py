@@ -24,11 +24,7 @@ INDUCTIONS: dict[str, Callable[[float, int], Disturbance]] = {
 
 
 def tune(
-    tower: VisionTower,
-    matching: Matching,
-    stage: Stage,
-    store: StageStore,
-    masks: dict[str, Tensor] | None = None,
+    tower: VisionTower, matching: Matching, stage: Stage, store: StageStore, masks: dict[str, Tensor] | None = None
 ) -> VisionTower:
     """A copy of a tower after a stage's steps towards the plain backbone.
 
