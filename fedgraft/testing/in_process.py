@@ -17,6 +17,7 @@ from flwr.app import Error, Message, MessageType
 
 from fedgraft.client.worker import Worker
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.flower.internals import LOST_CODES, record_bytes, record_from_bytes
 from fedgraft.runs.personal_state import PersonalState
@@ -38,15 +39,20 @@ class ServerKilled(Exception):
     """What ends the server's process in a schedule."""
 
 
-class _Refused(Exception):
-    pass
-
-
 class _Context:
     """What a worker answers a refusal to."""
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
-        raise _Refused(details)
+        raise UserError(details)
+
+
+def ask(worker: Worker, kind: str, data: bytes) -> bytes:
+    """A worker's answer without a socket.
+
+    Raises:
+        UserError: it refuses.
+    """
+    return worker.answer(kind, data, cast(grpc.ServicerContext, _Context()))
 
 
 class InProcessGrid(FakeGrid):
@@ -117,9 +123,9 @@ class InProcessGrid(FakeGrid):
 
     def _ask(self, node: int, kind: str, data: bytes) -> Said:
         try:
-            answer = self._workers[node].answer(kind, data, cast(grpc.ServicerContext, _Context()))
+            answer = ask(self._workers[node], kind, data)
             return record_from_bytes(self._answering(kind, node, answer) if self._answering else answer)
-        except _Refused as refusal:
+        except UserError as refusal:
             return Error(_SITE_FAILED, str(refusal))
 
     def _new_worker(self, node: int) -> Worker:

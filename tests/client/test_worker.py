@@ -1,4 +1,4 @@
-"""The resident worker, asked over its socket: what it answers, what it tells of itself, what it refuses."""
+"""The resident worker, over its socket and without: what it answers, what it tells of itself, what it refuses."""
 
 import errno
 import os
@@ -21,6 +21,7 @@ from fedgraft.backbones import Backbone
 from fedgraft.client.relay import OPTIONS, ask_worker
 from fedgraft.client.worker import Worker, serve_on
 from fedgraft.core.errors import RunFailed
+from fedgraft.flower.internals import record_bytes, record_from_bytes
 from fedgraft.flower.messages import (
     CLASS_COUNTS,
     HELLO,
@@ -38,7 +39,9 @@ from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.testing.in_process import ask as ask_directly
 
+Ask = Callable[[str, RecordDict], RecordDict]
 NAMES = ["blue circle", "green square", "red triangle"]
 CONFIG = RunConfig(
     method="fedpgp", data="folder:own", protocol="own-data", sites=4, local_epochs=1,
@@ -60,6 +63,13 @@ def address(site: SiteFolder) -> Iterator[str]:
         server = serve_on(grpc.server(ThreadPoolExecutor(2)), Worker(site, Path(folder)), f"unix:{folder}/worker")
         yield f"unix:{folder}/worker"
         server.stop(None)
+
+
+@pytest.fixture
+def ask(site: SiteFolder, tmp_path: Path) -> Ask:
+    """Asks its worker without a socket."""
+    worker = Worker(site, tmp_path)
+    return lambda kind, content: record_from_bytes(ask_directly(worker, kind, record_bytes(content)))
 
 
 @pytest.fixture
@@ -92,12 +102,12 @@ def test_a_site_trains_and_is_measured_on_its_own_images(
 
 
 def test_a_training_that_also_measures_says_what_an_evaluation_would_have_said(
-    address: str, job: Job, content: Callable[[Job], RecordDict]
+    ask: Ask, job: Job, content: Callable[[Job], RecordDict]
 ) -> None:
-    plain = unpack(ask_worker(address, "train", content(job)))[2]
-    evaluated = unpack(ask_worker(address, "evaluate", content(job)))[2]
-    both = unpack(ask_worker(address, "train", content(replace(job, round=2, measure=True))))[2]
-    second = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
+    plain = unpack(ask("train", content(job)))[2]
+    evaluated = unpack(ask("evaluate", content(job)))[2]
+    both = unpack(ask("train", content(replace(job, round=2, measure=True))))[2]
+    second = unpack(ask("train", content(replace(job, round=2))))[2]
     assert MEASURED not in plain
     assert dict(both.metric_records[MEASURED]) == dict(evaluated.metric_records[METRICS])
     assert np.array_equal(*(answer.array_records[SHARED]["sigma"].numpy() for answer in (both, second)))
@@ -116,8 +126,8 @@ def test_a_message_that_comes_twice_gets_the_same_answer(
     assert np.array_equal(one.array_records[SHARED]["sigma"].numpy(), two.array_records[SHARED]["sigma"].numpy())
 
 
-def test_a_hello_tells_counts_only_where_the_site_lets_it(address: str, job: Job, site: SiteFolder) -> None:
-    hello = ask_worker(address, "hello", RecordDict({JOB: job.to_record()}))
+def test_a_hello_tells_counts_only_where_the_site_lets_it(ask: Ask, job: Job, site: SiteFolder) -> None:
+    hello = ask("hello", RecordDict({JOB: job.to_record()}))
     assert dict(hello.config_records[HELLO]) == {
         "name": "north",
         "version": __version__,
@@ -142,27 +152,27 @@ def test_a_hello_tells_counts_only_where_the_site_lets_it(address: str, job: Job
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_with_a_sentence(
-    kind: str, changed: dict, said: str, address: str, job: Job, content: Callable[[Job], RecordDict]
+    kind: str, changed: dict, said: str, ask: Ask, job: Job, content: Callable[[Job], RecordDict]
 ) -> None:
     with pytest.raises(UserError, match=said):
-        ask_worker(address, kind, content(replace(job, **changed)))
+        ask(kind, content(replace(job, **changed)))
 
 
-def test_an_update_for_another_shape_is_refused(address: str, job: Job, content: Callable[[Job], RecordDict]) -> None:
+def test_an_update_for_another_shape_is_refused(ask: Ask, job: Job, content: Callable[[Job], RecordDict]) -> None:
     message = content(job)
     message[SHARED] = to_array_record({"sigma": np.zeros((1, 5, 128), np.float32)})
-    reason = unpack(ask_worker(address, "train", message))[2]
+    reason = unpack(ask("train", message))[2]
     assert "The server's parameters have the shapes {'sigma': (1, 5, 128)}" in str(reason)
 
 
 def test_a_damaged_state_falls_back_to_the_round_before(
-    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+    ask: Ask, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
 ) -> None:
     for server_round in (1, 2):
-        ask_worker(address, "train", content(replace(job, round=server_round)))
+        ask("train", content(replace(job, round=server_round)))
     (newest,) = site.state.glob("*/000/round-000002.safetensors")
     newest.write_bytes(newest.read_bytes()[:100])
-    answer = unpack(ask_worker(address, "train", content(replace(job, round=3))))[2]
+    answer = unpack(ask("train", content(replace(job, round=3))))[2]
     assert isinstance(answer, RecordDict)
 
 
@@ -212,9 +222,9 @@ def test_an_answer_of_100_MB_does_not_leave_the_site(site: SiteFolder, job: Job)
 
 
 def test_a_full_disk_leaves_the_site_out_with_a_sentence_and_the_state_as_it_was(
-    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask_worker(address, "train", content(job))
+    ask("train", content(job))
     (kept,) = site.state.glob("*/000/*")
     before = kept.read_bytes()
 
@@ -223,43 +233,43 @@ def test_a_full_disk_leaves_the_site_out_with_a_sentence_and_the_state_as_it_was
 
     with monkeypatch.context() as disk:
         disk.setattr("fedgraft.core.files.os.fsync", full)
-        reason = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
+        reason = unpack(ask("train", content(replace(job, round=2))))[2]
     assert str(reason).startswith("The personal state cannot be written to ")
     assert str(reason).endswith("No space left on device.")
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
     assert kept.read_bytes() == before
-    assert isinstance(unpack(ask_worker(address, "train", content(replace(job, round=2))))[2], RecordDict)
+    assert isinstance(unpack(ask("train", content(replace(job, round=2))))[2], RecordDict)
 
 
 def test_a_state_of_other_shapes_is_refused(
-    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+    ask: Ask, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
 ) -> None:
-    ask_worker(address, "train", content(job))
+    ask("train", content(job))
     (folder,) = site.state.glob("*/000")
     state = PersonalState(folder, {"method": "fedpgp", "fingerprint": job.fingerprint})
     state.save(1, {"U": torch.zeros(1, 2, 3), "V": torch.zeros(1, 3, 128)})
-    reason = unpack(ask_worker(address, "train", content(replace(job, round=2))))[2]
+    reason = unpack(ask("train", content(replace(job, round=2))))[2]
     assert "have the shapes {'U': (1, 2, 3), 'V': (1, 3, 128)}" in str(reason)
 
 
 @pytest.mark.parametrize("run", ["../escape", "/abs", "", ".hidden", "a/b"])
 def test_a_run_whose_name_leads_out_of_the_sites_folder_is_refused(
-    run: str, address: str, job: Job, content: Callable[[Job], RecordDict]
+    run: str, ask: Ask, job: Job, content: Callable[[Job], RecordDict]
 ) -> None:
     with pytest.raises(UserError, match="a run's name has only"):
-        ask_worker(address, "train", content(replace(job, run=run)))
+        ask("train", content(replace(job, run=run)))
 
 
 def test_a_message_of_a_round_that_is_over_is_refused(
-    address: str, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+    ask: Ask, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
 ) -> None:
     for server_round in (1, 2):
-        ask_worker(address, "train", content(replace(job, round=server_round, attempt=3)))
+        ask("train", content(replace(job, round=server_round, attempt=3)))
     states = {path.name: path.read_bytes() for path in site.state.glob("*/000/*")}
     for late in (replace(job, round=1, attempt=3), replace(job, round=9, attempt=2)):
-        assert "is stale" in str(unpack(ask_worker(address, "train", content(late)))[2])
+        assert "is stale" in str(unpack(ask("train", content(late)))[2])
     assert {path.name: path.read_bytes() for path in site.state.glob("*/000/*")} == states
-    again = unpack(ask_worker(address, "train", content(replace(job, round=1, attempt=4))))[2]
+    again = unpack(ask("train", content(replace(job, round=1, attempt=4))))[2]
     assert isinstance(again, RecordDict)
 
 
