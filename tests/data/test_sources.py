@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageFont
 from sklearn.datasets import load_digits
 
+from fedgraft.backbones.loading import mini_folder
 from fedgraft.config.registry import SOURCES
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
@@ -18,6 +19,7 @@ from fedgraft.data.sources import shapes as shapes_source
 from fedgraft.data.sources.source import open_source
 from fedgraft.data.worlds import glyphs, shapes
 from fedgraft.methods.plan import Plan
+from tools.mini.captions import font_files
 
 BUILT_IN = ("characters", "digits", "shapes")
 ALL_FONTS = characters.FAMILIES
@@ -131,12 +133,10 @@ def test_the_fonts_of_characters_are_matplotlibs_and_complete() -> None:
 
 
 def test_the_fonts_of_characters_have_no_relative_among_those_of_pretraining() -> None:
-    from fedgraft.backbones.mini import corpus
-
-    packages = (Path(corpus.__file__).parent / "fonts.txt").read_text().split()
+    packages = (mini_folder().parent / "fonts.txt").read_text().split()
     assert packages
     assert not [name for name in packages if any(word in name for word in ("dejavu", "stix", "cmu", "cm-unicode"))]
-    families = {ImageFont.truetype(str(path)).getname()[0] for path in corpus.font_files(MATPLOTLIB_FONTS)}
+    families = {ImageFont.truetype(str(path)).getname()[0] for path in font_files(MATPLOTLIB_FONTS)}
     assert not {name for name in families if name and name.startswith(("DejaVu", "STIX"))}
 
 
