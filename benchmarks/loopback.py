@@ -13,8 +13,8 @@ from PIL import Image
 
 from benchmarks.proxy import Proxy
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.files import free_port
 from fedgraft.deployment.local import started
-from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun

@@ -14,7 +14,8 @@ from pathlib import Path
 import tomli_w
 
 from benchmarks.proxy import Proxy
-from fedgraft.deployment.processes import Process, flower_environment, free_port
+from fedgraft.core.files import free_port
+from fedgraft.deployment.processes import Process, flower_environment
 from fedgraft.deployment.running_server import answers, register_key
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
@@ -102,11 +103,11 @@ def stock_round_seconds(root: Path, app: str, sites: int, rounds: int) -> tuple[
         server = Process("The SuperLink", _superlink(folder), environment, root / "superlink.log")
         stack.callback(server.stop)
         server.start()
-        server.wait_until(lambda: answers(folder.port, folder.authority), 60)
+        server.wait_until(lambda: answers(folder.superlink_port, folder.authority), 60)
         proxies = []
         for key in keys:
             register_key(folder, key.public_key)
-            proxy = stack.enter_context(Proxy(folder.port))
+            proxy = stack.enter_context(Proxy(folder.superlink_port))
             proxies.append(proxy)
             node = Process("A SuperNode", _supernode(key, proxy.port, folder), environment, root / "supernode.log")
             stack.callback(node.stop)
@@ -131,7 +132,8 @@ def stock_round_seconds(root: Path, app: str, sites: int, rounds: int) -> tuple[
 
 def _superlink(folder: ServerFolder) -> list[str | Path]:
     return [
-        "flower-superlink", "--host", "0.0.0.0", "--port", str(folder.port), "--ssl-ca-certfile", folder.authority,
+        "flower-superlink", "--host", "0.0.0.0", "--port", str(folder.superlink_port),
+        "--ssl-ca-certfile", folder.authority,
         "--ssl-certfile", folder.path / "server.pem", "--ssl-keyfile", folder.path / "keys" / "server.key",
         "--enable-supernode-auth", "--database", folder.path / "superlink.db",
         "--disable-runtime-dependency-installation",

@@ -36,7 +36,9 @@ def site_init(
     if as_json:
         typer.echo(json.dumps({"name": site.settings.name, "public_key": str(site.public_key)}))
         return
-    typer.echo(f"Wrote {folder}. Give {site.public_key} to the server, which must admit it.")
+    typer.echo(
+        f"Wrote {folder}. Give {site.public_key} to the server, which must admit it and issues {site.certificate}."
+    )
     if data is None:
         typer.echo(f"Set data to the folder of images in {folder / 'site.toml'}.")
 
@@ -119,7 +121,7 @@ def site_start(
 def server_init(
     folder: Folder,
     host: Annotated[list[str] | None, typer.Option(help="A name or address by which sites reach the server.")] = None,
-    port: Annotated[int, typer.Option(help="The port of the SuperLink.")] = _DEFAULT_PORT,
+    port: Annotated[int, typer.Option(help="The port that sites reach.")] = _DEFAULT_PORT,
 ) -> None:
     """Create a server's folder with a certificate authority and a certificate."""
     from fedgraft.runs.server_folder import ServerFolder
@@ -139,7 +141,16 @@ def server_admit(folder: Folder, key: Annotated[Path, typer.Argument(help="keys/
     name = server.admit(key)
     if is_running(server):
         register_key(server, server.path / "admitted" / f"{name}.pub")
-    typer.echo(f"Admitted {name!r}.")
+    typer.echo(f"Admitted {name!r}. Give {server.certificate_of(name)} to the site, as site.pem in its folder.")
+
+
+@server_app.command("revoke")
+def server_revoke(folder: Folder, name: Annotated[str, typer.Argument(help="The site's name on the server.")]) -> None:
+    """Take a site's admission back; a running server closes its connections within a few seconds."""
+    from fedgraft.runs.server_folder import ServerFolder
+
+    key = ServerFolder.open(folder).revoke(name)
+    typer.echo(f"Revoked {name!r}. Its public key is kept as {key}; admit a new one if the site is to come back.")
 
 
 @with_fields(RunConfig, "Settings of the run", without=("data",), defaults={"protocol": DEPLOYED_PROTOCOL})

@@ -1,6 +1,7 @@
 """Files that survive a kill: written under a temporary name, flushed to disk, then renamed."""
 
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,3 +74,10 @@ def cache_root() -> Path:
     if chosen := os.environ.get("FEDGRAFT_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedgraft"
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])

@@ -15,10 +15,10 @@ from typing import Any
 
 from fedgraft.config.run_config import DEPLOYED_PROTOCOL, RunConfig
 from fedgraft.core.errors import UserError
+from fedgraft.core.files import free_port, write_bytes
 from fedgraft.core.randomness import generator
 from fedgraft.data.results import is_evaluation
 from fedgraft.data.sources.folder import ImageFile, list_images, readable
-from fedgraft.deployment.processes import free_port
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
@@ -85,13 +85,18 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
     return directory.summary()
 
 
+def admit_here(server: ServerFolder, site: SiteFolder) -> None:
+    """Admit a site of this machine and put its certificate into its folder; errors as in `ServerFolder.admit`."""
+    write_bytes(site.certificate, server.certificate_of(server.admit(site.public_key)).read_bytes())
+
+
 @contextmanager
 def started(
     server_folder: ServerFolder, folders: Sequence[SiteFolder], make_site: Callable[[SiteFolder], RunningSite]
 ) -> Iterator[tuple[RunningServer, list[RunningSite]]]:
     """A server and sites that it admits, running until the end of the block."""
     for folder in folders:
-        server_folder.admit(folder.public_key)
+        admit_here(server_folder, folder)
     with ExitStack() as stack:
         server = RunningServer(server_folder)
         stack.callback(server.stop)

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,11 @@ from fedgraft.core.errors import RunFailed
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
+
+
+def guarded(command: str) -> list[str]:
+    """The words that start one of Flower's commands as `fedgraft.flower.guarded` does."""
+    return [sys.executable, "-m", "fedgraft.flower.guarded", command]
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -120,13 +124,6 @@ class Process:
                 self._process.poll()
                 time.sleep(_POLL_SECONDS)
         self._process.wait()
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def _group_lives(group: int) -> bool:

@@ -4,12 +4,13 @@ import logging
 import socket
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
-from fedgraft import __version__
 from fedgraft.core.errors import RunFailed, UserError
-from fedgraft.deployment.processes import Process, flower_environment
+from fedgraft.deployment.processes import Process, flower_environment, guarded
+from fedgraft.flower.guarded import APP_SHA256, GATEWAY_FILE, OPERATOR_FILE, app_sha256
 from fedgraft.runs.server_folder import ServerFolder
 
 _READY_SECONDS = 60.0
@@ -17,7 +18,7 @@ _log = logging.getLogger("fedgraft.deployment")
 
 
 class RunningServer:
-    """Flower's SuperLink with TLS, admitted keys only and its state on disk, and the SuperExec that starts its apps."""
+    """Flower's SuperLink on loopback with its state on disk, the SuperExec that starts its apps, and the gateway."""
 
     def __init__(self, folder: ServerFolder) -> None:
         self.folder = folder
@@ -26,40 +27,46 @@ class RunningServer:
         self._superlink = Process(
             "The SuperLink",
             [
-                "flower-superlink",
-                "--host", "0.0.0.0",
-                "--port", str(folder.port),
+                *guarded("flower-superlink"),
+                "--host", "127.0.0.1",
+                "--port", str(folder.superlink_port),
                 "--ssl-ca-certfile", folder.authority,
-                "--ssl-certfile", folder.path / "server.pem",
-                "--ssl-keyfile", folder.path / "keys" / "server.key",
+                "--ssl-certfile", folder.certificate,
+                "--ssl-keyfile", folder.private_key,
                 "--enable-supernode-auth",
                 "--database", folder.path / "superlink.db",
                 "--isolation", "process",
                 "--superexec-auth-secret-file", secret,
                 "--disable-runtime-dependency-installation",
             ],
-            environment,
+            {**environment, **_secrets(folder)},
             folder.path / "logs" / "superlink.log",
         )  # fmt: skip
         self._superexec = Process(
             "The server's SuperExec",
             [
-                "flower-superexec",
-                "--runtime-api-address", f"127.0.0.1:{folder.port}",
+                *guarded("flower-superexec"),
+                "--runtime-api-address", f"127.0.0.1:{folder.superlink_port}",
                 "--root-certificates", folder.authority,
                 "--superexec-auth-secret-file", secret,
             ],
-            environment,
+            {**environment, APP_SHA256: app_sha256(folder.app)},
             folder.path / "logs" / "superexec.log",
         )  # fmt: skip
+        self._gateway = Process(
+            "The gateway",
+            [sys.executable, "-m", "fedgraft.deployment.gateway", folder.path],
+            environment,
+            folder.path / "logs" / "gateway.log",
+        )
 
     @property
     def processes(self) -> list[Process]:
-        """The SuperLink and its SuperExec."""
-        return [self._superlink, self._superexec]
+        """The SuperLink, its SuperExec and the gateway."""
+        return [self._superlink, self._superexec, self._gateway]
 
     def start(self) -> None:
-        """Start both and register the keys of the admitted sites.
+        """Start all and register the keys of the admitted sites.
 
         Raises:
             UserError: the port is taken.
@@ -70,6 +77,8 @@ class RunningServer:
         self._start()
         for key in self.folder.admitted():
             register_key(self.folder, key)
+        self._gateway.start()
+        self._gateway.wait_until(lambda: answers(self.folder.port, self.folder.authority), _READY_SECONDS)
 
     def supervise(self) -> None:
         """Restart what has ended; the SuperLink restores its state from its database.
@@ -84,26 +93,40 @@ class RunningServer:
         elif (status := self._superexec.ended) is not None:
             _log.warning("%s ended with status %d and is restarted", self._superexec.name, status)
             self._superexec.start()
+        if (status := self._gateway.ended) is not None:
+            _log.warning("%s ended with status %d and is restarted", self._gateway.name, status)
+            self._gateway.start()
 
     def stop(self) -> None:
-        """Stop both, and with them what they started."""
+        """Stop all, and with them what they started."""
+        self._gateway.stop()
         self._superexec.stop()
         self._superlink.stop()
 
     def _start(self) -> None:
         self._superlink.start()
-        self._superlink.wait_until(lambda: answers(self.folder.port, self.folder.authority), _READY_SECONDS)
+        self._superlink.wait_until(lambda: answers(self.folder.superlink_port, self.folder.authority), _READY_SECONDS)
         self._superexec.start()
 
 
 def register_key(folder: ServerFolder, key: Path) -> None:
     """Register a site's key with a running SuperLink, unless it knows the key; raises RunFailed if it refuses."""
-    command = ["flwr", "supernode", "register", str(key), folder.write_connection(), "--name", key.stem]
-    environment = flower_environment(folder.path / "flwr")
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    words = ["supernode", "register", str(key), folder.write_connection(), "--name", key.stem]
+    done = subprocess.run(
+        guarded("flwr") + words, env=_operator(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     output = done.stdout + done.stderr
     if done.returncode and "already in use" not in output:
         raise RunFailed(f"The SuperLink does not accept the key {key}: {output.strip()}")
+
+
+def _secrets(folder: ServerFolder) -> dict[str, str]:
+    return {OPERATOR_FILE: str(folder.operator_secret), GATEWAY_FILE: str(folder.gateway_secret)}
+
+
+def _operator(folder: ServerFolder) -> dict[str, str]:
+    """The environment of Flower's commands as the server's operator gives them."""
+    return {**flower_environment(folder.path / "flwr"), **_secrets(folder)}
 
 
 def submit(folder: ServerFolder, settings: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -112,10 +135,10 @@ def submit(folder: ServerFolder, settings: Path, log: IO[bytes]) -> subprocess.P
     Args:
         settings: a flat TOML file for `flwr run --run-config`.
     """
-    app = folder.write_app(__version__)
+    words = ["run", str(folder.app), folder.write_connection(), "--stream", "--run-config", str(settings)]
     return subprocess.Popen(
-        ["flwr", "run", str(app), folder.write_connection(), "--stream", "--run-config", str(settings)],
-        env=flower_environment(folder.path / "flwr"),
+        guarded("flwr") + words,
+        env=_operator(folder),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -124,7 +147,7 @@ def submit(folder: ServerFolder, settings: Path, log: IO[bytes]) -> subprocess.P
 
 def is_running(folder: ServerFolder) -> bool:
     """Whether this machine runs the server of a folder."""
-    return answers(folder.port, folder.authority)
+    return answers(folder.superlink_port, folder.authority)
 
 
 def answers(port: int, authority: Path | None) -> bool:

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+import socket
+import ssl
 import sys
 import tempfile
 import time
@@ -9,13 +11,16 @@ from pathlib import Path
 
 from fedgraft.client.worker_status import clear_status, last_pulse, running_task
 from fedgraft.core.errors import RunFailed, UserError
-from fedgraft.deployment.processes import Process, flower_environment, free_port
+from fedgraft.core.files import free_port
+from fedgraft.deployment.processes import Process, flower_environment, guarded
+from fedgraft.flower.guarded import APP_SHA256, CERTIFICATE, PRIVATE_KEY, app_sha256
 from fedgraft.runs.site_folder import SiteFolder
 
 _AGAIN_SECONDS = 5.0
 """Between a SuperNode's attempts to connect."""
 _RETURN_SECONDS = 150.0
 """A SuperLink considers a vanished SuperNode connected for a minute, and refuses the same key meanwhile."""
+_ANSWER_SECONDS = 10.0
 _SILENT_SECONDS = 45.0
 """Without a sign of life from a worker, which gives one every two seconds."""
 _REASONS = {
@@ -47,12 +52,18 @@ class RunningSite:
     def __init__(
         self, folder: SiteFolder, server: str, authority: Path, worker_module: str = "fedgraft.client.worker"
     ) -> None:
-        self.folder = folder
+        self.folder, self._server, self._authority = folder, server, authority
         if not authority.is_file():
             raise UserError(f"The certificate {authority} does not exist; it is ca.pem in the server's folder.")
+        if not folder.certificate.is_file():
+            raise UserError(
+                f"The site's certificate {folder.certificate} does not exist; `fedgraft server admit` issues it, as "
+                f"admitted/{folder.settings.name}.pem in the server's folder."
+            )
         self._status = Path(tempfile.mkdtemp(prefix="fedgraft-"))
         address = f"unix:{self._status / 'worker'}"
         environment = flower_environment(folder.path / "flwr")
+        identity = {CERTIFICATE: str(folder.certificate), PRIVATE_KEY: str(folder.tls_key)}
         name, logs, runtime, secret = folder.settings.name, folder.logs, free_port(), folder.write_secret()
         self.worker = Process(
             f"The worker of {name!r}",
@@ -63,7 +74,7 @@ class RunningSite:
         self.supernode = Process(
             f"The SuperNode of {name!r}",
             [
-                "flower-supernode",
+                *guarded("flower-supernode"),
                 "--superlink", server,
                 "--root-certificates", authority,
                 "--auth-supernode-private-key", folder.private_key,
@@ -73,18 +84,18 @@ class RunningSite:
                 "--superexec-auth-secret-file", secret,
                 "--node-config", f'worker="{address}"',
             ],
-            environment,
+            {**environment, **identity},
             logs / "supernode.log",
         )  # fmt: skip
         self.superexec = Process(
             f"The SuperExec of {name!r}",
             [
-                "flower-superexec",
+                *guarded("flower-superexec"),
                 "--insecure",
                 "--runtime-api-address", f"127.0.0.1:{runtime}",
                 "--superexec-auth-secret-file", secret,
             ],
-            environment,
+            {**environment, APP_SHA256: app_sha256(folder.app)},
             logs / "superexec.log",
         )  # fmt: skip
         self._away_since: float | None = None
@@ -125,6 +136,8 @@ class RunningSite:
             self._start_supernode()
         elif "SuperNode ID:" in news:
             self._away_since = None
+        elif "Connection attempt failed" in news:
+            self._check_certificate()
 
     def stop(self) -> None:
         """Stop all processes."""
@@ -163,6 +176,30 @@ class RunningSite:
         if now >= self._again:
             self._again = now + _AGAIN_SECONDS
             self._start_supernode()
+
+    def _check_certificate(self) -> None:
+        """Raise RunFailed if the server closes a connection without an answer once it has seen the certificate."""
+        context = ssl.create_default_context(cafile=str(self._authority))
+        context.load_cert_chain(self.folder.certificate, self.folder.tls_key)
+        host, _, port = self._server.rpartition(":")
+        try:
+            plain = socket.create_connection((host, int(port)), _ANSWER_SECONDS)
+            connection = context.wrap_socket(plain, server_hostname=host)
+        except OSError:
+            return  # the server is down, or its own certificate is wrong, which the SuperNode says
+        with connection:
+            try:
+                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                refused = not connection.recv(1)
+            except (ssl.SSLError, ConnectionError):
+                refused = True
+            except OSError:
+                refused = False
+        if refused:
+            raise RunFailed(
+                f"The server does not accept the certificate {self.folder.certificate}: it was issued by another "
+                "server, or has been revoked."
+            )
 
     def _start_supernode(self) -> None:
         self.superexec.kill()  # and with it processes for messages that nobody waits for any more

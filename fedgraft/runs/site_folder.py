@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import new_private_folder, secret_file, write_private, write_text
+from fedgraft.runs.flower_app_folder import write_app
 
 
 class SiteSettings(BaseModel):
@@ -87,6 +88,26 @@ class SiteFolder:
     def public_key(self) -> Path:
         """The public key's file."""
         return self.path / "keys" / "site.pub"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that the server issued for the public key."""
+        return self.path / "site.pem"
+
+    @property
+    def tls_key(self) -> Path:
+        """The private key in the format that TLS libraries read, made from the other where missing."""
+        path = self.path / "keys" / "site.pem"
+        if not path.exists():
+            key = serialization.load_ssh_private_key(self.private_key.read_bytes(), password=None)
+            pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+            write_private(path, key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+        return path
+
+    @property
+    def app(self) -> Path:
+        """The folder of the one Flower app that the site runs."""
+        return write_app(self.path / "app")
 
     def write_secret(self) -> Path:
         """The file of the secret that SuperNode and SuperExec share."""

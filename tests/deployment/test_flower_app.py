@@ -21,9 +21,9 @@ from flwr.serverapp import Grid
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
+from fedgraft.core.files import free_port
 from fedgraft.core.observer import Observer
 from fedgraft.deployment.flower_app import server_app
-from fedgraft.deployment.processes import free_port
 from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
 from fedgraft.testing.grids import FakeGrid, Said

@@ -13,6 +13,7 @@ import pytest
 
 from fedgraft.client.worker_status import clear_status, last_pulse, report_task, running_task, start_pulse
 from fedgraft.core.errors import RunFailed
+from fedgraft.deployment.local import admit_here
 from fedgraft.deployment.processes import _group_lives
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.runs.server_folder import ServerFolder
@@ -26,7 +27,9 @@ SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 def site(tmp_path: Path) -> Iterator[RunningSite]:
     """A site all of whose processes only sleep."""
     server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], 1)
-    running = RunningSite(SiteFolder.create(tmp_path / "north", "north"), "127.0.0.1:1", server.authority)
+    folder = SiteFolder.create(tmp_path / "north", "north")
+    admit_here(server, folder)
+    running = RunningSite(folder, "127.0.0.1:1", server.authority)
     for process in running.processes:
         process.command = SLEEPS
     running.start()

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,8 +18,8 @@ import pytest
 
 from fedgraft import UserError
 from fedgraft.core.errors import RunFailed
-from fedgraft.deployment.local import SiteStatus, up
-from fedgraft.deployment.processes import free_port
+from fedgraft.core.files import free_port
+from fedgraft.deployment.local import SiteStatus, admit_here, up
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.runs.personal_state import PersonalState
@@ -37,20 +38,23 @@ class Deployed:
     out: Path
     summary: dict[str, Any]
     killed: list[str]
+    commands: set[str]
 
 
 @pytest.fixture(scope="module")
 def deployed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployed:
     """Two sites, three rounds."""
     killed: list[str] = []
+    commands: set[str] = set()
 
     def kill_a_worker_once(sites: list[SiteStatus]) -> None:
+        commands.update(_commands())
         if not killed and sites[0].rounds >= 1:
             killed.append(sites[0].name)
             os.kill(sites[0].pids[0], signal.SIGKILL)
 
     out = tmp_path_factory.mktemp("deployment") / "up"
-    return Deployed(out, up(images, SETTINGS, out, kill_a_worker_once), killed)
+    return Deployed(out, up(images, SETTINGS, out, kill_a_worker_once), killed, commands)
 
 
 def test_a_deployment_learns_survives_a_killed_worker_and_leaves_nothing(deployed: Deployed) -> None:
@@ -75,6 +79,14 @@ def test_a_deployment_learns_survives_a_killed_worker_and_leaves_nothing(deploye
     assert _processes_of(out) == []
 
 
+def test_no_process_list_shows_a_token(deployed: Deployed) -> None:
+    apps = [command for command in deployed.commands if re.search(r"guarded flwr-(client|server)app", command)]
+    assert {"flwr-clientapp", "flwr-serverapp"} == {
+        word for command in apps for word in command.split() if word.endswith("app")
+    }
+    assert not [command for command in deployed.commands if "--token" in command]
+
+
 def test_a_finished_deployment_typed_again_trains_nothing_and_its_sites_are_taken_at_once(
     deployed: Deployed, images: Path
 ) -> None:
@@ -90,12 +102,13 @@ def test_a_finished_deployment_typed_again_trains_nothing_and_its_sites_are_take
 
 
 def test_who_is_refused_by_a_server_and_why(images: Path, tmp_path: Path) -> None:
-    """No key, a wrong key, another server's certificate, a clock that is two hours ahead, plain HTTP."""
+    """No certificate, another server's, no key, a removed key, a clock that is two hours ahead, plain HTTP."""
     server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
     other = ServerFolder.create(tmp_path / "other", ["127.0.0.1"], free_port())
     north = SiteFolder.create(tmp_path / "north", "north", images)
     stranger = SiteFolder.create(tmp_path / "stranger", "stranger", images)
-    server.folder.admit(north.public_key)
+    admit_here(server.folder, north)
+    admit_here(other, stranger)
     (tmp_path / "ahead").mkdir()
     (tmp_path / "ahead" / "sitecustomize.py").write_text(_TWO_HOURS_AHEAD)
 
@@ -118,6 +131,13 @@ def test_who_is_refused_by_a_server_and_why(images: Path, tmp_path: Path) -> Non
 
     try:
         server.start()
+        refused(
+            stranger,
+            server.folder.authority,
+            lambda site: None,
+            "does not accept the certificate .*issued by another server, or has been revoked",
+        )
+        admit_here(server.folder, stranger)  # while the server runs, but without registering its key
         refused(stranger, server.folder.authority, lambda site: None, "has not admitted the site's key")
         refused(north, other.authority, lambda site: None, "its ca.pem is not the server's")
         refused(north, server.folder.authority, without_key, "admits only sites with a key")
@@ -149,6 +169,7 @@ def test_a_site_that_is_stopped_leaves_no_process_and_no_socket(
 ) -> None:
     server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port())
     site = SiteFolder.create(tmp_path / "north", "north", images)
+    admit_here(server, site)
     command = [sys.executable, "-m", "fedgraft", "site", "start", str(site.path), "--server", "127.0.0.1:1"]
     sockets = tmp_path / "sockets"
     sockets.mkdir()
@@ -195,9 +216,14 @@ def _wait_for_refusal(site: RunningSite) -> None:
     while time.monotonic() < deadline:
         if site.supernode.ended is not None:
             site._reconnect(site.supernode.ended)
+        elif "Connection attempt failed" in site.supernode.new_output():
+            site._check_certificate()
         time.sleep(0.2)
 
 
+def _commands() -> list[str]:
+    return subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def _processes_of(folder: Path) -> list[str]:
-    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if str(folder) in line]
+    return [command for command in _commands() if str(folder) in command]

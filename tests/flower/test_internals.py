@@ -3,6 +3,7 @@
 import ast
 import math
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,28 @@ def test_the_noise_of_count_and_sum_together_costs_what_the_multiplier_alone_doe
     deviation, multiplier = internals.adaptive_noise(1.5, 40, 2.0)
     assert deviation == 2.0
     assert multiplier**-2 + (2 * deviation) ** -2 == pytest.approx(1.5**-2)
+
+
+# --- Flower's own processes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", internals.COMMANDS)
+def test_flowers_commands_are_where_they_were(name: str) -> None:
+    assert callable(internals.flower_command(name))
+
+
+@pytest.mark.parametrize("module", internals.RUNTIMES.values())
+def test_an_app_is_checked_before_it_is_installed(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`install_from_fab` of the modules that run apps."""
+    runtime, installed = import_module(module), []
+    monkeypatch.setattr(runtime, "install_from_fab", lambda content, *more: installed.append(content))
+
+    def check(content: bytes) -> None:
+        if content != b"known":
+            raise PermissionError
+
+    internals.install_apps_after(check, module)
+    with pytest.raises(PermissionError):
+        runtime.install_from_fab(b"foreign", None)
+    runtime.install_from_fab(b"known", None)
+    assert installed == [b"known"]
