@@ -7,8 +7,10 @@ import click
 import typer
 
 from fedgraft.cli import listings, runs
-from fedgraft.cli.deploy import run, server_app, site_app, up
+from fedgraft.cli.deploy import run, up
 from fedgraft.cli.edge import device_app, export
+from fedgraft.cli.server import server_app
+from fedgraft.cli.site import site_app
 from fedgraft.cli.ticket import edge_report, ticket_app
 from fedgraft.core.errors import RunFailed, UserError
 
