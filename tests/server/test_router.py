@@ -57,7 +57,8 @@ class NamedNodes(Nodes):
         name = self._says[message.metadata.dst_node_id]
         if isinstance(name, Error):
             return name
-        return RecordDict({HELLO: ConfigRecord({"name": name})} if name else {SITES: MetricRecord({SITES: [0]})})
+        hello = ConfigRecord({"name": name, "version": "0.2", "fingerprint": "abc"} if name else {})
+        return RecordDict({HELLO: hello} if name else {SITES: MetricRecord({SITES: [0]})})
 
 
 def _router(grid: FakeGrid, answer_seconds: float = 60.0) -> Router:
