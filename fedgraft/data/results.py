@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedgraft.core.errors import UserError
+
 Row = dict[str, Any]
 Results = dict[str, Any]
 Colour = Literal["", "blue", "orange", "green", "purple", "sky", "red", "muted"]
@@ -48,8 +50,11 @@ def evaluated_rounds(rows: Sequence[Row]) -> list[int]:
 
 
 def scope_row(rows: Sequence[Row], server_round: int, scope: str) -> Row:
-    """The row of a scope after a round."""
-    return next(row for row in rows if row["round"] == server_round and row["scope"] == scope)
+    """The row of a scope after a round; raises UserError if there is none."""
+    for row in rows:
+        if row["round"] == server_round and row["scope"] == scope:
+            return row
+    raise UserError(f"metrics.jsonl has no row of the scope {scope!r} after round {server_round}; rows are missing.")
 
 
 def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:

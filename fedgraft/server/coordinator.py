@@ -170,6 +170,8 @@ class _FoldRun:
     def _restore(self, initial: Arrays) -> tuple[Arrays, State, int]:
         """The state to continue from; rows of later rounds and of an unfinished evaluation are dropped."""
         checkpoint = self._directory.checkpoints.newest(self._number, self._job.fingerprint)
+        if checkpoint is not None:
+            checkpoint.require_shapes({name: array.shape for name, array in initial.items()})
         first = checkpoint.round if checkpoint else 0
         kept = [row for row in self._directory.rows() if row["fold"] != self._fold.name or row["round"] < first]
         self._directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
