@@ -24,9 +24,10 @@ def plain(text: object, length: int = _SENTENCE_LENGTH) -> str:
     spaced = "".join(" " if character.isspace() else character for character in start)
     kept = "".join(character for character in spaced if unicodedata.category(character)[0] != "C")
     line = " ".join(kept.translate(_NO_MARKUP).split())
-    if len(line) > length or len(text) > len(start):
-        line = line[: length - 3].rstrip() + "..."
-    return line or _UNREADABLE
+    if not line:
+        return _UNREADABLE
+    whole = len(line) <= length and len(text) == len(start)
+    return line if whole else line[: length - 3].rstrip() + "..."
 
 
 def name_problem(name: object) -> str | None:

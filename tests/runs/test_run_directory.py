@@ -16,7 +16,9 @@ FINGERPRINT = "a" * 64
 
 def _checkpoint(server_round: int, fold: int = 0) -> Checkpoint:
     arrays = {"sigma": np.full((1, 2, 3), server_round, np.float32)}
-    return Checkpoint(fold, server_round, arrays, [{"round": server_round, "fold": None, "scope": "train", "sites": []}])
+    return Checkpoint(
+        fold, server_round, arrays, [{"round": server_round, "fold": None, "scope": "train", "sites": []}]
+    )
 
 
 def test_the_newest_and_every_tenth_checkpoint_stay(tmp_path: Path) -> None:
