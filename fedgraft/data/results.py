@@ -63,16 +63,18 @@ def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:
 
 
 def mean_of_last(rows: Sequence[Row], count: int, results: Callable[[int], dict[str, Any]]) -> Results:
-    """The mean of each of a round's results over the last `count` evaluated rounds."""
-    each = [results(server_round) for server_round in evaluated_rounds(rows)[-count:]]
+    """The mean of each of a round's results over the last `count` evaluated rounds; raises UserError without any."""
+    if not (rounds := evaluated_rounds(rows)):
+        raise UserError("metrics.jsonl has no evaluated round; rows are missing.")
+    each = [results(server_round) for server_round in rounds[-count:]]
     return {key: float(np.mean([one[key] for one in each])) for key in each[0]}
 
 
 def site_results(rows: Sequence[Row], count: int) -> Results:
-    """The sites' accuracy on their own test images, the scope "personal"."""
+    """The sites' accuracy on their own test images, the scope "personal"; not a number where no site has any."""
 
     def results(server_round: int) -> dict[str, Any]:
-        sites = list(scope_row(rows, server_round, "personal")["sites"].values())
+        sites = list(scope_row(rows, server_round, "personal")["sites"].values()) or [float("nan")]
         return {"accuracy": np.mean(sites), "worst_site": np.min(sites), "std": np.std(sites)}
 
     return mean_of_last(rows, count, results)

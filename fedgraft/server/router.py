@@ -60,7 +60,10 @@ class Router:
         def receive(reply: Message) -> None:
             if reply.has_error():
                 raise RunFailed(f"A site could not start: {plain(reply.error.reason)}")
-            claims.extend((site, reply.metadata.src_node_id) for site in sites_of(reply.content))
+            try:
+                claims.extend((site, reply.metadata.src_node_id) for site in sites_of(reply.content))
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunFailed("A node does not say which sites it holds.") from error
 
         self._ask_nodes(content, receive, lambda: len(claims) >= count)
         if len(claims) < count:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.randomness import public_key
+from fedgraft.data.results import site_results
 from fedgraft.data.split import Scope
 from fedgraft.flower.internals import record_bytes, record_from_bytes
 from fedgraft.flower.messages import (
@@ -336,3 +337,8 @@ def test_a_reason_of_an_entry_is_never_longer_than_a_line() -> None:
     (entry,) = _concluded(content)[0].left_out
     assert len(entry.reason) < 400
     assert dataclasses.asdict(entry)["site"] == BAD
+
+
+def test_a_run_in_which_nobody_has_a_test_image_still_has_a_result() -> None:
+    rows = [{"round": 0, "fold": None, **summary.evaluation_row({"round": 0}, "personal", {0: (0, 0), 1: (0, 0)})}]
+    assert all(math.isnan(value) for value in site_results(rows, 1).values())

@@ -186,6 +186,15 @@ def test_a_site_twice_or_unknown_is_refused(held: dict[int, list[int]]) -> None:
         _found(Nodes(held), 2)
 
 
+def test_a_node_that_does_not_say_what_it_holds_is_told_as_that() -> None:
+    class Mute(Nodes):
+        def said(self, message: Message) -> Said:
+            return RecordDict()
+
+    with pytest.raises(RunFailed, match="does not say which sites it holds"):
+        _found(Mute({70: [0]}), 1)
+
+
 def test_a_wait_ends_when_the_run_is_stopped() -> None:
     stopping = threading.Event()
     stopping.set()
