@@ -28,7 +28,7 @@ from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError, reason_of
 from fedgraft.data.sources.folder import open_site_images
 from fedgraft.flower.internals import record_bytes, record_from_bytes
-from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
+from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, IMAGES, JOB, Job
 from fedgraft.methods.plan import Plan
 from fedgraft.runs.site_folder import SiteFolder
 
@@ -83,10 +83,13 @@ class Worker:
         job = Job.from_record(content.config_records[JOB])
         run = self._run_of(job)
         require_fingerprint(run, job)
-        hello = {"name": self._site.settings.name, "version": __version__, "fingerprint": run.backbone.fingerprint}
-        answer = RecordDict({HELLO: ConfigRecord({**hello})})
+        hello = ConfigRecord(
+            {"name": self._site.settings.name, "version": __version__, "fingerprint": run.backbone.fingerprint}
+        )
+        answer = RecordDict({HELLO: hello})
         if self._site.settings.share_counts:
             counts = Counter(run.split.class_names[label] for label in run.split.labels)
+            hello[IMAGES] = len(run.split.labels)
             answer[CLASS_COUNTS] = MetricRecord(dict(sorted(counts.items())))
         return answer
 

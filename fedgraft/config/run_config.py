@@ -41,6 +41,15 @@ class RunConfig(BaseModel):
     resend_seconds: float = Field(
         default=120.0, gt=0, description="how long before an unanswered message is resent to a deployed site; doubles"
     )
+    max_site_images: int = Field(
+        default=1_000_000, ge=1, description="the most images that a deployed site may count in an answer"
+    )
+    max_site_share: float = Field(
+        default=1.0, gt=0, le=1, description="the most that one site may weigh in a weighted mean; 1 for no limit"
+    )
+    norm_bound: float = Field(
+        default=10.0, ge=0, description="times the usual norm at which a deployed site's update is cut; 0 for never"
+    )
     eval_every: int = Field(
         default=1, ge=1, description="rounds between evaluations; the last round is always evaluated"
     )

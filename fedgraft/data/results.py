@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fedgraft.core.errors import UserError
+
 Row = dict[str, Any]
 Results = dict[str, Any]
 Colour = Literal["", "blue", "orange", "green", "purple", "sky", "red", "muted"]
@@ -48,8 +50,11 @@ def evaluated_rounds(rows: Sequence[Row]) -> list[int]:
 
 
 def scope_row(rows: Sequence[Row], server_round: int, scope: str) -> Row:
-    """The row of a scope after a round."""
-    return next(row for row in rows if row["round"] == server_round and row["scope"] == scope)
+    """The row of a scope after a round; raises UserError if there is none."""
+    for row in rows:
+        if row["round"] == server_round and row["scope"] == scope:
+            return row
+    raise UserError(f"metrics.jsonl has no row of the scope {scope!r} after round {server_round}; rows are missing.")
 
 
 def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:
@@ -58,16 +63,18 @@ def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:
 
 
 def mean_of_last(rows: Sequence[Row], count: int, results: Callable[[int], dict[str, Any]]) -> Results:
-    """The mean of each of a round's results over the last `count` evaluated rounds."""
-    each = [results(server_round) for server_round in evaluated_rounds(rows)[-count:]]
+    """The mean of each of a round's results over the last `count` evaluated rounds; raises UserError without any."""
+    if not (rounds := evaluated_rounds(rows)):
+        raise UserError("metrics.jsonl has no evaluated round; rows are missing.")
+    each = [results(server_round) for server_round in rounds[-count:]]
     return {key: float(np.mean([one[key] for one in each])) for key in each[0]}
 
 
 def site_results(rows: Sequence[Row], count: int) -> Results:
-    """The sites' accuracy on their own test images, the scope "personal"."""
+    """The sites' accuracy on their own test images, the scope "personal"; not a number where no site has any."""
 
     def results(server_round: int) -> dict[str, Any]:
-        sites = list(scope_row(rows, server_round, "personal")["sites"].values())
+        sites = list(scope_row(rows, server_round, "personal")["sites"].values()) or [float("nan")]
         return {"accuracy": np.mean(sites), "worst_site": np.min(sites), "std": np.std(sites)}
 
     return mean_of_last(rows, count, results)

@@ -22,6 +22,7 @@ from fedgraft.config.settings import merged, sorted_into_tables
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.data.sources.source import find_source
+from fedgraft.flower.internals import take_replies_by_envelope
 from fedgraft.reports import write_report
 
 __all__ = ["client_app", "server_app"]
@@ -67,6 +68,7 @@ def _run(grid: Grid, config: RunConfig, out: Path, lock_seconds: float = 0.0) ->
     if coordinator is None:
         _log.info("fedgraft: the run in %s is finished; give another out for a new one", out)
     else:
+        take_replies_by_envelope()
         coordinator.run(grid)
     _log.info("fedgraft: wrote %s", write_report(out))
 

@@ -96,6 +96,9 @@ class TrainedRun:
         adapter = self.plan.adapter(vocabulary, self.site, self.fold, self.round)
         if self.checkpoint is None:
             return adapter
+        if labels is None:
+            state = adapter.server_state()
+            self.checkpoint.require_shapes({name: tuple(value.shape) for name, value in state.items()})
         shared = {name: torch.from_numpy(array.copy()) for name, array in self.checkpoint.arrays.items()}
         values = {**shared, **self._personal(adapter)}
         shapes = {name: value.shape for name, value in {**adapter.server_state(), **adapter.personal()}.items()}

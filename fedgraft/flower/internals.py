@@ -4,13 +4,19 @@ tests/flower/test_internals.py names what breaks here when Flower moves somethin
 """
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto, recorddict_from_proto, recorddict_to_proto
+from flwr.common.serde import (
+    message_from_proto,
+    message_to_proto,
+    recorddict_from_proto,
+    recorddict_to_proto,
+)
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
@@ -25,6 +31,8 @@ LOST_CODES = frozenset(
     }
 )
 """Errors that Flower returns in place of a site that may still be there, or come back."""
+UNREADABLE = 101
+"""Error code of a reply that cannot be read; Flower's own codes are lower."""
 COMMANDS = {
     "flwr": "flwr.cli.app:app",
     "flower-superlink": "flwr.superlink.cli.flower_superlink:flower_superlink",
@@ -72,6 +80,56 @@ def identify(run: int, node: int) -> None:
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, node
+
+
+def take_replies_by_envelope() -> None:
+    """Let the grid of this process take a reply's sender, and what it replies to, from its envelope.
+
+    Flower takes them from the content, which the site has written, where the SuperLink has compared only the envelope
+    with the message that was sent; and a content that cannot be read raises an exception there, after other replies
+    have been fetched and are lost with it. Here such a reply is an error of its site.
+    """
+    from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+    from flwr.proto.runtime_pb2 import PullAppMessagesRequest
+    from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+    from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+    from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, pull_objects
+    from flwr.superlink.grid.http_grid import HttpGrid
+
+    def pulled(self: HttpGrid, message_ids: Iterable[str]) -> list[Message]:
+        client, node, run = self._runtime_client, self.node, self.run.run_id
+        fetch = make_pull_object_fn_protobuf(pull_object_protobuf=client.PullObject, node=node, run_id=run)
+        replies = client.PullMessages(PullAppMessagesRequest(message_ids=message_ids))
+        received = []
+        for envelope, tree in zip(replies.messages_list, replies.message_object_trees, strict=True):
+            metadata = message_from_proto(envelope).metadata
+            try:
+                objects = pull_objects([each.object_id for each in iterate_object_tree(tree)], fetch)
+            except ObjectPullError as error:
+                received.append(make_message(metadata, error=Error(ErrorCode.MESSAGE_UNAVAILABLE, str(error))))
+                continue
+            client.ConfirmMessageReceived(
+                ConfirmMessageReceivedRequest(node=node, run_id=run, message_object_id=metadata.message_id)
+            )
+            received.append(_opened(metadata, objects))
+        return received
+
+    HttpGrid.pull_messages = pulled  # type: ignore[method-assign]
+
+
+def _opened(metadata: Metadata, objects: dict[str, bytes]) -> Message:
+    """A reply of its objects, under the metadata of its envelope; an error where they are no message."""
+    from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+    try:
+        inner = inflate_object_from_contents(metadata.message_id, objects)
+        if isinstance(inner, Message) and inner.has_error():
+            return make_message(metadata, error=Error(int(inner.error.code), str(inner.error.reason)))
+        if isinstance(inner, Message) and isinstance(inner.content, RecordDict):
+            return make_message(metadata, inner.content)
+    except Exception:  # whatever a site has sent, it is only its own answer that is lost
+        pass
+    return make_message(metadata, error=Error(UNREADABLE, "its answer cannot be read: it is no message of Flower's"))
 
 
 def gaussian_epsilon(noise_multiplier: float, releases: int, delta: float) -> float:

@@ -1,6 +1,7 @@
 """What travels between server and sites, as Flower records: the job, shared arrays, counts and metrics."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from fedgraft import __version__
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
+from fedgraft.core.plain_text import plain
+from fedgraft.flower.array_data import read_array
 from fedgraft.flower.internals import record_bytes
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -19,7 +22,7 @@ JOB, SHARED, METRICS, COUNTS = "job", "shared", "metrics", "counts"
 MEASURED, UNMEASURED = "measured", "unmeasured"
 """Records of a training answer for the evaluation requested with it: its counts, or why there are none."""
 SITES, FAILURES = "sites", "failures"
-HELLO, CLASS_COUNTS = "hello", "class-counts"
+HELLO, CLASS_COUNTS, IMAGES = "hello", "class-counts", "images"
 NUM_EXAMPLES = "num-examples"
 
 
@@ -97,8 +100,8 @@ def to_array_record(arrays: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
 
 
 def from_array_record(record: ArrayRecord) -> Arrays:
-    """The arrays of a Flower record, in sorted order."""
-    return {name: record[name].numpy() for name in sorted(record)}
+    """The arrays of a Flower record, in sorted order; raises ValueError where one is not what it claims to be."""
+    return {name: read_array(plain(name), record[name]) for name in sorted(record)}
 
 
 def wire_size(content: RecordDict) -> int:
@@ -126,15 +129,35 @@ def pack(answers: Mapping[int, RecordDict | str]) -> RecordDict:
     return RecordDict({**records, FAILURES: ConfigRecord(failures)})  # type: ignore[arg-type]
 
 
-def unpack(content: RecordDict) -> dict[int, RecordDict | str]:
-    """The answers that `pack` combined, by site; raises ValueError if a record's name does not begin with a site."""
+def unpack(content: RecordDict, sites: Sequence[int] | None = None) -> dict[int, RecordDict | str]:
+    """The answers that `pack` combined, or for each site the reason why it has none; never raises.
+
+    A node with a record that belongs to none of its sites has an answer for none of them: what else it says cannot be
+    trusted either.
+
+    Args:
+        sites: those that the node was asked for; by default those that it names itself.
+    """
+    own = {str(site): site for site in (_named_sites(content) if sites is None else sites)}
     answers: dict[int, RecordDict | str] = {}
     for name, record in content.items():
-        if name == FAILURES:
-            continue
-        site, _, rest = name.partition("/")
-        answer = answers.setdefault(int(site), RecordDict())
-        assert isinstance(answer, RecordDict)
-        answer[rest] = record
-    failures = content.config_records.get(FAILURES, ConfigRecord())
-    return {**answers, **{int(site): str(reason) for site, reason in failures.items()}}
+        key, _, rest = name.partition("/")
+        if name == FAILURES and isinstance(record, ConfigRecord) and record.keys() <= own.keys():
+            answers.update({own[key]: _failure(reason) for key, reason in record.items()})
+        elif key in own and rest:
+            answer = answers.setdefault(own[key], RecordDict())
+            if isinstance(answer, RecordDict):
+                answer[rest] = record
+        else:
+            return dict.fromkeys(own.values(), f"its node's answer has the record {plain(name, 64)!r}, of no site")
+    return {site: answers.get(site, "its node did not answer for it") for site in own.values()}
+
+
+def _failure(reason: object) -> str:
+    return plain(reason) if isinstance(reason, str) else "it failed and gave no reason"
+
+
+def _named_sites(content: RecordDict) -> list[int]:
+    names = {name.partition("/")[0] for name in content if name != FAILURES}
+    failed = content.config_records.get(FAILURES, ConfigRecord())
+    return sorted(int(name) for name in names | set(failed) if re.fullmatch(r"[0-9]{1,9}", name))

@@ -15,7 +15,17 @@ from fedgraft.flower.messages import Arrays
 from fedgraft.methods.lora import CACHES, LoraAdapter, LoraOptions
 from fedgraft.methods.method import Method
 from fedgraft.strategies.answers import Answer, LeftOut
-from fedgraft.strategies.low_rank import A, B, LowRankRule, Products, checked_factors, maps_of, product, stacked
+from fedgraft.strategies.low_rank import (
+    A,
+    B,
+    LowRankRule,
+    Products,
+    checked_factors,
+    maps_of,
+    no_factors,
+    product,
+    stacked,
+)
 
 Matrix = NDArray[np.float64]
 
@@ -85,6 +95,10 @@ class TruncatingRule(LowRankRule):
         """Accept any rank that fits the maps."""
         shapes = {name: (len(previous[name + B]), previous[name + A].shape[1]) for name in maps_of(previous)}
         return checked_factors(answers, shapes)
+
+    def start(self, answer: Answer, previous: Arrays) -> Arrays:
+        """Nothing: the whole of the factors is the update."""
+        return no_factors(answer)
 
     def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What remains of the mean after truncation to the largest rank."""

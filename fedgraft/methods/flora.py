@@ -16,7 +16,17 @@ from fedgraft.methods.lora import CACHES, LoraOptions
 from fedgraft.methods.merging_lora import MergingAdapter
 from fedgraft.methods.method import Method
 from fedgraft.strategies.answers import Answer, LeftOut
-from fedgraft.strategies.low_rank import MERGED, A, B, LowRankRule, Products, checked_factors, maps_of, stacked
+from fedgraft.strategies.low_rank import (
+    MERGED,
+    A,
+    B,
+    LowRankRule,
+    Products,
+    checked_factors,
+    maps_of,
+    no_factors,
+    stacked,
+)
 
 
 class Flora(MergingAdapter):
@@ -49,6 +59,10 @@ class StackingRule(LowRankRule):
     def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
         """Accept any rank that fits the maps."""
         return checked_factors(answers, {name: previous[name + MERGED].shape for name in maps_of(previous)})
+
+    def start(self, answer: Answer, previous: Arrays) -> Arrays:
+        """Nothing: the whole of the factors is the update."""
+        return no_factors(answer)
 
     def effective_update(self, aggregated: Arrays, previous: Arrays) -> Products:
         """What was merged in this round."""

@@ -18,6 +18,7 @@ from fedgraft.core.files import stored_key, write_text
 from fedgraft.data.results import Row
 from fedgraft.data.split import Split
 from fedgraft.runs.checkpoints import Checkpoints
+from fedgraft.runs.run_files import KINDS, JsonObject, read_json, rows_of
 from fedgraft.runs.split_file import read_split, write_split
 
 _POLL_SECONDS = 0.2
@@ -163,15 +164,9 @@ class RunDirectory:
             os.fsync(file.fileno())
 
     def rows(self) -> list[Row]:
-        """All complete rows, without a line torn by a kill."""
+        """All complete rows, without a line torn by a kill; raises UserError if a line is no row."""
         path = self.path / "metrics.jsonl"
-        rows = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue
-        return rows
+        return list(rows_of(path, torn=True)) if path.exists() else []
 
     def replace_rows(self, rows: Iterable[Row]) -> None:
         """Rewrite metrics.jsonl."""
@@ -184,17 +179,16 @@ class RunDirectory:
         write_text(self.path / name, json.dumps(content, indent=2) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """What `write_json` wrote, or None."""
+        """What `write_json` wrote, or None; raises UserError if it holds anything that it cannot have written."""
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_json(path, KINDS.get(name, JsonObject)) if path.exists() else None
 
     def summary(self) -> dict[str, Any]:
-        """The content of summary.json; raises UserError if there is no finished run."""
-        try:
-            loaded: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.path} holds no finished run: summary.json cannot be read.") from error
-        return loaded
+        """The content of summary.json; raises UserError if there is no finished run, or the file is not whole."""
+        if not self.finished:
+            raise UserError(f"{self.path} holds no finished run: it has no summary.json.")
+        summary: dict[str, Any] = self.read_json("summary.json")
+        return summary
 
 
 def _locked(file: IO[str]) -> bool:

@@ -17,10 +17,11 @@ from typing import Self
 import tomli_w
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import new_private_folder, secret_file, write_private, write_text
+from fedgraft.core.plain_text import name_problem
 from fedgraft.runs.flower_app_folder import write_app
 
 
@@ -29,12 +30,19 @@ class SiteSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    name: str = Field(min_length=1, max_length=64, description="the site's name on the server")
+    name: str = Field(description="the site's name on the server")
     data: str = Field(default="", description="the folder of images: class/image or domain/class/image")
     backbone: str = Field(default="", description="the site's copy of the backbone, by default as the server names it")
     share_counts: bool = Field(default=True, description="whether the server learns the number of images per class")
     task_seconds: float = Field(default=3600.0, gt=0, description="a worker that takes longer over a message restarts")
     labels: dict[str, str] = Field(default_factory=dict, description="the federation's class for a folder's name")
+
+    @field_validator("name")
+    @classmethod
+    def _is_plain(cls, name: str) -> str:
+        if problem := name_problem(name):
+            raise ValueError(problem)
+        return name
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class SiteFolder:
     @classmethod
     def create(cls, path: Path, name: str, data: Path | None = None) -> Self:
         """Create the folder with new keys; raises UserError if it exists and is not empty."""
+        if problem := name_problem(name):
+            raise UserError(f"{problem[0].upper()}{problem[1:]}.")
         new_private_folder(path, "a site", ("keys", "state", "cache", "logs"))
         key = ec.generate_private_key(ec.SECP384R1())
         pem, openssh = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
@@ -70,7 +80,7 @@ class SiteFolder:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise UserError(f"{file}: {key!r} has the value {first['input']!r}: {first['msg']}.") from error
+            raise UserError(f"{file}: {key!r} has the value {str(first['input'])[:80]!r}: {first['msg']}.") from error
 
     @property
     def data(self) -> Path:

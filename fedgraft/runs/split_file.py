@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from safetensors.numpy import save
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_bytes
+from fedgraft.core.plain_text import plain
 from fedgraft.data.split import Fold, Scope, SiteShare, Split
 
 _HEADER = "deal"
@@ -41,9 +43,12 @@ def read_split(path: Path) -> Split:
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()[_HEADER])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _split(header, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except Exception as error:
-        raise UserError(f"The split {path} cannot be read: {error}") from error
+        raise UserError(f"The split {path} cannot be read: {plain(f'{type(error).__name__}: {error}')}") from error
+
+
+def _split(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Split:
     folds = tuple(
         Fold(
             fold["name"],

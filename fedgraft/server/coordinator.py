@@ -2,30 +2,31 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from flwr.app import MessageType, RecordDict
 
 from fedgraft.backbones import Backbone
 from fedgraft.core.errors import RunFailed, reason_of
 from fedgraft.core.observer import Observer
 from fedgraft.core.randomness import public_key
-from fedgraft.data.results import Row
 from fedgraft.data.split import Fold, Split
 from fedgraft.flower import messages
-from fedgraft.flower.messages import Arrays, Job, from_array_record, to_array_record, wire_size
+from fedgraft.flower.messages import Arrays, Job, to_array_record, wire_size
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
+from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.measurements import Measurements, evaluated, measured
 from fedgraft.server.rounds import RoundDriver
-from fedgraft.server.router import Reply, Router
+from fedgraft.server.router import Router
 from fedgraft.server.sender import Grid, Sender
+from fedgraft.server.site_bounds import SiteBounds, SplitBounds, ToldBounds
+from fedgraft.strategies.answers import LeftOut
 from fedgraft.strategies.components import State
 
 
@@ -53,6 +54,8 @@ class Coordinator:
         if plan.composition.needs_drift:
             self._monitor.require_sensitivity()
         self.job = Job(self.config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
+        self._told = ToldBounds(self.config, len(split.class_names))
+        self.names: dict[int, str] = {}
 
     def run(self, grid: Grid) -> None:
         """Run all folds, then write summary.json.
@@ -86,7 +89,10 @@ class Coordinator:
         seconds = time.monotonic() - began
         content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
         content["privacy"] = summary.privacy_account(self.plan, drivers)
+        content["often_left_out"] = summary.often_left_out(rows, self.names)
         self.directory.write_json("summary.json", content)
+        for entry in content["often_left_out"]:
+            self.observer.on_notice(summary.often_left_out_sentence(entry))
 
     def _found_sites(self, grid: Grid) -> Router:
         """A router that knows which node holds which site."""
@@ -105,25 +111,34 @@ class Coordinator:
         """Report who takes part and record it in sites.json, so that a site keeps its number in a resumed run."""
         known = self.directory.read_json("sites.json") or {}
         numbers = {name: entry["number"] for name, entry in known.items()}
-        greeting = router.greet(RecordDict({messages.JOB: self.job.to_record()}), self.config.sites, numbers)
+        content, read = RecordDict({messages.JOB: self.job.to_record()}), self._read_hello
+        greeting = router.greet(content, self.config.sites, numbers, read)
+        self.names |= {number: name for name, number in greeting.numbers.items()}
         for reason in greeting.refused:
             self.observer.on_notice(f"A site does not take part: {reason}.")
         for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
             self.observer.on_notice(f"The site {name!r} took part before and has not connected.")
         entries = {name: {**known.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
         for name, hello in greeting.hellos.items():
-            own = hello.config_records[messages.HELLO]
-            entries[name] |= {key: own[key] for key in ("version", "fingerprint")}
-            if messages.CLASS_COUNTS in hello.metric_records:
-                entries[name]["images"] = dict(hello.metric_records[messages.CLASS_COUNTS])
+            entries[name] |= {"version": hello.version, "fingerprint": hello.fingerprint}
+            if hello.class_counts:
+                entries[name]["images"] = hello.class_counts
+            self._told.note(greeting.numbers[name], hello.images)
             self.observer.on_notice(f"Site {greeting.numbers[name]} is {name!r}.")
         self.directory.write_json("sites.json", entries)
+
+    def _read_hello(self, content: RecordDict) -> Hello:
+        return read_hello(content, self.split.class_names, self.config.max_site_images)
 
     def _driver(self, fold: Fold) -> RoundDriver:
         """The fold's round driver; noise that protects a deployed site has a secret key."""
         secret = self.plan.protocol.deployed and self.plan.composition.privacy() is not None
         key = self.directory.noise_key() if secret else public_key(self.config.seed)
-        return RoundDriver(self.plan, fold.name or "", self.initial(), key, self._monitor.drift)
+        return RoundDriver(self.plan, fold.name or "", self.initial(), key, self._monitor.drift, self.bounds(fold))
+
+    def bounds(self, fold: Fold) -> SiteBounds:
+        """How many images the sites may count."""
+        return self._told if self.plan.protocol.deployed else SplitBounds(fold)
 
     def initial(self) -> Arrays:
         """What the server holds in round 0."""
@@ -139,6 +154,7 @@ class _FoldRun:
         self._router, self._driver, self._number, self._fold = router, driver, number, fold
         self._job = replace(coordinator.job, fold=number)
         self._rounds = self._plan.config.rounds if self._plan.method.trains else 0
+        self._bounds, self._names = coordinator.bounds(fold), coordinator.names
         self._reported: dict[str, float] = {}
         self._arrays, self._state, self._first = self._restore(coordinator.initial())
 
@@ -154,6 +170,8 @@ class _FoldRun:
     def _restore(self, initial: Arrays) -> tuple[Arrays, State, int]:
         """The state to continue from; rows of later rounds and of an unfinished evaluation are dropped."""
         checkpoint = self._directory.checkpoints.newest(self._number, self._job.fingerprint)
+        if checkpoint is not None:
+            checkpoint.require_shapes({name: array.shape for name, array in initial.items()})
         first = checkpoint.round if checkpoint else 0
         kept = [row for row in self._directory.rows() if row["fold"] != self._fold.name or row["round"] < first]
         self._directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
@@ -180,54 +198,50 @@ class _FoldRun:
         seconds = time.monotonic() - began
         rows = summary.training_rows(self._place(server_round), result, replies, wire_size(content), seconds)
         if measure:
-            self._report(earlier, summary.scope_counts(replies, messages.MEASURED), self._unmeasured(earlier, replies))
+            self._report(earlier, measured(replies, self._fold.scopes, self._bounds))
         self._arrays, self._state = result.arrays, result.state
         self._reported = {"loss": result.figures["loss"]}
         checkpoint = Checkpoint(self._number, server_round, result.arrays, rows, result.state)
         self._directory.checkpoints.save(checkpoint, self._job.fingerprint)
         self._directory.append(rows)
         for entry in result.left_out:
-            self._observer.on_site_left_out(server_round, entry.site, entry.reason)
+            self._observer.on_site_left_out(server_round, entry.site, self._named(entry))
+        for site, times in sorted(result.shortened.items()):
+            self._observer.on_notice(
+                f"Round {server_round}: the update of site {site} was {times:.1f} times the norm bound; it is cut."
+            )
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Evaluate every scope at every site; return the confusion counts in the last round."""
         job = replace(self._job, round=server_round, detailed=server_round == self._rounds)
         sites = range(self._plan.config.sites)
         replies = self._router.ask(MessageType.EVALUATE, self._content(job), sites)
-        failed = [self._left_out(server_round, reply.site, reply.error) for reply in replies if reply.content is None]
-        self._report(server_round, summary.scope_counts(replies, messages.METRICS), failed)
-        return self._confusions(replies) if job.detailed else {}
+        result = evaluated(sites, replies, self._fold.scopes, self._bounds, job.detailed)
+        self._report(server_round, result)
+        return self._confusions(result)
 
-    def _confusions(self, replies: Sequence[Reply]) -> dict[str, Any]:
+    def _confusions(self, result: Measurements) -> dict[str, Any]:
         """Confusion counts over all sites, with the class names of each scope."""
-        tables: dict[str, np.ndarray[Any, Any]] = {}
-        for reply in replies:
-            if reply.content is not None:
-                for scope, table in from_array_record(reply.content.array_records[messages.COUNTS]).items():
-                    tables[scope] = tables.get(scope, 0) + table.astype(np.int64)
         names = self._split.class_names
         spaces = {scope.name: [names[index] for index in scope.classes] for scope in self._fold.scopes}
-        return {scope: {"classes": spaces[scope], "counts": table.tolist()} for scope, table in tables.items()}
+        return {
+            scope: {"classes": spaces[scope], "counts": table.tolist()} for scope, table in result.confusions.items()
+        }
 
-    def _unmeasured(self, server_round: int, replies: Sequence[Reply]) -> list[Row]:
-        """The rows of sites that trained but could not be evaluated."""
-        return [
-            self._left_out(server_round, reply.site, str(reply.content.config_records[messages.UNMEASURED]["reason"]))
-            for reply in replies
-            if reply.content is not None and messages.UNMEASURED in reply.content.config_records
-        ]
+    def _named(self, entry: LeftOut) -> str:
+        """The reason, with the site's name where it has one."""
+        return f"{self._names[entry.site]}: {entry.reason}" if entry.site in self._names else entry.reason
 
-    def _left_out(self, server_round: int, site: int, reason: str) -> Row:
-        self._observer.on_site_left_out(server_round, site, reason)
-        return summary.left_out_row(self._place(server_round), site, f"evaluation: {reason}")
-
-    def _report(self, server_round: int, counts: summary.ScopeCounts, failed: list[Row]) -> None:
+    def _report(self, server_round: int, result: Measurements) -> None:
         """Append and report the rows of one evaluation; raises RunFailed if no site could evaluate."""
-        if not counts:
-            raise RunFailed(f"No site could evaluate round {server_round}. {failed[0]['reason'] if failed else ''}")
-        place = self._place(server_round)
-        rows = [summary.evaluation_row(place, scope.name, counts[scope.name]) for scope in self._fold.scopes]
-        self._directory.append([*rows, *failed])
+        place, failed = self._place(server_round), result.left_out
+        for entry in failed:
+            self._observer.on_site_left_out(server_round, entry.site, self._named(entry))
+        if not result.counts:
+            raise RunFailed(f"No site could evaluate round {server_round}. {failed[0].reason if failed else ''}")
+        rows = [summary.evaluation_row(place, scope.name, result.counts[scope.name]) for scope in self._fold.scopes]
+        left_out = [summary.left_out_row(place, entry.site, f"evaluation: {entry.reason}") for entry in failed]
+        self._directory.append([*rows, *left_out])
         accuracies = {row["scope"]: row["accuracy"] for row in rows}
         self._observer.on_round_end(server_round, self._rounds, {**accuracies, **self._reported})
 

@@ -5,17 +5,24 @@ its methods; see docs/design.md.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from flwr.app import MetricRecord
+import numpy as np
 
 from fedgraft.core.errors import RunFailed
 from fedgraft.core.randomness import generator, keyed_normal
 from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record
+from fedgraft.flower.record_values import arrays_in, metrics_in, real_number, whole_number
 from fedgraft.methods.plan import Plan, asked_sites
 from fedgraft.server.router import Reply
+from fedgraft.server.site_bounds import SiteBounds, ToldBounds
 from fedgraft.strategies.answers import Answer, LeftOut
 from fedgraft.strategies.components import Drift, Round, State
+from fedgraft.strategies.norm_bound import Bounded, bounded
+from fedgraft.strategies.site_share import capped
+
+_USUAL = "usual norm"
+"""The name of the norm bound's memory in the strategy's state."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class RoundResult:
         figures: loss, example count, and the metrics of rule and steps, for the round's row.
         counted: the sites whose answers count.
         left_out: the other sites that were asked, and why.
+        shortened: how many times the norm bound a site's update was, where it was longer.
+        seconds: that the sites whose answers can be read have trained, together, as they report it.
     """
 
     arrays: Arrays
@@ -35,6 +44,8 @@ class RoundResult:
     figures: dict[str, float]
     counted: list[int]
     left_out: list[LeftOut]
+    shortened: dict[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class RoundDriver:
@@ -45,11 +56,21 @@ class RoundDriver:
         initial: the shared parameters of round 0.
         noise_key: keys the server's noise; secret if the noise is to protect anything.
         drift: measures the drift of shared parameters.
+        bounds: on what sites may count; by default those of the configuration alone.
     """
 
-    def __init__(self, plan: Plan, fold: str, initial: Arrays, noise_key: bytes, drift: Drift) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        fold: str,
+        initial: Arrays,
+        noise_key: bytes,
+        drift: Drift,
+        bounds: SiteBounds | None = None,
+    ) -> None:
         self._plan, self._fold, self._initial = plan, fold, initial
         self._noise_key, self._drift = noise_key, drift
+        self._bounds = bounds or ToldBounds(plan.config)
 
     def participants(self, server_round: int) -> list[int]:
         """The sites that train in a round, sorted."""
@@ -69,15 +90,33 @@ class RoundDriver:
             RunFailed: fewer valid answers than the quorum or the strategy requires.
         """
         asked, composition = self.participants(server_round), self._plan.composition
-        answers, silent = _answers(replies, asked)
+        answers, silent = _answers(replies, asked, self._bounds)
         kept, bad = composition.rule.check_answers(answers, previous)
         left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
         self._require_quorum(server_round, len(kept), len(asked), left_out)
-        total = sum(answer.num_examples for answer in kept)
-        loss = sum(answer.loss * answer.num_examples for answer in kept) / total
-        outcome = composition.aggregate(kept, self._round(server_round, previous, len(asked)), state)
-        figures = {"loss": loss, "num_examples": total, **outcome.figures}
-        return RoundResult(outcome.arrays, outcome.state, figures, [answer.site for answer in kept], left_out)
+        examples = sum(answer.num_examples for answer in kept)
+        weighted = capped(kept, self._plan.config.max_site_share)
+        total = sum(answer.num_examples for answer in weighted)
+        loss = sum(answer.loss * answer.num_examples for answer in weighted) / total
+        within = self._within_bound(weighted, previous, state)
+        outcome = composition.aggregate(within.answers, self._round(server_round, previous, len(asked)), state)
+        return RoundResult(
+            outcome.arrays,
+            {**outcome.state, **({_USUAL: np.asarray(within.usual)} if within.usual else {})},
+            {"loss": loss, "num_examples": examples, **outcome.figures},
+            [answer.site for answer in kept],
+            left_out,
+            within.shortened,
+            sum(answer.seconds for answer in answers),
+        )
+
+    def _within_bound(self, answers: list[Answer], previous: Arrays, state: State) -> Bounded:
+        """The answers under the norm bound, which holds in deployments whose rule does not clip every update itself."""
+        rule, multiple = self._plan.composition.rule, self._plan.config.norm_bound
+        if not (self._plan.protocol.deployed and multiple) or rule.bounds_updates:
+            return Bounded(answers, 0.0, {})
+        starts = [rule.start(answer, previous) for answer in answers]
+        return bounded(answers, starts, float(state.get(_USUAL, 0.0)), multiple)
 
     def _require_quorum(self, server_round: int, sound: int, asked: int, left_out: Sequence[LeftOut]) -> None:
         quorum, least = max(1, round(self._plan.config.quorum * asked)), self._plan.composition.rule.min_answers()
@@ -99,23 +138,27 @@ class RoundDriver:
         )
 
 
-def _answers(replies: Sequence[Reply], asked: Sequence[int]) -> tuple[list[Answer], list[LeftOut]]:
+def _answers(replies: Sequence[Reply], asked: Sequence[int], bounds: SiteBounds) -> tuple[list[Answer], list[LeftOut]]:
     """The readable answers, and the asked sites without one."""
-    answers: list[Answer] = []
+    answers: dict[int, Answer] = {}
     failed = dict.fromkeys(asked, "it did not answer in time")
     for reply in replies:
+        if reply.site not in failed:
+            continue
         try:
-            answers.append(_answer(reply))
-            del failed[reply.site]
-        except (KeyError, ValueError, TypeError) as error:
+            answers[reply.site] = read_answer(reply, bounds)
+        except ValueError as error:
             failed[reply.site] = reply.error or f"its answer cannot be read: {error}"
-    return answers, [LeftOut(site, reason) for site, reason in failed.items()]
+    left_out = [LeftOut(site, reason) for site, reason in failed.items() if site not in answers]
+    return list(answers.values()), left_out
 
 
-def _answer(reply: Reply) -> Answer:
-    """The answer in a reply; raises KeyError, ValueError or TypeError if there is none that can be read."""
+def read_answer(reply: Reply, bounds: SiteBounds) -> Answer:
+    """The answer in a reply; raises ValueError if there is none, or it holds anything that an answer cannot hold."""
     if reply.content is None:
         raise ValueError(reply.error)
-    metrics: MetricRecord = reply.content.metric_records[METRICS]
-    arrays = from_array_record(reply.content.array_records[SHARED])
-    return Answer(reply.site, arrays, int(str(metrics[NUM_EXAMPLES])), float(str(metrics["loss"])))
+    metrics = metrics_in(reply.content, METRICS)
+    examples = whole_number(metrics, NUM_EXAMPLES, 1, bounds.training(reply.site))
+    seconds = real_number(metrics, "seconds") if "seconds" in metrics else 0.0
+    arrays = from_array_record(arrays_in(reply.content, SHARED))
+    return Answer(reply.site, arrays, examples, real_number(metrics, "loss"), max(0.0, seconds))

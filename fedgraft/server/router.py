@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from flwr.app import Message, MessageType, RecordDict
 
 from fedgraft.core.errors import RunFailed
-from fedgraft.flower.messages import HELLO, for_sites, sites_of, unpack
+from fedgraft.core.plain_text import plain
+from fedgraft.flower.messages import for_sites, sites_of, unpack
+from fedgraft.server.greeting import Hello, read_hello
 from fedgraft.server.sender import Sender
 
 
@@ -36,7 +38,7 @@ class Greeting:
     """
 
     numbers: dict[str, int]
-    hellos: dict[str, RecordDict]
+    hellos: dict[str, Hello]
     refused: list[str]
 
 
@@ -57,8 +59,11 @@ class Router:
 
         def receive(reply: Message) -> None:
             if reply.has_error():
-                raise RunFailed(f"A site could not start: {reply.error.reason}")
-            claims.extend((site, reply.metadata.src_node_id) for site in sites_of(reply.content))
+                raise RunFailed(f"A site could not start: {plain(reply.error.reason)}")
+            try:
+                claims.extend((site, reply.metadata.src_node_id) for site in sites_of(reply.content))
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunFailed("A node does not say which sites it holds.") from error
 
         self._ask_nodes(content, receive, lambda: len(claims) >= count)
         if len(claims) < count:
@@ -70,29 +75,34 @@ class Router:
             )
         self._node_of = dict(claims)
 
-    def greet(self, content: RecordDict, count: int, numbers: dict[str, int]) -> Greeting:
+    def greet(
+        self, content: RecordDict, count: int, numbers: dict[str, int], read: Callable[[RecordDict], Hello] = read_hello
+    ) -> Greeting:
         """Ask deployed sites who they are; one that refuses, or does not connect in time, is left out of the run.
 
         Args:
             count: how many sites to wait for.
+            read: what a site's greeting says; raises ValueError where it cannot be used.
             numbers: of sites that took part before, by name; new ones get free numbers in the order of their names.
 
         Raises:
             RunFailed: two sites have the same name, or more have connected than the run has.
         """
-        connected: dict[str, tuple[int, RecordDict]] = {}
+        connected: dict[str, tuple[int, Hello]] = {}
         refused: list[str] = []
 
         def receive(reply: Message) -> None:
             if reply.has_error():
-                refused.append(str(reply.error.reason))
-            elif HELLO not in reply.content.config_records:
-                refused.append("it was not started with `fedgraft site start`, so it has no images of its own")
-            else:
-                name = str(reply.content.config_records[HELLO]["name"])
-                if name in connected:
-                    raise RunFailed(f"Two sites are named {name!r}; rename one of them in its site.toml.")
-                connected[name] = (reply.metadata.src_node_id, reply.content)
+                refused.append(plain(reply.error.reason))
+                return
+            try:
+                hello = read(reply.content)
+            except ValueError as error:
+                refused.append(str(error))
+                return
+            if hello.name in connected:
+                raise RunFailed(f"Two sites are named {hello.name!r}; rename one of them in its site.toml.")
+            connected[hello.name] = (reply.metadata.src_node_id, hello)
 
         self._ask_nodes(content, receive, lambda: len(connected) + len(refused) >= count)
         free = iter(sorted(set(range(count)) - set(numbers.values())))
@@ -137,10 +147,8 @@ class Router:
 def _split(reply: Message, sites: Sequence[int]) -> list[Reply]:
     """One reply for each site, from their node's reply."""
     if reply.has_error():
-        return [Reply(site, error=str(reply.error.reason)) for site in sites]
-    answers = unpack(reply.content)
-    replies = []
-    for site in sites:
-        answer = answers.get(site, "its node did not answer for it")
-        replies.append(Reply(site, error=answer) if isinstance(answer, str) else Reply(site, answer))
-    return replies
+        return [Reply(site, error=plain(reply.error.reason)) for site in sites]
+    return [
+        Reply(site, error=answer) if isinstance(answer, str) else Reply(site, answer)
+        for site, answer in unpack(reply.content, sites).items()
+    ]

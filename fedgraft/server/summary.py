@@ -2,7 +2,7 @@
 
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -10,14 +10,15 @@ import numpy as np
 
 from fedgraft import __version__
 from fedgraft.data.results import Row
-from fedgraft.flower.messages import METRICS, wire_size
+from fedgraft.flower.messages import wire_size
 from fedgraft.methods.adapter import Adapter
 from fedgraft.methods.plan import Plan
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply
 
-ScopeCounts = dict[str, dict[int, tuple[int, int]]]
-"""For each scope and site, the number of images classified correctly and of all images."""
+_REASONS = 10
+OFTEN = 3
+"""A site that is left out so many times is named at the end of the run."""
 
 
 def training_rows(
@@ -36,9 +37,11 @@ def training_rows(
         "downlink_bytes_per_site": downlink,
         "uplink_bytes_per_site": _mean([wire_size(reply.content) for reply in replies if reply.content is not None]),
         "seconds": round(seconds, 3),
-        "training_seconds": round(sum(map(_training_seconds, replies)), 3),
+        "training_seconds": round(result.seconds, 3),
         "sites": result.counted,
     }
+    if result.shortened:
+        row["shortened"] = {str(site): round(times, 3) for site, times in sorted(result.shortened.items())}
     left_out = [left_out_row(place, entry.site, entry.reason) for entry in result.left_out]
     return [row, *left_out]
 
@@ -48,23 +51,38 @@ def left_out_row(place: dict[str, Any], site: int, reason: str) -> Row:
     return {**place, "scope": "left_out", "site": site, "reason": reason}
 
 
-def evaluation_row(place: dict[str, Any], scope: str, counts: dict[int, tuple[int, int]]) -> Row:
+def often_left_out(rows: Sequence[Row], names: Mapping[int, str]) -> list[dict[str, Any]]:
+    """The sites that were left out at least `OFTEN` times: number, name if it has one, times, and reasons counted."""
+    reasons: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if row["scope"] == "left_out":
+            reasons[row["site"]][row["reason"]] += 1
+    return [
+        {
+            "site": site,
+            **({"name": names[site]} if site in names else {}),
+            "times": counted.total(),
+            "reasons": dict(counted.most_common(_REASONS)),
+        }
+        for site, counted in sorted(reasons.items())
+        if counted.total() >= OFTEN
+    ]
+
+
+def often_left_out_sentence(entry: Mapping[str, Any]) -> str:
+    """An entry of `often_left_out` for people."""
+    who = f"Site {entry['site']}" + (f", {entry['name']!r}," if "name" in entry else "")
+    reasons = "; ".join(
+        f"{reason} ({'once' if count == 1 else f'{count} times'})" for reason, count in entry["reasons"].items()
+    )
+    return f"{who} was left out {entry['times']} times: {reasons}."
+
+
+def evaluation_row(place: dict[str, Any], scope: str, counts: Mapping[int, tuple[int, int]]) -> Row:
     """The row of a scope: the mean of the sites' accuracies in percent, without sites that have no images, and each."""
     sites = {str(site): 100 * right / total for site, (right, total) in sorted(counts.items()) if total}
     accuracy = float(np.mean(list(sites.values()))) if sites else float("nan")
     return {**place, "scope": scope, "accuracy": accuracy, "sites": sites}
-
-
-def scope_counts(replies: Sequence[Reply], record: str) -> ScopeCounts:
-    """The sites' counts, from the given record of each reply."""
-    counts: ScopeCounts = defaultdict(dict)
-    for reply in replies:
-        if reply.content is None or record not in reply.content.metric_records:
-            continue
-        for scope, pair in reply.content.metric_records[record].items():
-            right, total = pair  # type: ignore[misc]
-            counts[scope][reply.site] = (int(right), int(total))
-    return counts
 
 
 def run_summary(
@@ -103,12 +121,6 @@ def privacy_account(plan: Plan, drivers: Sequence[RoundDriver]) -> dict[str, Any
     rounds = range(1, plan.config.rounds + 1)
     asked = Counter(site for driver in drivers for number in rounds for site in driver.participants(number))
     return promise.spent(max(asked.values()))
-
-
-def _training_seconds(reply: Reply) -> float:
-    """The time a site spent in its worker, as it reports; sites trained together share the time equally."""
-    metrics = None if reply.content is None else reply.content.metric_records.get(METRICS)
-    return float(str(metrics.get("seconds", 0.0))) if metrics else 0.0
 
 
 def _mean(values: list[int]) -> int:

@@ -6,19 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.core.plain_text import plain
 from fedgraft.flower.messages import Arrays
 
+LARGEST_LOSS = 1e6
+"""A loss beyond this, to either side, is no loss that training ends with."""
 NORM_RATIO = 50.0
 """An update this many times larger than both the round's median and the parameters themselves is left out."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one site returns from a round of training; `seconds` is its share of the worker's time."""
+    """What one site returns from a round of training.
+
+    Attributes:
+        num_examples: its training images; less where its weight is capped.
+        seconds: its share of the worker's time.
+    """
 
     site: int
     arrays: Arrays
-    num_examples: int
+    num_examples: float
     loss: float
     seconds: float = 0.0
 
@@ -32,9 +40,9 @@ class LeftOut:
 
 
 def problem(answer: Answer, reference: Arrays) -> str | None:
-    """What is wrong with an answer on its own, or None: names, shapes, dtype, finite values, example count, loss."""
+    """What is wrong with an answer on its own, or None: names, shapes, dtype, finite values, examples, loss."""
     if set(answer.arrays) != set(reference):
-        return f"parameters {sorted(answer.arrays)} instead of {sorted(reference)}"
+        return f"parameters {_listed(answer.arrays)} instead of {_listed(reference)}"
     for name, expected in reference.items():
         array = answer.arrays[name]
         if array.shape != expected.shape:
@@ -45,9 +53,13 @@ def problem(answer: Answer, reference: Arrays) -> str | None:
             return f"{name} has values that are not finite"
     if answer.num_examples <= 0:
         return f"it reports {answer.num_examples} examples"
-    if not np.isfinite(answer.loss):
+    if not abs(answer.loss) <= LARGEST_LOSS:
         return f"it reports the loss {answer.loss}"
     return None
+
+
+def _listed(arrays: Arrays) -> str:
+    return plain(", ".join(sorted(arrays)), 120) if arrays else "none"
 
 
 def checked(answers: Sequence[Answer], reference: Arrays, sizes: bool = True) -> tuple[list[Answer], list[LeftOut]]:

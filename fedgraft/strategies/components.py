@@ -100,6 +100,10 @@ class Rule(Component, ABC):
         """`checked` against what was sent; overridden where sites answer with other parameters than they receive."""
         return checked(answers, previous, sizes=not self.bounds_updates)
 
+    def start(self, answer: Answer, previous: Arrays) -> Arrays:
+        """What a checked answer's update is measured from; overridden where sites answer with other parameters."""
+        return {name: previous[name] for name in answer.arrays}
+
     @abstractmethod
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The aggregate of checked answers, in site order; a pure function."""

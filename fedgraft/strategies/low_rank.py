@@ -88,6 +88,11 @@ class LowRankRule(Rule):
         return Outcome(arrays, figures=errors)
 
 
+def no_factors(answer: Answer) -> Arrays:
+    """Zeros in place of a site's factors: where ranks differ, or factors begin anew, an update is all that is sent."""
+    return {name: np.zeros_like(array) for name, array in answer.arrays.items()}
+
+
 def checked_factors(
     answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[list[Answer], list[LeftOut]]:

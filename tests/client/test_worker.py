@@ -132,11 +132,13 @@ def test_a_hello_tells_counts_only_where_the_site_lets_it(ask: Ask, job: Job, si
         "name": "north",
         "version": __version__,
         "fingerprint": job.fingerprint,
+        "images": 36,
     }
     assert dict(hello.metric_records[CLASS_COUNTS]) == dict.fromkeys(NAMES, 12)
     silent = replace(site, settings=site.settings.model_copy(update={"share_counts": False}))
     hello = Worker(silent, site.path)._hello(RecordDict({JOB: job.to_record()}))
     assert CLASS_COUNTS not in hello
+    assert "images" not in hello.config_records[HELLO]
 
 
 @pytest.mark.parametrize("kind", ["hello", "train"])

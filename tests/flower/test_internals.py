@@ -2,9 +2,11 @@
 
 import ast
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -146,3 +148,85 @@ def test_an_app_is_checked_before_it_is_installed(module: str, monkeypatch: pyte
         runtime.install_from_fab(b"foreign", None)
     runtime.install_from_fab(b"known", None)
     assert installed == [b"known"]
+
+
+# --- replies that a site has tampered with -------------------------------------------------------------------------
+
+
+class _FakeClient:
+    """A SuperLink with one reply, of node 9 to a message, whose objects are what the node has sent."""
+
+    def __init__(self, envelope: Message, objects: dict[str, bytes], tree: Any) -> None:
+        self._proto = import_module("flwr.proto.runtime_pb2")
+        self._envelope, self._objects, self._tree = envelope, objects, tree
+
+    def PullMessages(self, request: Any) -> Any:  # noqa: N802
+        empty = import_module("flwr.app.message").remove_content_from_message(self._envelope)
+        message = import_module("flwr.common.serde").message_to_proto(empty)
+        return self._proto.PullAppMessagesResponse(messages_list=[message], message_object_trees=[self._tree])
+
+    def PullObject(self, request: Any) -> Any:  # noqa: N802
+        response = import_module("flwr.proto.message_pb2").PullObjectResponse
+        return response(object_found=True, object_available=True, object_content=self._objects[request.object_id])
+
+    def ConfirmMessageReceived(self, request: Any) -> None:  # noqa: N802
+        pass
+
+
+@pytest.fixture
+def pulled(monkeypatch: pytest.MonkeyPatch, message: Message) -> Callable[..., Message]:
+    """What the grid makes of a reply to `message` whose objects have been changed."""
+    grid = import_module("flwr.superlink.grid.http_grid")
+    inflatable = import_module("flwr.supercore.inflatable.inflatable_object")
+    monkeypatch.setattr(grid.HttpGrid, "pull_messages", grid.HttpGrid.pull_messages)
+    internals.take_replies_by_envelope()
+
+    def pull(sent: Message, change: Callable[[str, bytes], bytes] = lambda name, content: content) -> Message:
+        identifier = sent.object_id
+        envelope = Message(CONTENT, reply_to=message)
+        for each in (sent, envelope):
+            internals.set_message_id(each, identifier)
+        objects = {name: each.deflate() for name, each in inflatable.get_all_nested_objects(sent).items()}
+        changed = {name: change(name, content) for name, content in objects.items()}
+        own = object.__new__(grid.HttpGrid)
+        own.node, own._run = import_module("flwr.proto.node_pb2").Node(node_id=1), SimpleNamespace(run_id=5)
+        client = _FakeClient(envelope, changed, inflatable.get_object_tree(sent))
+        monkeypatch.setattr(grid.HttpGrid, "_runtime_client", client)
+        monkeypatch.setattr(grid.HttpGrid, "run", SimpleNamespace(run_id=5))
+        (received,) = own.pull_messages(["1"])
+        return cast(Message, received)
+
+    return pull
+
+
+@pytest.fixture
+def answered(message: Message) -> Message:
+    """Node 9's honest answer to the message."""
+    internals.set_message_id(message, "1" * 64)
+    return Message(CONTENT, reply_to=message)
+
+
+def test_an_honest_reply_is_received_as_it_was_sent(pulled: Callable[..., Message], answered: Message) -> None:
+    received = pulled(answered)
+    assert received.content == CONTENT
+    assert (received.metadata.reply_to_message_id, received.metadata.src_node_id) == ("1" * 64, 9)
+
+
+def test_a_site_cannot_answer_in_the_place_of_another(pulled: Callable[..., Message], answered: Message) -> None:
+    """The content of a reply says which message it replies to as well, and Flower believes it."""
+    answered.metadata.__dict__["_reply_to_message_id"] = "2" * 64
+    answered.metadata.__dict__["_src_node_id"] = 7
+    received = pulled(answered)
+    assert (received.metadata.reply_to_message_id, received.metadata.src_node_id) == ("1" * 64, 9)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"Array 3 \x00{}", b"Message 0 \x00\xff", b"\xff" * 100])
+def test_a_reply_that_is_no_message_is_an_error_of_its_site(
+    garbage: bytes, pulled: Callable[..., Message], answered: Message
+) -> None:
+    for part in (0, 1, 2, -1):
+        names = list(import_module("flwr.supercore.inflatable.inflatable_object").get_all_nested_objects(answered))
+        received = pulled(answered, lambda name, content, at=names[part]: garbage if name == at else content)
+        assert received.has_error()
+        assert received.error.code == internals.UNREADABLE
+        assert received.metadata.reply_to_message_id == "1" * 64

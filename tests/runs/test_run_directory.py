@@ -16,7 +16,9 @@ FINGERPRINT = "a" * 64
 
 def _checkpoint(server_round: int, fold: int = 0) -> Checkpoint:
     arrays = {"sigma": np.full((1, 2, 3), server_round, np.float32)}
-    return Checkpoint(fold, server_round, arrays, [{"round": server_round, "fold": None, "scope": "train"}])
+    return Checkpoint(
+        fold, server_round, arrays, [{"round": server_round, "fold": None, "scope": "train", "sites": []}]
+    )
 
 
 def test_the_newest_and_every_tenth_checkpoint_stay(tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ def test_a_checkpoint_of_another_backbone_is_refused_with_both_fingerprints(tmp_
 
 def test_a_row_torn_by_a_kill_is_dropped_and_the_rest_stays(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.append([{"round": 1, "scope": "train"}, {"round": 1, "scope": "local"}])
+    directory.append([{"round": 1, "scope": "train", "sites": [0]}, {"round": 1, "scope": "local", "accuracy": 50.0}])
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "sco')
     assert [row["scope"] for row in directory.rows()] == ["train", "local"]

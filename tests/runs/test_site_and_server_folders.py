@@ -1,5 +1,6 @@
 """The folders of sites and servers: keys that stay private, and mistakes in one sentence."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -41,8 +42,24 @@ def test_a_site_is_admitted_by_its_public_key_and_a_name_belongs_to_one_key(tmp_
         server.admit(SiteFolder.create(tmp_path / "b", "north").public_key)
     with pytest.raises(UserError, match="is not a public key"):
         server.admit(north.private_key)
+    other = SiteFolder.create(tmp_path / "c", "other").public_key
+    other.write_text(other.read_text().replace("other", "../north"))
     with pytest.raises(UserError, match=r"names the site '\.\./north'"):
-        server.admit(SiteFolder.create(tmp_path / "c", "../north").public_key)
+        server.admit(other)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "north/east", "north\neast", "north\x1b[31m", "n" * 65, "x" * 10**6, ".north", "<b>"]
+)
+def test_a_site_gets_no_name_that_a_terminal_or_a_path_would_take_for_more(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="The name of a site has") as refused:
+        SiteFolder.create(tmp_path / "site", name)
+    assert len(str(refused.value)) < 250
+    assert not (tmp_path / "site").exists()
+    north = SiteFolder.create(tmp_path / "north", "north")
+    (north.path / "site.toml").write_text(f"name = {json.dumps(name)}\n")
+    with pytest.raises(UserError, match="the name of a site has"):
+        SiteFolder.open(north.path)
 
 
 def test_folders_are_not_made_over_others(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from fedgraft.core.errors import RunFailed
 from fedgraft.core.randomness import public_key
 from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
 from fedgraft.methods.plan import Plan
+from fedgraft.server import summary
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply
+from fedgraft.strategies.components import State
 
 REFERENCE = {"context": np.zeros((2, 3), np.float32)}
 GOOD = np.ones((2, 3), np.float32)
@@ -22,10 +24,10 @@ def _driver(**settings: object) -> RoundDriver:
     return RoundDriver(plan, "", REFERENCE, public_key(0), drift=lambda arrays: 0.0)
 
 
-def _reply(site: int, value: float | None) -> Reply:
+def _reply(site: int, value: float | None, examples: int = 10) -> Reply:
     if value is None:
         return Reply(site, error="the disk is full")
-    metrics = MetricRecord({NUM_EXAMPLES: 10, "loss": 1.0})
+    metrics = MetricRecord({NUM_EXAMPLES: examples, "loss": 1.0})
     return Reply(site, RecordDict({SHARED: to_array_record({"context": GOOD * value}), METRICS: metrics}))
 
 
@@ -94,3 +96,50 @@ def test_under_clipping_no_answer_is_left_out_for_its_size() -> None:
     assert result.left_out == []
     length = float(np.linalg.norm(result.arrays["context"]))
     assert length == pytest.approx((7 * 0.01 * np.sqrt(6) + 1) / 8, rel=1e-4)
+
+
+# --- how far one site can go ----------------------------------------------------------------------
+
+OWN_DATA = {"protocol": "own-data", "protocol_options": {"class_names": ["cat", "dog"]}}
+
+
+def test_a_deployed_sites_update_is_cut_at_a_multiple_of_the_usual_one_and_the_memory_is_resumed() -> None:
+    start = {"context": np.full((2, 3), 100.0, np.float32)}
+    driver = _driver(**OWN_DATA)
+
+    def concluded(values: list[float], state: State) -> RoundResult:
+        return driver.conclude(1, start, [_reply(site, value) for site, value in enumerate(values)], state)
+
+    first = concluded([101.0] * 7 + [140.0], {})
+    length = float(np.sqrt(6))
+    assert first.shortened == {7: pytest.approx(4.0)}
+    assert np.allclose(first.arrays["context"], 100 + (7 * 1 + 10) / 8)
+    assert first.state["usual norm"] == pytest.approx(length)
+    second = concluded([140.0] * 8, first.state)
+    assert np.allclose(second.arrays["context"], 110.0)
+    assert np.allclose(concluded([140.0] * 8, {}).arrays["context"], 140.0)
+    unbounded = _driver(**OWN_DATA, norm_bound=0.0)
+    assert unbounded.conclude(1, start, [_reply(site, 101.0) for site in range(8)], {}).state == {}
+
+
+def test_a_simulation_has_no_norm_bound() -> None:
+    result = _driver().conclude(1, {"context": GOOD * 100}, [_reply(s, 101.0 + 39 * (s == 7)) for s in range(8)], {})
+    assert result.shortened == {}
+    assert result.state == {}
+
+
+def test_no_site_weighs_more_than_the_operator_lets_it() -> None:
+    replies = [_reply(site, 1.0 if site else 2.0, examples=10**5 if site == 0 else 10) for site in range(SITES)]
+    arrays = _driver(max_site_share=0.3).conclude(1, REFERENCE, replies, {}).arrays
+    assert np.allclose(arrays["context"], 1.3)
+
+
+def test_a_site_left_out_three_times_is_named_at_the_end_with_its_reasons() -> None:
+    rows = [summary.left_out_row({"round": number, "fold": None}, 3, "the disk is full") for number in range(3)]
+    rows += [summary.left_out_row({"round": 4, "fold": None}, 3, "late")]
+    rows += [summary.left_out_row({"round": number, "fold": None}, 1, "late") for number in range(2)]
+    (entry,) = summary.often_left_out(rows, {3: "north"})
+    assert entry == {"site": 3, "name": "north", "times": 4, "reasons": {"the disk is full": 3, "late": 1}}
+    assert summary.often_left_out_sentence(entry) == (
+        "Site 3, 'north', was left out 4 times: the disk is full (3 times); late (once)."
+    )

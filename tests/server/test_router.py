@@ -57,7 +57,8 @@ class NamedNodes(Nodes):
         name = self._says[message.metadata.dst_node_id]
         if isinstance(name, Error):
             return name
-        return RecordDict({HELLO: ConfigRecord({"name": name})} if name else {SITES: MetricRecord({SITES: [0]})})
+        hello = ConfigRecord({"name": name, "version": "0.2", "fingerprint": "abc"} if name else {})
+        return RecordDict({HELLO: hello} if name else {SITES: MetricRecord({SITES: [0]})})
 
 
 def _router(grid: FakeGrid, answer_seconds: float = 60.0) -> Router:
@@ -183,6 +184,15 @@ def test_a_site_that_its_node_forgets_is_named_and_its_neighbour_counts() -> Non
 def test_a_site_twice_or_unknown_is_refused(held: dict[int, list[int]]) -> None:
     with pytest.raises(RunFailed, match="exactly once"):
         _found(Nodes(held), 2)
+
+
+def test_a_node_that_does_not_say_what_it_holds_is_told_as_that() -> None:
+    class Mute(Nodes):
+        def said(self, message: Message) -> Said:
+            return RecordDict()
+
+    with pytest.raises(RunFailed, match="does not say which sites it holds"):
+        _found(Mute({70: [0]}), 1)
 
 
 def test_a_wait_ends_when_the_run_is_stopped() -> None:

@@ -36,6 +36,9 @@ TESTED_ELSEWHERE = {
     "eval_every": "tests/simulation/test_guarantees.py",
     "answer_seconds": "tests/server/test_router.py",
     "resend_seconds": "tests/server/test_sender.py",
+    "max_site_images": "tests/server/test_bad_answers.py",
+    "max_site_share": "tests/server/test_rounds.py",
+    "norm_bound": "tests/server/test_rounds.py",
 }
 
 
