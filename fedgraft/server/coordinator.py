@@ -202,7 +202,7 @@ class _FoldRun:
         """Confusion counts over all sites, with the class names of each scope."""
         tables: dict[str, np.ndarray[Any, Any]] = {}
         for reply in replies:
-            if reply.content is not None:
+            if reply.content is not None and messages.COUNTS in reply.content.array_records:
                 for scope, table in from_array_record(reply.content.array_records[messages.COUNTS]).items():
                     tables[scope] = tables.get(scope, 0) + table.astype(np.int64)
         names = self._split.class_names
