@@ -59,14 +59,17 @@ def site_check(
     from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
-    images = data or site.data
-    found = check_site(images, site.settings.labels, site.settings.backbone or backbone, method)
+    images, settings = data or site.data, site.settings
+    own_backbone = settings.backbone or settings.backbones.get(backbone, backbone)
+    found = check_site(images, settings.labels, own_backbone, method, settings.policy)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
         for name, count in found.images.items():
             typer.echo(f"{count:6d}  {name}")
         typer.echo(f"{sum(found.images.values())} images of {len(found.images)} classes in {images}.")
+        typer.echo(f"A server learns the number of images of {len(found.told)} of the {len(found.images)} classes.")
+        typer.echo(f"The backbone's fingerprint is {found.fingerprint}.")
         typer.echo(
             f"Estimated: {found.features_seconds:.1f} s once for image features, {found.round_seconds:.1f} s of "
             f"training per round, {found.memory_mb:.0f} MB of memory."
