@@ -177,9 +177,8 @@ def site_log(
         typer.echo(json.dumps(entry) if as_json else f"{place}  {shown.pop('event')}  {json.dumps(shown)}")
     if not as_json:
         head = entries[-1]["hash"] if entries else START
-        typer.echo(
-            f"{len(entries)} entries, none changed and none missing between them. The last one's hash is {head}."
-        )
+        count = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
+        typer.echo(f"{count}, none changed and none missing between them. The last one's hash is {head}.")
 
 
 def _asked_runs(folder: Path) -> "tuple[SiteFolder, AskedRuns]":

@@ -97,7 +97,7 @@ def test_the_log_is_printed_and_an_entry_that_was_cut_off_is_missed(site: SiteFo
     ]
     lines = site.audit_log.read_text().splitlines(keepends=True)
     site.audit_log.write_text(lines[0])
-    assert "1 entries" in _say("log", site.path)
+    assert "1 entry, none" in _say("log", site.path)
     with pytest.raises(RunFailed, match="its end was cut, or it was replaced"):
         _say("log", site.path, "--known", head)
     site.audit_log.write_text(lines[0].replace("fedpgp", "fedit"))
