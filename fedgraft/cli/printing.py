@@ -66,7 +66,7 @@ def runs_table(runs: list[dict[str, Any]]) -> Table:
     for column in ("run", "configuration", "asked", "method", "state", "rounds", "seconds", "bytes", "last refusal"):
         table.add_column(column, overflow="fold", justify="right" if column in ("seconds", "bytes") else "left")
     for run in runs:
-        method = "+".join(filter(None, (run["method"], run["strategy"])))
+        method = "+".join(filter(None, (run["method"], ascii(run["strategy"])[1:-1])))
         done, cost = f"{run['rounds']} of {run['of']}", (f"{run['seconds']:.1f}", f"{run['bytes']:,}")
         cells = (run["run"], run["configuration"][:12], run["asked"], method, run["state"], done, *cost, run["reason"])
         table.add_row(*(Text(cell) for cell in cells))

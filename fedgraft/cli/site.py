@@ -200,8 +200,8 @@ def _run_facts(run: "AskedRun", approve: bool) -> dict[str, Any]:
         "strategy": run.settings["strategy"],
         "rounds": run.rounds,
         "of": run.last_round,
-        "seconds": round(run.seconds, 3),
-        "bytes": sum(run.sent.values()),
+        "seconds": round(run.all_seconds, 3),
+        "bytes": run.all_bytes,
         "reason": run.refused,
         "settings": run.settings,
     }

@@ -123,10 +123,12 @@ class Admission:
 
     def decline(self, task: Task, reason: str, detail: str, seconds: float = 0.0) -> None:
         """Log that a message was refused, once for each reason; a full disk does not change the refusal."""
+        if reason in task.asked.refusals and not task.asked.open_since:
+            task.asked.seconds += seconds
+            return
+        content = {"kind": task.kind, "round": task.job.round, "reason": reason, "detail": detail}
         with suppress(OSError):
-            if reason not in task.asked.refusals or task.asked.open_since:
-                content = {"kind": task.kind, "round": task.job.round, "reason": reason, "detail": detail}
-                self._add("declined", task.asked, {**content, "seconds": seconds})
+            self._add("declined", task.asked, {**content, "seconds": seconds})
 
     # --- before the work --------------------------------------------------------------------------
 
@@ -165,17 +167,16 @@ class Admission:
         config, asked, policy = task.job.config, task.asked, self._policy
         if asked.seconds >= policy.run_seconds:
             raise Refusal("policy", f"the site's policy accepts at most {policy.run_seconds:g} seconds of work per run")
-        most = {
-            "train": _REPEATS * config.rounds * folds,
-            "evaluate": min(policy.max_measurements, _REPEATS * planned_measurements(config) * folds),
-        }
+        measurements = min(policy.max_measurements, _REPEATS * planned_measurements(config) * folds)
         for kind, key in _works(task):
             known = asked.asked_for.get(kind, set())
             if key in known:
                 continue
-            if len(known) >= most[kind]:
-                what = {"train": "trainings", "evaluate": "evaluations"}[kind]
-                raise Refusal("policy", f"the site's policy accepts at most {most[kind]} different {what} of this run")
+            most = measurements if kind == "evaluate" else _REPEATS * config.rounds * folds
+            if len(known) >= most:
+                raise Refusal(
+                    "policy", f"the site's policy accepts at most {most} different messages to {kind} per run"
+                )
             self._add("began", asked, {"kind": kind, "fold": task.job.fold, "round": task.job.round, "key": key})
 
     def _turn_away(self, refusal: Refusal) -> None:

@@ -7,6 +7,7 @@ that the site spends memory or disk on it without end.
 import json
 import re
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
@@ -27,10 +28,13 @@ MAX_STRATEGY = 2000
 """Characters of a strategy, which takes time to read that grows faster than its length."""
 MAX_OPTIONS, MAX_OPTION, MAX_TEXT = 100, 4096, 200
 """Options in a table, the largest whole number among them, and the characters of a text or a name."""
+MAX_PRODUCT = 2**20
+"""Of all whole numbers in a table of options: together they give the size of what a method trains."""
 MAX_CLASSES = 10_000
 _CLASSES = "class_names"
 """The option of every protocol for deployments that holds class names, which may contain any character."""
 _RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _PATH = re.compile(r"[/\\~]|\.\.|^\.|:")
 """What turns a text into a path, an address or the ID of a model."""
 
@@ -62,7 +66,9 @@ def check_job(job: Job, content: RecordDict) -> None:
     for what, value, most in numbers:
         if not 0 <= value <= most:
             raise _outside(f"its {what} is {value}, not one from 0 to {most}")
-    if len(job.fingerprint) > MAX_TEXT or any(len(name) > MAX_TEXT for name in content.array_records.get(SHARED, ())):
+    if not _FINGERPRINT.fullmatch(job.fingerprint):
+        raise _outside("its fingerprint is not 64 hexadecimal digits")
+    if any(len(name) > MAX_TEXT for name in content.array_records.get(SHARED, ())):
         raise _outside(f"a name in it has more than {MAX_TEXT} characters")
     if SITES in content.metric_records:
         _check_sites(sites_of(content), job.config)
@@ -88,6 +94,8 @@ def _options(config: RunConfig) -> Iterator[tuple[str, Any]]:
         if len(table) > MAX_OPTIONS:
             raise _outside(f"it has {len(table)} options")
         yield from table.items()
+        if prod(max(1, abs(value)) for value in table.values() if isinstance(value, int)) > MAX_PRODUCT:
+            raise _outside(f"the product of its options is larger than {MAX_PRODUCT}")
 
 
 def _check_option(name: str, value: Any) -> None:

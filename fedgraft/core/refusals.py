@@ -35,6 +35,7 @@ SENTENCES = {
     "worker": "the site's worker does not answer",
 }
 """The public sentence of every code."""
+_MAX_DETAIL = 2000
 _SENT = re.compile(r"(.*) \(([a-z-]+)\)", re.DOTALL)
 
 
@@ -44,12 +45,12 @@ class Refusal(UserError):
     Args:
         code: one of `SENTENCES`.
         sentence: in place of the code's, where it holds nothing of the site's own.
-        detail: for the site's log only.
+        detail: for the site's log only; kept on one line.
     """
 
     def __init__(self, code: str, sentence: str = "", detail: str = "") -> None:
         self.code, self.sentence = code, sentence or SENTENCES[code]
-        super().__init__(detail or self.sentence)
+        super().__init__(_one_line(detail or self.sentence))
 
     @property
     def public(self) -> str:
@@ -63,6 +64,11 @@ class Refusal(UserError):
         if match is None or match[2] not in SENTENCES:
             return cls(INTERNAL, detail=public)
         return cls(match[2], match[1])
+
+
+def _one_line(text: str) -> str:
+    """A text that may come from a stranger, for a log: printable characters alone, and not many."""
+    return "".join(character if character.isprintable() else " " for character in text[:_MAX_DETAIL])
 
 
 def code_of(reason: str) -> str:

@@ -1,6 +1,7 @@
 """What travels between server and sites, as Flower records: the job, shared arrays, counts and metrics."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ class Job:
     def from_record(cls, record: ConfigRecord) -> "Job":
         """From a Flower record; raises Refusal if the server runs an incompatible version of fedgraft."""
         if _series(str(record["version"])) != _series(__version__):
-            asked = str(record["version"])[:40]
+            asked = re.sub(r"[^\w.+-]", "", str(record["version"]), flags=re.ASCII)[:40]
             raise Refusal(
                 "version", f"the server runs fedgraft {asked}, this site {__version__}; upgrade the older one"
             )

@@ -41,8 +41,9 @@ class AskedRun:
         answered: what it has answered.
         refusals: every reason for which it refused a message.
         confusion: SHA-256 of the confusion counts that have left the site.
-        sent: bytes that have left the site, by round.
-        seconds: that the site has worked.
+        sent: bytes that have left the site since the last approval, by round.
+        seconds: that the site has worked since then.
+        earlier: bytes and seconds before it.
         open_since: when it began what it has not ended, "" otherwise.
     """
 
@@ -62,6 +63,7 @@ class AskedRun:
     confusion: str = ""
     sent: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
+    earlier: tuple[int, float] = (0, 0.0)
     open_since: str = ""
 
     def state(self, needs_approval: bool) -> str:
@@ -73,6 +75,16 @@ class AskedRun:
         if needs_approval and self.decision != "approved":
             return "waiting"
         return "refused" if self.refused else "approved"
+
+    @property
+    def all_bytes(self) -> int:
+        """Bytes that have left the site for the run."""
+        return self.earlier[0] + sum(self.sent.values())
+
+    @property
+    def all_seconds(self) -> float:
+        """Seconds that the site has worked for the run."""
+        return self.earlier[1] + self.seconds
 
     def begin(self, kind: str, key: str) -> None:
         """Count something that the site was asked to do."""
@@ -163,7 +175,11 @@ def _sent(run: AskedRun, entry: Entry) -> None:
 
 
 def _decided(run: AskedRun, entry: Entry) -> None:
+    """Note the operator's decision; an approval grants again what a server may have used up."""
     run.decision = entry["event"]
+    if run.decision == "approved":
+        run.earlier = run.all_bytes, run.all_seconds
+        run.sent, run.seconds, run.asked_for, run.refused = {}, 0.0, {}, ""
 
 
 def _declined(run: AskedRun, entry: Entry) -> None:

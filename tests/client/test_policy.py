@@ -21,6 +21,7 @@ from PIL import Image
 from fedgraft import RunConfig, UserError
 from fedgraft.client import tasks
 from fedgraft.client.run_in_words import in_words
+from fedgraft.core.errors import RunFailed
 from fedgraft.core.refusals import SENTENCES, WAITS, code_of
 from fedgraft.flower.messages import (
     CLASS_COUNTS,
@@ -130,6 +131,17 @@ def test_a_run_goes_on_without_the_site_whose_policy_forbids_it(images: Path, tm
     assert trained == [[0, 1], [0, 1]]
     assert summary["rounds"] == 2
     assert not (strict.state / "run").exists()
+
+
+def test_a_run_whose_sites_all_refuse_ends_with_a_sentence(
+    images: Path, tmp_path: Path, job: Job, site: SiteFolder
+) -> None:
+    text = (site.path / "site.toml").read_text()
+    (site.path / "site.toml").write_text(text.replace("methods = []", 'methods = ["zeroshot"]'))
+    config = RunConfig.model_validate({**job.config.model_dump(), "rounds": 1, "sites": 1})
+    with InProcessGrid([SiteFolder.open(site.path)], 0, {}) as grid, pytest.raises(RunFailed) as raised:
+        run_to_the_end(config, tmp_path / "run", grid)
+    assert "\n" not in str(raised.value)
 
 
 # --- approval --------------------------------------------------------------------------------------
@@ -299,7 +311,7 @@ def test_no_option_may_name_a_file_or_an_address(settings: dict, ask: Ask, job: 
         ({"attempt": -1}, "its attempt is -1"),
         ({"fold": 1}, "its fold is 1, but the run has 1"),
         ({"fold": -1}, "its fold is -1"),
-        ({"fingerprint": "f" * 10**6}, "a name in it has more than 200 characters"),
+        ({"fingerprint": "f" * 10**6}, "its fingerprint is not 64 hexadecimal digits"),
     ],
 )
 def test_numbers_and_names_have_bounds(changed: dict, said: str, ask: Ask, job: Job, content: Content) -> None:
@@ -313,6 +325,7 @@ def test_numbers_and_names_have_bounds(changed: dict, said: str, ask: Ask, job: 
     ("settings", "said"),
     [
         ({"method_options": {"n_ctx": 10**9}}, "the option 'n_ctx' is larger than 4096"),
+        ({"method_options": {"n_ctx": 2000, "rank": 2000}}, "the product of its options is larger than 1048576"),
         ({"method_options": {"ctx_init": "a " * 500}}, "the option 'ctx_init' has a text of more than 200 characters"),
         ({"method_options": {f"o{number}": 1 for number in range(101)}}, "it has 101 options"),
         ({"protocol_options": {"class_names": ["a", "b" * 201]}}, "a text of more than 200 characters"),
@@ -336,6 +349,19 @@ def test_a_message_is_for_one_site_of_the_run(sites: list[int], ask: Ask, job: J
 
 def test_a_message_without_a_readable_job_is_refused(ask: Ask) -> None:
     assert code_of(_refusal(ask, "hello", RecordDict())) == "configuration"
+
+
+def test_a_stranger_cannot_write_lines_of_his_own_into_the_log(
+    ask: Ask, job: Job, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = job.to_record()
+    record["version"] = "9.9\nworker: all is well\x1b[2J"
+    assert _refusal(ask, "hello", RecordDict({JOB: record})).startswith("the server runs fedgraft 9.9workerall")
+    record = job.to_record()
+    record["config"] = job.config.model_dump_json().replace('"adam"', '"adam\\nworker: all is well\\u001b[2J"')
+    assert code_of(_refusal(ask, "hello", RecordDict({JOB: record}))) == "configuration"
+    assert len(caplog.messages) == 2
+    assert all(message.isprintable() for message in caplog.messages)
 
 
 def test_a_message_of_many_arrays_is_refused(ask: Ask, job: Job, content: Content) -> None:
@@ -396,8 +422,12 @@ def test_a_server_cannot_ask_for_much_more_than_the_run_needs(
     message = content(_changed(replace(job, round=1), **FEW))
     for number in range(most):
         _answer(ask_site(site), kind, _variant(message, number))
-    assert f"accepts at most {most} different" in _refusal(ask_site(site), kind, _variant(message, most))
+    assert f"accepts at most {most} different messages to {kind}" in _refusal(
+        ask_site(site), kind, _variant(message, most)
+    )
     _answer(ask_site(site), kind, _variant(message, 0))  # what was answered before is answered again
+    _decide(site, "approved")
+    _answer(ask_site(site), kind, _variant(message, most))
 
 
 def test_a_training_that_also_measures_counts_as_a_measurement(
@@ -409,7 +439,7 @@ def test_a_training_that_also_measures_counts_as_a_measurement(
     for number in range(3):
         _answer(ask, "evaluate", _variant(content(base), number))
     measuring = content(replace(base, measure=True))
-    assert "accepts at most 3 different evaluations" in _refusal(ask, "train", measuring)
+    assert "accepts at most 3 different messages to evaluate" in _refusal(ask, "train", measuring)
     _answer(ask, "train", content(base))
 
 
