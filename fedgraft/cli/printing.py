@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedgraft.config.registry import PROTOCOLS
 from fedgraft.data.protocols.protocol import flat_results
@@ -57,6 +58,19 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"Report: {report}", soft_wrap=True)
+
+
+def runs_table(runs: list[dict[str, Any]]) -> Table:
+    """The runs that a site was asked for."""
+    table = Table()
+    for column in ("run", "configuration", "asked", "method", "state", "rounds", "seconds", "bytes", "last refusal"):
+        table.add_column(column, overflow="fold", justify="right" if column in ("seconds", "bytes") else "left")
+    for run in runs:
+        method = "+".join(filter(None, (run["method"], ascii(run["strategy"])[1:-1])))
+        done, cost = f"{run['rounds']} of {run['of']}", (f"{run['seconds']:.1f}", f"{run['bytes']:,}")
+        cells = (run["run"], run["configuration"][:12], run["asked"], method, run["state"], done, *cost, run["reason"])
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
 
 
 def print_export(written: "Exported") -> None:

@@ -4,14 +4,22 @@ import json
 import logging
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedgraft.cli.settings import Json
 
-site_app = typer.Typer(no_args_is_help=True, help="A deployed site: its folder, its check, its processes.")
+if TYPE_CHECKING:
+    from fedgraft.runs.asked_runs import AskedRun, AskedRuns
+    from fedgraft.runs.site_folder import SiteFolder
+
+site_app = typer.Typer(no_args_is_help=True, help="A deployed site: its folder, its check, its runs, its processes.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="The run's name, as `fedgraft site runs` shows it.")]
+Configuration = Annotated[
+    str, typer.Option(metavar="HASH", help="The beginning of the configuration's hash, where a run has several.")
+]
 
 
 @site_app.command("init")
@@ -51,14 +59,17 @@ def site_check(
     from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
-    images = data or site.data
-    found = check_site(images, site.settings.labels, site.settings.backbone or backbone, method)
+    images, settings = data or site.data, site.settings
+    own_backbone = settings.backbone or settings.backbones.get(backbone, backbone)
+    found = check_site(images, settings.labels, own_backbone, method, settings.policy)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
         for name, count in found.images.items():
             typer.echo(f"{count:6d}  {name}")
         typer.echo(f"{sum(found.images.values())} images of {len(found.images)} classes in {images}.")
+        typer.echo(f"A server learns the number of images of {len(found.told)} of the {len(found.images)} classes.")
+        typer.echo(f"The backbone's fingerprint is {found.fingerprint}.")
         typer.echo(
             f"Estimated: {found.features_seconds:.1f} s once for image features, {found.round_seconds:.1f} s of "
             f"training per round, {found.memory_mb:.0f} MB of memory."
@@ -107,3 +118,105 @@ def site_start(
         typer.echo(f"$ {shlex.join(process.command)}")
     site.start()
     supervise_until_ended(site)
+
+
+@site_app.command("runs")
+def site_runs(folder: Folder, as_json: Json = False) -> None:
+    """Show which runs servers have asked for, and what became of them."""
+    from rich.console import Console
+
+    from fedgraft.cli.printing import runs_table
+    from fedgraft.client.run_in_words import in_words
+
+    site, runs = _asked_runs(folder)
+    approve = site.settings.policy.approve
+    if as_json:
+        typer.echo(json.dumps([_run_facts(run, approve) for run in runs]))
+        return
+    facts = [_run_facts(run, approve) for run in runs]
+    if not facts:
+        typer.echo(f"No server has asked {folder} for a run yet.")
+        return
+    Console().print(runs_table(facts))
+    for run in runs:
+        if run.state(approve) == "waiting":
+            typer.echo("\n".join(["", *in_words(run)]))
+            typer.echo(f"Decide with `fedgraft site approve {folder} {run.name}` or `fedgraft site refuse ...`.")
+
+
+@site_app.command("approve")
+def site_approve(folder: Folder, run: RunName, configuration: Configuration = "") -> None:
+    """Let the site take part in a run, with the configuration that it was asked with and no other."""
+    _decide("approved", folder, run, configuration)
+
+
+@site_app.command("refuse")
+def site_refuse(folder: Folder, run: RunName, configuration: Configuration = "") -> None:
+    """Let the site refuse a run, also one that it has begun."""
+    _decide("refused", folder, run, configuration)
+
+
+@site_app.command("log")
+def site_log(
+    folder: Folder,
+    known: Annotated[str, typer.Option(metavar="HASH", help="A hash printed earlier, which must be in the log.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check the audit log, and print what was asked of the site, what was decided and what left it."""
+    from fedgraft.core.errors import RunFailed
+    from fedgraft.runs.audit_log import START, AuditLog
+    from fedgraft.runs.site_folder import SiteFolder
+
+    log = AuditLog(SiteFolder.open(folder).audit_log)
+    entries = log.verified()
+    if known and all(entry["hash"] != known for entry in entries):
+        raise RunFailed(f"{log.path} does not hold the entry {known}: its end was cut, or it was replaced.")
+    for entry in entries:
+        shown = {key: value for key, value in entry.items() if key not in ("previous", "hash", "number", "time")}
+        place = f"{entry['number']:6d}  {entry['time']}"
+        typer.echo(json.dumps(entry) if as_json else f"{place}  {shown.pop('event')}  {json.dumps(shown)}")
+    if not as_json:
+        head = entries[-1]["hash"] if entries else START
+        count = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
+        typer.echo(f"{count}, none changed and none missing between them. The last one's hash is {head}.")
+
+
+def _asked_runs(folder: Path) -> "tuple[SiteFolder, AskedRuns]":
+    from fedgraft.runs.asked_runs import AskedRuns
+    from fedgraft.runs.audit_log import AuditLog
+    from fedgraft.runs.site_folder import SiteFolder
+
+    site = SiteFolder.open(folder)
+    return site, AskedRuns(AuditLog(site.audit_log).fresh())
+
+
+def _run_facts(run: "AskedRun", approve: bool) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "configuration": run.configuration,
+        "asked": run.asked,
+        "state": run.state(approve),
+        "method": run.settings["method"],
+        "strategy": run.settings["strategy"],
+        "rounds": run.rounds,
+        "of": run.last_round,
+        "seconds": round(run.all_seconds, 3),
+        "bytes": run.all_bytes,
+        "reason": run.refused,
+        "settings": run.settings,
+    }
+
+
+def _decide(decision: str, folder: Path, name: str, configuration: str) -> None:
+    import getpass
+
+    from fedgraft.client.run_in_words import in_words
+    from fedgraft.runs.asked_runs import SHORT
+    from fedgraft.runs.audit_log import AuditLog
+
+    site, runs = _asked_runs(folder)
+    run = runs.named(name, configuration)
+    content = {"run": run.name, "configuration": run.configuration, "by": getpass.getuser()}
+    AuditLog(site.audit_log).append(decision, content)
+    typer.echo("\n".join(in_words(run)))
+    typer.echo(f"{decision.capitalize()}: the run {run.name} with the configuration {run.configuration[:SHORT]}.")

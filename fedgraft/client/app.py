@@ -4,11 +4,14 @@ In a simulation it does the work itself. On a deployed site Flower starts a proc
 is imported: the message is relayed to the site's resident worker, and its answer back.
 """
 
+import logging
+
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedgraft.client.relay import ask_worker
 from fedgraft.core.errors import UserError, reason_of
+from fedgraft.core.refusals import refusal_of
 from fedgraft.flower.messages import JOB, Job, for_sites
 
 app = ClientApp()
@@ -16,6 +19,7 @@ _FAILED = 100
 """Error code of a site that reports what went wrong; Flower's own codes are lower."""
 WORKER = "worker"
 """The key of the node configuration that holds the address of a deployed site's worker."""
+_log = logging.getLogger("fedgraft.app")
 
 
 @app.query()
@@ -49,7 +53,16 @@ def _answered(kind: str, message: Message, context: Context) -> Message:
             content = {"train": tasks.train, "evaluate": tasks.evaluate}[kind](message.content, simulated_run)
         return Message(content, reply_to=message)
     except Exception as error:  # a node's failure is an answer: the round continues without its sites
-        return Message(Error(_FAILED, reason_of(error)), reply_to=message)
+        return Message(Error(_FAILED, _told(error, context)), reply_to=message)
+
+
+def _told(error: Exception, context: Context) -> str:
+    """What the server is told of a failure: of a deployed site's only the code and its sentence."""
+    if WORKER not in context.node_config:
+        return reason_of(error)
+    refusal = refusal_of(error)
+    _log.warning("%s", refusal)
+    return refusal.public
 
 
 def _held_sites(content: RecordDict, context: Context) -> RecordDict:

@@ -1,5 +1,6 @@
 """A run as loaded by a process: backbone, split and memory-mapped features, once for all sites that it serves."""
 
+import logging
 import socket
 from abc import ABC, abstractmethod
 from functools import lru_cache
@@ -11,15 +12,18 @@ import torch
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.required_features import feature_rows, fill_store
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import UserError
+from fedgraft.core.errors import UserError, reason_of
 from fedgraft.core.files import cache_root, stored_key
 from fedgraft.core.randomness import public_key
+from fedgraft.core.refusals import refusal_of
 from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.split import SiteShare, Split
 from fedgraft.flower.messages import Job
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.run_directory import RunDirectory
+
+_log = logging.getLogger("fedgraft.worker")
 
 
 class LoadedRun(ABC):
@@ -50,6 +54,10 @@ class LoadedRun(ABC):
     @abstractmethod
     def noise_key(self) -> bytes:
         """What a site's noise is drawn from, 32 bytes."""
+
+    @abstractmethod
+    def reason(self, error: Exception) -> str:
+        """What the server is told of a failure."""
 
     def features(self, positions: IntArray, views: int = 1) -> torch.Tensor:
         """What is cached of some examples, (n, views, ...), copied from the mapped file to the backbone's device."""
@@ -95,6 +103,10 @@ class SimulatedRun(LoadedRun):
         """Derived from the seed: a simulation protects nobody, and must be reproducible."""
         return public_key(self.plan.config.seed)
 
+    def reason(self, error: Exception) -> str:
+        """The whole reason: nobody is a stranger in a simulation."""
+        return reason_of(error)
+
 
 class DeployedRun(LoadedRun):
     """At a deployed site: its own images, split by the site itself, and its own state."""
@@ -118,6 +130,12 @@ class DeployedRun(LoadedRun):
     def noise_key(self) -> bytes:
         """The site's own secret for the run."""
         return stored_key(self._folder / "noise.key")
+
+    def reason(self, error: Exception) -> str:
+        """A code and its sentence; the site's log has the rest."""
+        refusal = refusal_of(error)
+        _log.warning("%s", refusal)
+        return refusal.public
 
 
 @lru_cache(maxsize=1)

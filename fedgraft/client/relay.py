@@ -7,7 +7,8 @@ or is killed because it hangs, is restarted by `fedgraft site start` and receive
 import grpc
 from flwr.app import RecordDict
 
-from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.errors import RunFailed
+from fedgraft.core.refusals import Refusal
 from fedgraft.flower.internals import record_bytes, record_from_bytes
 
 SERVICE = "fedgraft.Worker"
@@ -23,7 +24,7 @@ def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
     """The worker's answer to a message of a kind; the address is "unix:PATH".
 
     Raises:
-        UserError: the worker refuses, with its reason, or the message or the answer is too large.
+        Refusal: the worker refuses, or the message or the answer is too large.
         RunFailed: there is no worker, or it crashed on the message every time.
     """
     data = record_bytes(content)
@@ -37,10 +38,9 @@ def ask_worker(address: str, kind: str, content: RecordDict) -> RecordDict:
                 raise RunFailed(f"The site's worker did not start within {_START_SECONDS:.0f} seconds.") from error
             except grpc.RpcError as error:
                 if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
-                    raise UserError(error.details()) from error
+                    raise Refusal.received(str(error.details())) from error
                 if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    raise UserError(
-                        f"the message or its answer exceeds {MAX_BYTES // 2**20} MB, the limit of a site"
-                    ) from error
+                    limit = f"{MAX_BYTES // 2**20} MB, the limit of a site"
+                    raise Refusal("too-large", f"the message or its answer exceeds {limit}") from error
                 ended = str(error.details())
     raise RunFailed(f"The site's worker ended {_TRIES} times while handling a message: {ended}.")

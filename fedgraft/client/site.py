@@ -11,8 +11,9 @@ from torch import Tensor
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.loaded_run import LoadedRun
 from fedgraft.client.training import TrainingData, train_together
-from fedgraft.core.errors import UserError, reason_of
+from fedgraft.core.errors import UserError
 from fedgraft.core.randomness import generator, keyed_normal
+from fedgraft.core.refusals import Refusal, refusing
 from fedgraft.data.examples import IntArray
 from fedgraft.flower.messages import Arrays, Job
 from fedgraft.methods.adapter import Adapter
@@ -36,20 +37,24 @@ class Site:
         """The method's adapter with the server's arrays and the site's personal ones of the last round.
 
         Raises:
-            UserError: the personal state cannot be read, or parameters do not fit the method.
+            Refusal: the personal state cannot be read, or parameters do not fit the method.
         """
-        adapter = self.run.plan.adapter(self.run.vocabulary, self.site, self.fold, last_round)
-        _require_fit("The server's parameters", shared, adapter.server_state())
+        with refusing("configuration"):
+            adapter = self.run.plan.adapter(self.run.vocabulary, self.site, self.fold, last_round)
+        with refusing("parameters"):
+            _require_fit("The server's parameters", shared, adapter.server_state())
         adapter.load(shared)
-        if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
-            _require_fit(f"The tensors of the personal state in {self.state.folder}", personal, adapter.personal())
-            adapter.load(personal)
+        with refusing("state"):
+            if adapter.personal_names and (personal := self.state.load(last_round)) is not None:
+                _require_fit(f"The tensors of the personal state in {self.state.folder}", personal, adapter.personal())
+                adapter.load(personal)
         return adapter
 
     def answer(self, adapter: Adapter, received: Arrays, server_round: int, loss: float, seconds: float) -> Answer:
-        """Store the personal parameters of a trained adapter and return the answer; raises UserError if it cannot."""
+        """Store the personal parameters of a trained adapter and return the answer; raises Refusal if it cannot."""
         if personal := adapter.personal():
-            self.state.save(server_round, personal, self.attempt)
+            with refusing("state"):
+                self.state.save(server_round, personal, self.attempt)
         arrays = {name: value.numpy().copy() for name, value in adapter.shared().items()}
         if (transform := self.run.plan.composition.transform) is not None:
             arrays = transform.release(arrays, received, self._noise(server_round))
@@ -98,10 +103,11 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
     adapters, results = _adapters(sites, shared, server_round - 1)
     for site in sites if sites[0].attempt else ():
         try:
-            site.state.refuse_stale(site.attempt, server_round)
-        except UserError as error:
+            with refusing("stale"):
+                site.state.refuse_stale(site.attempt, server_round)
+        except Refusal as refusal:
             adapters.pop(site.site, None)
-            results[site.site] = reason_of(error)
+            results[site.site] = site.run.reason(refusal)
     able = [site for site in sites if site.site in adapters]
     if able:
         began = time.perf_counter()
@@ -116,7 +122,7 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
             try:
                 results[site.site] = site.answer(adapters[site.site], shared, server_round, loss, seconds)
             except UserError as error:
-                results[site.site] = reason_of(error)
+                results[site.site] = site.run.reason(error)
     return results
 
 
@@ -150,7 +156,7 @@ def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[d
         try:
             adapters[site.site] = site.adapter(tensors, last_round)
         except UserError as error:
-            failed[site.site] = reason_of(error)
+            failed[site.site] = site.run.reason(error)
     return adapters, failed
 
 
@@ -163,15 +169,16 @@ def _require_fit(what: str, given: dict[str, Tensor], expected: dict[str, Tensor
 
 
 def sites_for(run: LoadedRun, job: Job, sites: Sequence[int]) -> list[Site]:
-    """The sites that a job is for; raises UserError if this node's backbone is not the server's."""
+    """The sites that a job is for; raises Refusal if this node's backbone is not the server's."""
     require_fingerprint(run, job)
     return [Site(run, job.fold, site, job.attempt) for site in sites]
 
 
 def require_fingerprint(run: LoadedRun, job: Job) -> None:
-    """Raise UserError for a job from a server with another backbone."""
+    """Raise Refusal for a job from a server with another backbone."""
     if run.backbone.fingerprint != job.fingerprint:
-        raise UserError(
+        raise Refusal(
+            "fingerprint",
             f"the server's backbone has the fingerprint {job.fingerprint[:16]}..., but this site's has "
-            f"{run.backbone.fingerprint[:16]}...; both need the same backbone"
+            f"{run.backbone.fingerprint[:16]}...; both need the same backbone",
         )

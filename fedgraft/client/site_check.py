@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
+from fedgraft.client.release import class_counts
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import DEFAULT_TEMPLATES
 from fedgraft.data.sources.folder import decode, list_images, readable
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.site_policy import SitePolicy
 
 _TIMED = 8
 
@@ -24,6 +26,8 @@ class SiteCheck:
 
     Attributes:
         images: number of images by the federation's class names.
+        told: those of them that a server learns when it greets the site.
+        fingerprint: of the backbone, as the policy names it.
         mistakes: a sentence for each image that cannot be read.
         features_seconds: time to compute all image features, once.
         round_seconds: time to train one round of the default configuration with these classes.
@@ -31,18 +35,29 @@ class SiteCheck:
     """
 
     images: dict[str, int]
+    told: dict[str, int]
+    fingerprint: str
     mistakes: list[str]
     features_seconds: float
     round_seconds: float
     memory_mb: float
 
 
-def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method_name: str) -> SiteCheck:
+def check_site(
+    images: Path, renamed: dict[str, str], backbone_name: str, method_name: str, policy: SitePolicy | None = None
+) -> SiteCheck:
     """Read every image of a folder, and time the encoding of a few and one training step.
 
+    Args:
+        policy: the site's, which must accept the method and the backbone.
+
     Raises:
-        UserError: there are no images, or none that can be read.
+        UserError: there are no images, or none that can be read, or the policy refuses.
     """
+    policy = policy or SitePolicy()
+    plan = Plan.of(RunConfig(method=method_name, backbone=backbone_name))
+    backbone = plan.load_backbone()
+    policy.check(plan.config, backbone.fingerprint)
     files = list_images(images)
     counts: Counter[str] = Counter()
     mistakes, sound = [], []
@@ -56,8 +71,6 @@ def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method
         counts[renamed.get(file.label, readable(file.label))] += 1
     if not sound:
         raise UserError(f"No image of {images} can be read. {mistakes[0]}")
-    plan = Plan.of(RunConfig(method=method_name, backbone=backbone_name))
-    backbone = plan.load_backbone()
     sample = [decode(path) for path in sound[:_TIMED]]
     began = time.perf_counter()
     features = backbone.represent_images(backbone.preprocess(sample), plan.image_layer(backbone))
@@ -74,4 +87,7 @@ def check_site(images: Path, renamed: dict[str, str], backbone_name: str, method
     trained = sum(min(count, plan.config.shots) for count in counts.values())
     steps = plan.config.local_epochs * -(-trained // plan.config.batch_size)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return SiteCheck(dict(sorted(counts.items())), mistakes, an_image * len(sound), a_step * steps, memory)
+    told = class_counts(counts, policy)
+    found = dict(sorted(counts.items()))
+    seconds = an_image * len(sound), a_step * steps
+    return SiteCheck(found, told, backbone.fingerprint, mistakes, *seconds, memory)

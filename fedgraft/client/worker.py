@@ -4,10 +4,10 @@
 """
 
 import logging
-import re
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,20 +19,23 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft import __version__
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.loading import MINI
 from fedgraft.client import tasks
+from fedgraft.client.admission import Admission, Task
 from fedgraft.client.loaded_run import DeployedRun
 from fedgraft.client.relay import KINDS, OPTIONS, SERVICE
+from fedgraft.client.release import class_counts
 from fedgraft.client.site import require_fingerprint
 from fedgraft.client.worker_status import report_task, start_pulse
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import UserError, reason_of
+from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.refusals import Refusal, refusal_of, refusing
 from fedgraft.data.sources.folder import open_site_images
-from fedgraft.flower.internals import record_bytes, record_from_bytes
+from fedgraft.flower.internals import record_from_bytes
 from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, IMAGES, JOB, Job
 from fedgraft.methods.plan import Plan
 from fedgraft.runs.site_folder import SiteFolder
 
-_RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
 _log = logging.getLogger("fedgraft.worker")
 
 
@@ -44,7 +47,7 @@ class Worker:
     """
 
     def __init__(self, site: SiteFolder, status: Path) -> None:
-        self._site, self._status = site, status
+        self._site, self._status, self._admission = site, status, Admission(site)
         self._last: tuple[str, bytes, bytes] | None = None
         self._lock = threading.Lock()
         self._run = lru_cache(maxsize=1)(self._new_run)
@@ -56,29 +59,34 @@ class Worker:
         }
 
     def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
-        """The answer to one message; a refusal is returned as a sentence."""
+        """The answer to one message; of a refusal the server learns the code and its sentence alone."""
         with self._lock, report_task(self._status, kind):
+            task, began = None, time.monotonic()
             try:
-                if self._last is not None and self._last[:2] == (kind, data):
-                    return self._last[2]
-                content = self._tasks[kind](record_from_bytes(data))
-                answer = record_bytes(content)
-                if kind == "train" and not content.config_records[FAILURES]:
-                    self._last = kind, data, answer
-                return answer
+                task = self._admission.admit(kind, record_from_bytes(data))
+                return self._admitted(task, data, began)
             except Exception as error:
-                if not isinstance(error, UserError):
-                    _log.exception("%s failed", kind)
-                else:
-                    _log.warning("%s: %s", kind, error)
-                context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason_of(error))
+                refusal = refusal_of(error)
+                _log.warning("%s: %s", kind, refusal, exc_info=None if isinstance(error, Refusal) else error)
+                if task is not None:
+                    self._admission.decline(task, refusal.public, str(refusal), time.monotonic() - began)
+                context.abort(grpc.StatusCode.FAILED_PRECONDITION, refusal.public)
                 raise AssertionError("abort raises") from error
 
+    def _admitted(self, task: Task, data: bytes, began: float) -> bytes:
+        if self._last is not None and self._last[:2] == (task.kind, data):
+            return self._admission.repeat(task, self._last[2])
+        content = self._tasks[task.kind](task.content)
+        answer = self._admission.release(task, content, time.monotonic() - began)
+        if task.kind == "train" and not content.config_records[FAILURES]:
+            self._last = task.kind, data, answer
+        return answer
+
     def _hello(self, content: RecordDict) -> RecordDict:
-        """The site's name and what it holds, with image counts only if its configuration allows.
+        """The site's name and what it holds, with image counts as far as its policy allows.
 
         Raises:
-            UserError: server and site are incompatible.
+            Refusal: server and site are incompatible.
         """
         job = Job.from_record(content.config_records[JOB])
         run = self._run_of(job)
@@ -87,10 +95,10 @@ class Worker:
             {"name": self._site.settings.name, "version": __version__, "fingerprint": run.backbone.fingerprint}
         )
         answer = RecordDict({HELLO: hello})
-        if self._site.settings.share_counts:
-            counts = Counter(run.split.class_names[label] for label in run.split.labels)
+        counts = Counter(run.split.class_names[label] for label in run.split.labels)
+        if told := class_counts(counts, self._site.settings.policy):
             hello[IMAGES] = len(run.split.labels)
-            answer[CLASS_COUNTS] = MetricRecord(dict(sorted(counts.items())))
+            answer[CLASS_COUNTS] = MetricRecord({**told})
         return answer
 
     def _run_of(self, job: Job) -> DeployedRun:
@@ -98,12 +106,28 @@ class Worker:
 
     def _new_run(self, config_json: str, run: str) -> DeployedRun:
         plan = Plan.of(RunConfig.model_validate_json(config_json))
-        if not plan.protocol.deployed:
-            raise UserError(f"the protocol {plan.protocol.name!r} is for simulations, but this is a deployed site")
-        name = self._site.settings.backbone or plan.config.backbone
-        examples = open_site_images(self._site.data, plan.announced.class_names, self._site.settings.labels)
-        state = self._site.state / _checked_name(run)
-        return DeployedRun(plan, self._loaded(name, plan), examples, state, self._site.cache)
+        name = self._own_backbone(plan.config.backbone)
+        with refusing("images"):
+            examples = open_site_images(self._site.data, plan.announced.class_names, self._site.settings.labels)
+        with refusing("backbone"):
+            backbone = self._loaded(name, plan)
+        with refusing("images"):
+            return DeployedRun(plan, backbone, examples, self._site.state / run, self._site.cache)
+
+    def _own_backbone(self, asked: str) -> str:
+        """Which backbone the site loads where a server names one; a name that site.toml does not have is not tried.
+
+        Raises:
+            Refusal: the site has none of that name.
+        """
+        settings = self._site.settings
+        if settings.backbone:
+            return settings.backbone
+        if asked in settings.backbones:
+            return settings.backbones[asked]
+        if asked == MINI:
+            return MINI
+        raise Refusal("backbone", detail=f"the run names the backbone {asked!r}, which site.toml does not")
 
     def _loaded(self, name: str, plan: Plan) -> Backbone:
         """The backbone, reused by consecutive runs that need the same one."""
@@ -111,13 +135,6 @@ class Worker:
         if self._known is None or self._known[0] != wanted:
             self._known = wanted, plan.load_backbone(name)
         return self._known[1]
-
-
-def _checked_name(run: str) -> str:
-    """The run's name, which names a folder at the site; raises UserError if it could lead out of the site's folder."""
-    if not _RUN_NAME.fullmatch(run):
-        raise UserError(f"the server calls the run {run!r}; a run's name has only letters, digits and . - _")
-    return run
 
 
 def serve_on(server: grpc.Server, worker: Worker, address: str) -> grpc.Server:
@@ -152,7 +169,12 @@ def main(make: Callable[[SiteFolder, Path], Worker] = Worker) -> None:
     folder, address = sys.argv[1:]
     status = Path(address.removeprefix("unix:")).parent
     start_pulse(status)
-    serve(make(SiteFolder.open(Path(folder)), status), address)
+    try:
+        worker = make(SiteFolder.open(Path(folder)), status)
+    except (UserError, RunFailed) as error:
+        _log.error("%s", error)
+        sys.exit(1)
+    serve(worker, address)
 
 
 if __name__ == "__main__":

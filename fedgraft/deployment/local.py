@@ -74,7 +74,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
     parts = split_images(files, config.sites, config.seed)
     directory = RunDirectory(out / "run")
     directory.check_free(config, resume=directory.begun)
-    folders = [_site(out, name, part) for name, part in parts.items()]
+    folders = [_site(out, name, part, config.backbone) for name, part in parts.items()]
     server_folder = _server(out / "server")
 
     def site(folder: SiteFolder) -> RunningSite:
@@ -164,7 +164,7 @@ def _server(path: Path) -> ServerFolder:
     return ServerFolder.create(path, ["localhost", "127.0.0.1"], free_port())
 
 
-def _site(out: Path, name: str, files: list[ImageFile]) -> SiteFolder:
+def _site(out: Path, name: str, files: list[ImageFile], backbone: str) -> SiteFolder:
     images = out / "images" / name
     if (out / "sites" / name / "site.toml").exists():
         return SiteFolder.open(out / "sites" / name)
@@ -174,4 +174,4 @@ def _site(out: Path, name: str, files: list[ImageFile]) -> SiteFolder:
         link.unlink(missing_ok=True)
         link.symlink_to(file.path.absolute())
     (out / "sites").mkdir(parents=True, exist_ok=True)
-    return SiteFolder.create(out / "sites" / name, name, images)
+    return SiteFolder.create(out / "sites" / name, name, images, backbone)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fedgraft import __version__
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import UserError
 from fedgraft.core.plain_text import plain
+from fedgraft.core.refusals import Refusal
 from fedgraft.flower.array_data import read_array
 from fedgraft.flower.internals import record_bytes
 
@@ -70,10 +70,11 @@ class Job:
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> "Job":
-        """From a Flower record; raises UserError if the server runs an incompatible version of fedgraft."""
+        """From a Flower record; raises Refusal if the server runs an incompatible version of fedgraft."""
         if _series(str(record["version"])) != _series(__version__):
-            raise UserError(
-                f"the server runs fedgraft {record['version']!s}, this site {__version__}; upgrade the older one"
+            asked = re.sub(r"[^\w.+-]", "", str(record["version"]), flags=re.ASCII)[:40]
+            raise Refusal(
+                "version", f"the server runs fedgraft {asked}, this site {__version__}; upgrade the older one"
             )
         return cls(
             config=RunConfig.model_validate(json.loads(str(record["config"]))),

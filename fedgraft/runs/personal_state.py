@@ -6,6 +6,7 @@ kill starts from the same state as before, and a torn write leaves the previous 
 
 import hashlib
 import json
+import time
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_bytes
 
 _KEPT = 2
+_BELIEVED_SECONDS = 3600.0
 _UNREADABLE = (SafetensorError, OSError, KeyError, ValueError, TypeError)
 
 
@@ -55,6 +57,9 @@ class PersonalState:
     def refuse_stale(self, attempt: int, server_round: int) -> None:
         """Refuse a training request that is stale: its server process is gone, or its round is over.
 
+        A later attempt is believed for an hour after it has written its state, for longer than a message of an earlier
+        one may be on its way: a server that counts its attempts wrongly does not lock the run for ever.
+
         Raises:
             UserError: there is a state of a later attempt, or of a later round of the same one.
         """
@@ -64,6 +69,9 @@ class PersonalState:
             except _UNREADABLE:
                 continue
             newest = int(metadata.get("attempt", "0")), known
+            age = abs(time.time() - self._path(known).stat().st_mtime)
+            if newest[0] > attempt and age > _BELIEVED_SECONDS:
+                continue
             if newest > (attempt, server_round):
                 raise UserError(
                     f"round {server_round} of the server's attempt {attempt} is stale: the site has already trained "

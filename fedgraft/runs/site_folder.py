@@ -1,12 +1,13 @@
 """A site's folder: its configuration, its keys, its personal state, its feature cache and its logs.
 
-site.toml      name, image folder, labels, what the server may learn
+site.toml      name, image folder, labels, backbones, and the site's policy
 keys/site      private key (P-384, OpenSSH format), mode 0600; it never leaves the site
 keys/site.pub  public key, for `fedgraft server admit`
 keys/superexec the secret that SuperNode and SuperExec share, mode 0600
 state/         personal parameters, one folder per run
 cache/         image features
 logs/          of the worker and of Flower's SuperNode
+audit.jsonl    what servers asked, what was decided and what left the site, see `fedgraft site log`
 """
 
 import tomllib
@@ -23,6 +24,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.core.files import new_private_folder, secret_file, write_private, write_text
 from fedgraft.core.plain_text import name_problem
 from fedgraft.runs.flower_app_folder import write_app
+from fedgraft.runs.site_policy import SitePolicy
 
 
 class SiteSettings(BaseModel):
@@ -32,10 +34,11 @@ class SiteSettings(BaseModel):
 
     name: str = Field(description="the site's name on the server")
     data: str = Field(default="", description="the folder of images: class/image or domain/class/image")
-    backbone: str = Field(default="", description="the site's copy of the backbone, by default as the server names it")
-    share_counts: bool = Field(default=True, description="whether the server learns the number of images per class")
+    backbone: str = Field(default="", description="a folder or Hugging Face ID, in place of what the server names")
+    backbones: dict[str, str] = Field(default_factory=dict, description="folder or ID for a name that a server gives")
     task_seconds: float = Field(default=3600.0, gt=0, description="a worker that takes longer over a message restarts")
     labels: dict[str, str] = Field(default_factory=dict, description="the federation's class for a folder's name")
+    policy: SitePolicy = Field(default_factory=SitePolicy, description="which runs the site takes part in, and how")
 
     @field_validator("name")
     @classmethod
@@ -53,7 +56,7 @@ class SiteFolder:
     settings: SiteSettings
 
     @classmethod
-    def create(cls, path: Path, name: str, data: Path | None = None) -> Self:
+    def create(cls, path: Path, name: str, data: Path | None = None, backbone: str = "") -> Self:
         """Create the folder with new keys; raises UserError if it exists and is not empty."""
         if problem := name_problem(name):
             raise UserError(f"{problem[0].upper()}{problem[1:]}.")
@@ -63,7 +66,7 @@ class SiteFolder:
         write_private(path / "keys" / "site", key.private_bytes(pem, openssh, serialization.NoEncryption()))
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         write_text(path / "keys" / "site.pub", f"{public.decode()} {name}\n")
-        settings = SiteSettings(name=name, data=str(data.absolute()) if data else "")
+        settings = SiteSettings(name=name, data=str(data.absolute()) if data else "", backbone=backbone)
         write_text(path / "site.toml", tomli_w.dumps(settings.model_dump()))
         return cls(path, settings)
 
@@ -72,7 +75,12 @@ class SiteFolder:
         """Read an existing folder; raises UserError if it is not a site's or its site.toml is invalid."""
         file = path / "site.toml"
         try:
-            return cls(path, SiteSettings.model_validate(tomllib.loads(file.read_text())))
+            content = tomllib.loads(file.read_text())
+            if "share_counts" in content:
+                raise UserError("'share_counts' belongs into the table [policy]; move it there")
+            return cls(path, SiteSettings.model_validate(content))
+        except UserError as error:
+            raise UserError(f"{file}: {str(error).rstrip('.')}.") from error
         except OSError as error:
             raise UserError(f"{path} is not a site's folder: {file} cannot be read ({error.strerror}).") from error
         except tomllib.TOMLDecodeError as error:
@@ -80,6 +88,8 @@ class SiteFolder:
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
+            if first["type"] == "value_error":
+                raise UserError(f"{file}: {key!r}: {first['ctx']['error']}.") from error
             raise UserError(f"{file}: {key!r} has the value {str(first['input'])[:80]!r}: {first['msg']}.") from error
 
     @property
@@ -132,6 +142,11 @@ class SiteFolder:
     def cache(self) -> Path:
         """Where image features are kept."""
         return self.path / "cache"
+
+    @property
+    def audit_log(self) -> Path:
+        """The file of the audit log."""
+        return self.path / "audit.jsonl"
 
     @property
     def logs(self) -> Path:

@@ -10,18 +10,31 @@ import pytest
 import torch
 
 from fedgraft import UserError
+from fedgraft.backbones import Backbone
 from fedgraft.client.site_check import check_site
 from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.site_policy import SitePolicy
 
 
 def test_a_check_counts_classes_as_the_federation_will_hear_of_them(images: Path) -> None:
     found = check_site(images, {"blue_circle": "azure disk"}, "mini", "fedpgp")
     assert found.images == {"azure disk": 12, "green square": 12, "red triangle": 12}
+    assert found.told == found.images
     assert found.mistakes == []
     assert found.features_seconds > 0
     assert found.round_seconds > 0
     assert found.memory_mb > 100
+
+
+def test_a_check_says_what_the_policy_lets_a_server_learn_and_what_it_refuses(images: Path, mini: Backbone) -> None:
+    found = check_site(images, {}, "mini", "zeroshot", SitePolicy(smallest_group=13))
+    assert found.told == {}
+    assert found.fingerprint == mini.fingerprint
+    with pytest.raises(UserError, match="policy does not accept the method 'zeroshot'"):
+        check_site(images, {}, "mini", "zeroshot", SitePolicy(methods=["fedpgp"]))
+    with pytest.raises(UserError, match="policy does not accept the backbone with the fingerprint"):
+        check_site(images, {}, "mini", "zeroshot", SitePolicy(backbones=["0" * 64]))
 
 
 @pytest.mark.slow

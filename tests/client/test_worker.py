@@ -2,10 +2,9 @@
 
 import errno
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,10 @@ import pytest
 import torch
 from flwr.app import RecordDict
 
-from fedgraft import RunConfig, UserError, __version__
-from fedgraft.backbones import Backbone
+from fedgraft import UserError, __version__
 from fedgraft.client.relay import OPTIONS, ask_worker
 from fedgraft.client.worker import Worker, serve_on
 from fedgraft.core.errors import RunFailed
-from fedgraft.flower.internals import record_bytes, record_from_bytes
 from fedgraft.flower.messages import (
     CLASS_COUNTS,
     HELLO,
@@ -31,60 +28,14 @@ from fedgraft.flower.messages import (
     NUM_EXAMPLES,
     SHARED,
     Job,
-    for_sites,
     to_array_record,
     unpack,
 )
-from fedgraft.methods.plan import Plan
-from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.site_folder import SiteFolder
-from fedgraft.testing.in_process import ask as ask_directly
 
 Ask = Callable[[str, RecordDict], RecordDict]
 NAMES = ["blue circle", "green square", "red triangle"]
-CONFIG = RunConfig(
-    method="fedpgp", data="folder:own", protocol="own-data", sites=4, local_epochs=1,
-    protocol_options={"class_names": NAMES}, method_options={"n_ctx": 2, "rank": 2},
-)  # fmt: skip
-
-
-@pytest.fixture
-def site(tmp_path: Path, images: Path) -> SiteFolder:
-    """A site with its own copy of the images."""
-    shutil.copytree(images, tmp_path / "own")
-    return SiteFolder.create(tmp_path / "site", "north", tmp_path / "own")
-
-
-@pytest.fixture
-def address(site: SiteFolder) -> Iterator[str]:
-    """Where its worker answers."""
-    with tempfile.TemporaryDirectory() as folder:
-        server = serve_on(grpc.server(ThreadPoolExecutor(2)), Worker(site, Path(folder)), f"unix:{folder}/worker")
-        yield f"unix:{folder}/worker"
-        server.stop(None)
-
-
-@pytest.fixture
-def ask(site: SiteFolder, tmp_path: Path) -> Ask:
-    """Asks its worker without a socket."""
-    worker = Worker(site, tmp_path)
-    return lambda kind, content: record_from_bytes(ask_directly(worker, kind, record_bytes(content)))
-
-
-@pytest.fixture
-def job(mini: Backbone) -> Job:
-    """What the server asks."""
-    return Job(CONFIG, "run", mini.fingerprint, 0, 1)
-
-
-@pytest.fixture
-def content(mini: Backbone) -> Callable[[Job], RecordDict]:
-    """A message for site 2 with the server's first parameters."""
-    plan = Plan.of(CONFIG)
-    adapter = plan.adapter(Vocabulary(mini, NAMES, plan.announced.templates))
-    shared = {name: value.numpy() for name, value in adapter.shared().items()}
-    return lambda job: for_sites(RecordDict({JOB: job.to_record(), SHARED: to_array_record(shared)}), [2])
 
 
 def test_a_site_trains_and_is_measured_on_its_own_images(
@@ -126,7 +77,9 @@ def test_a_message_that_comes_twice_gets_the_same_answer(
     assert np.array_equal(one.array_records[SHARED]["sigma"].numpy(), two.array_records[SHARED]["sigma"].numpy())
 
 
-def test_a_hello_tells_counts_only_where_the_site_lets_it(ask: Ask, job: Job, site: SiteFolder) -> None:
+def test_a_hello_tells_counts_only_where_the_site_lets_it(
+    ask: Ask, ask_site: Callable[[SiteFolder], Ask], with_policy: Callable[..., SiteFolder], job: Job
+) -> None:
     hello = ask("hello", RecordDict({JOB: job.to_record()}))
     assert dict(hello.config_records[HELLO]) == {
         "name": "north",
@@ -135,8 +88,7 @@ def test_a_hello_tells_counts_only_where_the_site_lets_it(ask: Ask, job: Job, si
         "images": 36,
     }
     assert dict(hello.metric_records[CLASS_COUNTS]) == dict.fromkeys(NAMES, 12)
-    silent = replace(site, settings=site.settings.model_copy(update={"share_counts": False}))
-    hello = Worker(silent, site.path)._hello(RecordDict({JOB: job.to_record()}))
+    hello = ask_site(with_policy(share_counts=False))("hello", RecordDict({JOB: job.to_record()}))
     assert CLASS_COUNTS not in hello
     assert "images" not in hello.config_records[HELLO]
 
@@ -147,15 +99,15 @@ def test_a_hello_tells_counts_only_where_the_site_lets_it(ask: Ask, job: Job, si
     [
         ({"fingerprint": "0" * 64}, "both need the same backbone"),
         ({"version": "7.0.0"}, "the server runs fedgraft 7.0.0"),
-        (
-            {"config": CONFIG.model_copy(update={"protocol_options": {"class_names": NAMES[:2]}})},
-            "'red_triangle', which the federation",
-        ),
+        ({"classes": NAMES[:2]}, r"^the site holds a class that the federation does not know \(classes\)$"),
     ],
 )
 def test_a_server_that_does_not_fit_is_refused_with_a_sentence(
     kind: str, changed: dict, said: str, ask: Ask, job: Job, content: Callable[[Job], RecordDict]
 ) -> None:
+    if "classes" in changed:
+        options = {"class_names": changed["classes"]}
+        changed = {"config": job.config.model_copy(update={"protocol_options": options})}
     with pytest.raises(UserError, match=said):
         ask(kind, content(replace(job, **changed)))
 
@@ -164,7 +116,7 @@ def test_an_update_for_another_shape_is_refused(ask: Ask, job: Job, content: Cal
     message = content(job)
     message[SHARED] = to_array_record({"sigma": np.zeros((1, 5, 128), np.float32)})
     reason = unpack(ask("train", message))[2]
-    assert "The server's parameters have the shapes {'sigma': (1, 5, 128)}" in str(reason)
+    assert reason == "the server's parameters do not have the names and shapes that the method needs (parameters)"
 
 
 def test_a_damaged_state_falls_back_to_the_round_before(
@@ -230,28 +182,32 @@ def test_a_full_disk_leaves_the_site_out_with_a_sentence_and_the_state_as_it_was
     (kept,) = site.state.glob("*/000/*")
     before = kept.read_bytes()
 
-    def full(file: int) -> None:
+    def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as disk:
-        disk.setattr("fedgraft.core.files.os.fsync", full)
+        disk.setattr("fedgraft.runs.personal_state.write_bytes", full)
         reason = unpack(ask("train", content(replace(job, round=2))))[2]
-    assert str(reason).startswith("The personal state cannot be written to ")
-    assert str(reason).endswith("No space left on device.")
+    assert reason == "the site's personal state cannot be read or written (state)"
+    with monkeypatch.context() as disk:
+        disk.setattr("fedgraft.core.files.os.fsync", full)
+        with pytest.raises(UserError, match=r"^the site cannot read or write one of its files \(disk\)$"):
+            ask("train", content(replace(job, round=3)))
     assert [path.name for path in kept.parent.iterdir()] == [kept.name]
     assert kept.read_bytes() == before
     assert isinstance(unpack(ask("train", content(replace(job, round=2))))[2], RecordDict)
 
 
 def test_a_state_of_other_shapes_is_refused(
-    ask: Ask, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder
+    ask: Ask, job: Job, content: Callable[[Job], RecordDict], site: SiteFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     ask("train", content(job))
     (folder,) = site.state.glob("*/000")
     state = PersonalState(folder, {"method": "fedpgp", "fingerprint": job.fingerprint})
     state.save(1, {"U": torch.zeros(1, 2, 3), "V": torch.zeros(1, 3, 128)})
     reason = unpack(ask("train", content(replace(job, round=2))))[2]
-    assert "have the shapes {'U': (1, 2, 3), 'V': (1, 3, 128)}" in str(reason)
+    assert reason == "the site's personal state cannot be read or written (state)"
+    assert "have the shapes {'U': (1, 2, 3), 'V': (1, 3, 128)}" in caplog.text
 
 
 @pytest.mark.parametrize("run", ["../escape", "/abs", "", ".hidden", "a/b"])

@@ -65,7 +65,7 @@ def test_a_deployment_learns_survives_a_killed_worker_and_leaves_nothing(deploye
     assert [row["round"] for row in rows if row["scope"] == "train"] == [1, 2, 3]
     assert [row["round"] for row in rows if row["scope"] == "personal"] == [0, 1, 2, 3]
     assert {row["reason"].split(":")[-1].strip()[:17] for row in rows if row["scope"] == "left_out"} <= {
-        "The site's worker"
+        "the site's worker"
     }
     sites = json.loads((out / "run" / "sites.json").read_text())
     assert {name: entry["number"] for name, entry in sites.items()} == {"site-0": 0, "site-1": 1}

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
+from fedgraft.core.refusals import Refusal
 from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples, as_rgb, content_key
 from fedgraft.data.sources.source import Source
 
@@ -67,15 +68,17 @@ def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[st
         renamed: maps a folder's name to the federation's class name, where they differ.
 
     Raises:
-        UserError: there is no such folder, no images, or a class unknown to the federation.
+        UserError: there is no such folder, or no images.
+        Refusal: a class is unknown to the federation.
     """
     files = list_images(root)
     known = {name: position for position, name in enumerate(class_names)}
     named = {file.label: renamed.get(file.label, readable(file.label)) for file in files}
     if foreign := sorted(label for label, name in named.items() if name not in known):
-        raise UserError(
-            f"The folder {root} holds the class {foreign[0]!r}, which the federation does not know; map it to one of "
-            f"its classes in the site's labels, or remove it. The federation knows: {', '.join(class_names)}."
+        raise Refusal(
+            "classes",
+            detail=f"The folder {root} holds the class {foreign[0]!r}, which the federation does not know; map it to "
+            f"one of its classes in the site's labels, or remove it. The federation knows: {', '.join(class_names)}.",
         )
     return Examples(
         class_names=tuple(class_names),
