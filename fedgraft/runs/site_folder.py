@@ -90,7 +90,7 @@ class SiteFolder:
             key = ".".join(map(str, first["loc"]))
             if first["type"] == "value_error":
                 raise UserError(f"{file}: {key!r}: {first['ctx']['error']}.") from error
-            raise UserError(f"{file}: {key!r} has the value {str(first['input'])[:80]!r}: {first['msg']}.") from error
+            raise UserError(f"{file}: {key!r} has the value {repr(first['input'])[:80]}: {first['msg']}.") from error
 
     @property
     def data(self) -> Path:

@@ -72,7 +72,7 @@ def test_folders_are_not_made_over_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("name = ", "is not TOML"), ("name = ''", "'name' has the value ''"), ("name = 'a'\ndate = 1", "'date'")],
+    [("name = ", "is not TOML"), ("name = ''", "'name': the name of a site has 1 to 64 characters, not 0"), ("name = 'a'\ndate = 1", "'date'")],
 )
 def test_a_mistake_in_site_toml_is_named(text: str, said: str, tmp_path: Path) -> None:
     site = SiteFolder.create(tmp_path / "site", "north")
