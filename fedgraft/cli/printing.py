@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedgraft.config.registry import PROTOCOLS
+from fedgraft.core.plain_text import NAME_LENGTH, plain
 from fedgraft.data.protocols.protocol import flat_results
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
     )
     if privacy := summary.get("privacy"):
         console.print(f"{privacy['mechanism']}: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}.")
+    for entry in summary.get("often_left_out", []):
+        name = f" ({plain(entry['name'], NAME_LENGTH)})" if entry.get("name") else ""
+        most = max(entry["reasons"], key=lambda reason: entry["reasons"][reason])
+        sentence = f"Site {entry['site']}{name} was left out {entry['times']} times, most often because: {plain(most)}"
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"Report: {report}", soft_wrap=True)
 
 

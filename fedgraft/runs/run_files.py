@@ -34,6 +34,15 @@ class PrivacyAccount(_Content):
     releases: int
 
 
+class OftenLeftOut(_Content):
+    """A site that was left out of several rounds; reasons with how often each was given."""
+
+    site: int
+    name: str | None = None
+    times: int
+    reasons: dict[str, int] = Field(min_length=1)
+
+
 class Summary(_Content):
     """summary.json; what only the report shows may be missing."""
 
@@ -55,6 +64,7 @@ class Summary(_Content):
     wall_seconds: float | None = None
     privacy: PrivacyAccount | None = None
     versions: dict[str, str] | None = None
+    often_left_out: list[OftenLeftOut] = []
 
 
 class CompleteSummary(Summary):

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.flower.internals import record_bytes, record_from_bytes
-from fedgraft.flower.messages import SHARED, to_array_record
+from fedgraft.flower.messages import NUM_EXAMPLES, SHARED, to_array_record
 
-BAD_UPDATES = ("nan", "infinity", "shape", "huge", "40 MB", "names")
+BAD_UPDATES = ("nan", "infinity", "shape", "huge", "40 MB", "names", "examples")
 
 
 def spoiled(answer: bytes, how: str) -> bytes:
-    """A training's answer with other shared parameters.
+    """A training's answer with other shared parameters, or a number of examples that takes the whole average.
 
     Args:
         how: one of `BAD_UPDATES`, or any number of MB.
@@ -21,6 +21,9 @@ def spoiled(answer: bytes, how: str) -> bytes:
             arrays = {key: array.numpy() for key, array in content.array_records[name].items()}
             spoilt = {("other" if how == "names" else key): _spoiled(array, how) for key, array in arrays.items()}
             content[name] = to_array_record(spoilt)
+    for metrics in content.metric_records.values():
+        if how == "examples" and NUM_EXAMPLES in metrics:
+            metrics[NUM_EXAMPLES] = 10**18
     return record_bytes(content)
 
 

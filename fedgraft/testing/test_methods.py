@@ -193,6 +193,8 @@ def test_its_rule_keeps_names_shapes_and_values_where_all_sites_answer_alike(tra
     answers = [Answer(site, shared, 10, 0.0) for site in range(3)]
     kept, left_out = trained.rule.check_answers(answers, state)
     assert (len(kept), left_out) == (3, [])
+    start = trained.rule.start(kept[0], state)
+    assert {name: array.shape for name, array in start.items()} == {name: array.shape for name, array in shared.items()}
     after = trained.rule.aggregate(kept, round_after(state, asked=3), {}).arrays
     assert {name: array.shape for name, array in after.items()} == {name: array.shape for name, array in state.items()}
     assert all(np.isfinite(array).all() for array in after.values())

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -39,6 +39,7 @@ def test_a_megabyte_is_cut_and_says_so() -> None:
     assert len(plain("ab " * 10**6, 64)) <= 64
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_one_printable_line_that_no_page_and_no_terminal_takes_for_more(said: str) -> None:
     line = plain(said)

