@@ -69,12 +69,13 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
 def runs_table(runs: list[dict[str, Any]]) -> Table:
     """The runs that a site was asked for."""
     table = Table()
-    for column in ("run", "configuration", "asked", "method", "state", "rounds", "seconds", "bytes", "last refusal"):
+    for column in ("run", "state", "asked (UTC)", "method", "rounds", "seconds", "bytes"):
         table.add_column(column, overflow="fold", justify="right" if column in ("seconds", "bytes") else "left")
     for run in runs:
         method = "+".join(filter(None, (run["method"], ascii(run["strategy"])[1:-1])))
         done, cost = f"{run['rounds']} of {run['of']}", (f"{run['seconds']:.1f}", f"{run['bytes']:,}")
-        cells = (run["run"], run["configuration"][:12], run["asked"], method, run["state"], done, *cost, run["reason"])
+        asked = run["asked"][:16].replace("T", " ")
+        cells = (run["run"], run["state"], asked, method, done, *cost)
         table.add_row(*(Text(cell) for cell in cells))
     return table
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,6 +140,8 @@ def site_runs(folder: Folder, as_json: Json = False) -> None:
         return
     Console().print(runs_table(facts))
     for run in runs:
+        if run.refused:
+            typer.echo(f"{run.name} was refused: {run.refused}.")
         if run.state(approve) == "waiting":
             typer.echo("\n".join(["", *in_words(run)]))
             typer.echo(f"Decide with `fedgraft site approve {folder} {run.name}` or `fedgraft site refuse ...`.")
@@ -162,7 +165,10 @@ def site_log(
     known: Annotated[str, typer.Option(metavar="HASH", help="A hash printed earlier, which must be in the log.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Check the audit log, and print what was asked of the site, what was decided and what left it."""
+    """Check the audit log, and print what was asked of the site, what was decided and what left it.
+
+    With --json, each entry is printed as it is in the file; otherwise hashes are shortened.
+    """
     from fedgraft.core.errors import RunFailed
     from fedgraft.runs.audit_log import START, AuditLog
     from fedgraft.runs.site_folder import SiteFolder
@@ -172,13 +178,19 @@ def site_log(
     if known and all(entry["hash"] != known for entry in entries):
         raise RunFailed(f"{log.path} does not hold the entry {known}: its end was cut, or it was replaced.")
     for entry in entries:
-        shown = {key: value for key, value in entry.items() if key not in ("previous", "hash", "number", "time")}
-        place = f"{entry['number']:6d}  {entry['time']}"
-        typer.echo(json.dumps(entry) if as_json else f"{place}  {shown.pop('event')}  {json.dumps(shown)}")
+        typer.echo(json.dumps(entry) if as_json else _log_line(entry))
     if not as_json:
         head = entries[-1]["hash"] if entries else START
         count = "1 entry" if len(entries) == 1 else f"{len(entries)} entries"
         typer.echo(f"{count}, none changed and none missing between them. The last one's hash is {head}.")
+
+
+def _log_line(entry: dict[str, Any]) -> str:
+    """An entry for a person: without the whole configuration, and with the beginning of each hash."""
+    hidden = ("number", "time", "event", "previous", "hash", "key", "settings")
+    facts = json.dumps({key: value for key, value in entry.items() if key not in hidden})
+    short = re.sub(r"([0-9a-f]{12})[0-9a-f]{52}", r"\1", facts)
+    return f"{entry['number']:6d}  {entry['time']}  {entry['event']}  {short}"
 
 
 def _asked_runs(folder: Path) -> "tuple[SiteFolder, AskedRuns]":
@@ -195,6 +207,9 @@ def _run_facts(run: "AskedRun", approve: bool) -> dict[str, Any]:
         "run": run.name,
         "configuration": run.configuration,
         "asked": run.asked,
+        "server_version": run.version,
+        "decision": run.decision,
+        "decided_by": run.decided_by,
         "state": run.state(approve),
         "method": run.settings["method"],
         "strategy": run.settings["strategy"],

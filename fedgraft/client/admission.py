@@ -168,7 +168,7 @@ class Admission:
         if asked.seconds >= policy.run_seconds:
             raise Refusal("policy", f"the site's policy accepts at most {policy.run_seconds:g} seconds of work per run")
         measurements = min(policy.max_measurements, _REPEATS * planned_measurements(config) * folds)
-        for kind, key in _works(task):
+        for kind, server_round, key in _works(task):
             known = asked.asked_for.get(kind, set())
             if key in known:
                 continue
@@ -177,7 +177,7 @@ class Admission:
                 raise Refusal(
                     "policy", f"the site's policy accepts at most {most} different messages to {kind} per run"
                 )
-            self._add("began", asked, {"kind": kind, "fold": task.job.fold, "round": task.job.round, "key": key})
+            self._add("began", asked, {"kind": kind, "fold": task.job.fold, "round": server_round, "key": key})
 
     def _turn_away(self, refusal: Refusal) -> None:
         if len(self._turned_away) < _TURNED_AWAY and refusal.public not in self._turned_away:
@@ -238,12 +238,13 @@ def _deployed_plan(config_json: str) -> Plan:
     return plan
 
 
-def _works(task: Task) -> Iterator[tuple[str, str]]:
-    """The kind and key of all that a message asks to be computed."""
+def _works(task: Task) -> Iterator[tuple[str, int, str]]:
+    """Kind, round and key of all that a message asks to be computed."""
+    job = task.job
     if task.kind != "hello":
-        yield task.kind, task.key
-    if task.kind == "train" and task.job.measure:
-        yield "evaluate", _key("evaluate", task.job.fold, task.job.round - 1, task.content)
+        yield task.kind, job.round, task.key
+    if task.kind == "train" and job.measure:
+        yield "evaluate", job.round - 1, _key("evaluate", job.fold, job.round - 1, task.content)
 
 
 def _key(kind: str, fold: int, server_round: int, content: RecordDict) -> str:

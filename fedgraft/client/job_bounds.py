@@ -68,7 +68,7 @@ def check_job(job: Job, content: RecordDict) -> None:
             raise _outside(f"its {what} is {value}, not one from 0 to {most}")
     if not _FINGERPRINT.fullmatch(job.fingerprint):
         raise _outside("its fingerprint is not 64 hexadecimal digits")
-    if any(len(name) > MAX_TEXT for name in content.array_records.get(SHARED, ())):
+    if any(len(name) > MAX_TEXT for name in (job.version, *content.array_records.get(SHARED, ()))):
         raise _outside(f"a name in it has more than {MAX_TEXT} characters")
     if SITES in content.metric_records:
         _check_sites(sites_of(content), job.config)

@@ -33,6 +33,8 @@ class AskedRun:
         settings: the configuration itself.
         decision: "approved" or "refused" by the operator, "" before.
         fingerprint: of the server's backbone.
+        version: of the server's fedgraft.
+        decided_by: the account that gave the decision.
         refused: the public reason of the last refusal, "" if something has been done since.
         last_round: the last round of the run; 0 where the method does not train.
         rounds: the highest round that the site has trained.
@@ -53,7 +55,9 @@ class AskedRun:
     settings: dict[str, Any]
     fingerprint: str
     last_round: int
+    version: str = ""
     decision: str = ""
+    decided_by: str = ""
     refused: str = ""
     rounds: int = 0
     finished: bool = False
@@ -147,9 +151,10 @@ class AskedRuns:
         key, event = (entry["run"], entry["configuration"]), entry["event"]
         if event == "asked":
             settings, fingerprint = entry["settings"], entry["fingerprint"]
-            self._runs[key] = AskedRun(*key, entry["time"], settings, fingerprint, entry["last_round"])
-        elif (run := self._runs.get(key)) is not None:
-            _ADDED[event](run, entry)
+            run = AskedRun(*key, entry["time"], settings, fingerprint, entry["last_round"], entry["version"])
+            self._runs[key] = run
+        elif (known := self._runs.get(key)) is not None:
+            _ADDED[event](known, entry)
 
 
 def _began(run: AskedRun, entry: Entry) -> None:
@@ -176,7 +181,7 @@ def _sent(run: AskedRun, entry: Entry) -> None:
 
 def _decided(run: AskedRun, entry: Entry) -> None:
     """Note the operator's decision; an approval grants again what a server may have used up."""
-    run.decision = entry["event"]
+    run.decision, run.decided_by = entry["event"], entry["by"]
     if run.decision == "approved":
         run.earlier = run.all_bytes, run.all_seconds
         run.sent, run.seconds, run.asked_for, run.refused = {}, 0.0, {}, ""

@@ -18,7 +18,7 @@ import pytest
 from flwr.app import RecordDict
 from PIL import Image
 
-from fedgraft import RunConfig, UserError
+from fedgraft import RunConfig, UserError, __version__
 from fedgraft.client import tasks
 from fedgraft.client.run_in_words import in_words
 from fedgraft.core.errors import RunFailed
@@ -311,6 +311,7 @@ def test_no_option_may_name_a_file_or_an_address(settings: dict, ask: Ask, job: 
         ({"attempt": -1}, "its attempt is -1"),
         ({"fold": 1}, "its fold is 1, but the run has 1"),
         ({"fold": -1}, "its fold is -1"),
+        ({"version": f"{__version__}.{'1' * 10**6}"}, "a name in it has more than 200 characters"),
         ({"fingerprint": "f" * 10**6}, "its fingerprint is not 64 hexadecimal digits"),
     ],
 )

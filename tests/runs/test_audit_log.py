@@ -98,7 +98,7 @@ def _asked(name: str, configuration: str) -> dict:
     settings = {"method": "fedpgp"}
     return {
         "event": "asked", "run": name, "configuration": configuration, "time": "2026-01-01T00:00:00+00:00",
-        "settings": settings, "fingerprint": "0", "last_round": 3,
+        "settings": settings, "fingerprint": "0", "last_round": 3, "version": "0.2.0",
     }  # fmt: skip
 
 
