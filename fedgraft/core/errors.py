@@ -20,6 +20,10 @@ class RunFailed(Exception):
     """A run that could not continue, for a reason other than a mistake in the input; also one sentence."""
 
 
+class RunPaused(Exception):
+    """A run that stands still because its operator wants it to; it can be resumed."""
+
+
 def reason_of(error: Exception) -> str:
     """A failure as reported to another machine: the sentence, preceded by the type of an unexpected error."""
     if isinstance(error, OSError) and error.strerror:

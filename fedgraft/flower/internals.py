@@ -5,6 +5,7 @@ tests/flower/test_internals.py names what breaks here when Flower moves somethin
 
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -72,6 +73,34 @@ def identify(run: int, node: int) -> None:
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run, node
+
+
+# --- nodes and their keys -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConnectedNode:
+    """What a SuperLink knows about a node that is connected.
+
+    Attributes:
+        name: under which the operator registered the node's key; "" where nodes have no registered keys.
+        registered: when that was; sorts by time.
+        since: when the node connected last; "" where that is not known.
+    """
+
+    name: str = ""
+    registered: str = ""
+    since: str = ""
+
+
+def connected_nodes(grid: Any) -> dict[int, ConnectedNode]:
+    """The connected nodes of a grid; only that of a SuperLink knows more than their numbers."""
+    if not hasattr(grid, "get_nodes"):
+        return {int(node): ConnectedNode() for node in grid.get_node_ids()}
+    return {
+        int(node.node_id): ConnectedNode(node.name, node.registered_at, node.last_activated_at)
+        for node in grid.get_nodes()
+    }
 
 
 def gaussian_epsilon(noise_multiplier: float, releases: int, delta: float) -> float:

@@ -8,16 +8,16 @@ the same answer, so resending it unnecessarily costs only time.
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from flwr.app import Message
 
 from fedgraft.core.errors import RunFailed
-from fedgraft.flower.internals import LOST_CODES
+from fedgraft.flower.internals import LOST_CODES, ConnectedNode, connected_nodes
 
-_FIRST_POLL_SECONDS, _POLL_SECONDS = 0.002, 0.1
+_FIRST_POLL_SECONDS, _POLL_SECONDS, _CHECK_SECONDS = 0.002, 0.1, 1.0
 
 
 class Grid(Protocol):
@@ -37,10 +37,11 @@ class Grid(Protocol):
 
 
 @dataclass
-class _Outgoing:
+class Outgoing:
     """A message in flight: under which identifiers it was sent, and when it is resent.
 
     Attributes:
+        reply: its reply, once there is one.
         patience: seconds from the last sending to the next; None to wait indefinitely.
         lost: whether no copy of it is in flight any more.
     """
@@ -51,6 +52,11 @@ class _Outgoing:
     lost: bool = True
     sent: float = 0.0
     reply: Message | None = None
+
+    @property
+    def node(self) -> int:
+        """The node that it is for."""
+        return self.message.metadata.dst_node_id
 
 
 class Sender:
@@ -67,10 +73,16 @@ class Sender:
     ) -> None:
         self._grid, self._stopping = grid, stopping
         self.seconds, self._patience = answer_seconds, resend_seconds
+        self.gone: Callable[[int], bool] = lambda node: False
+        """Whether a node will never answer again; asked once a second while a message to it waits."""
 
     def nodes(self) -> set[int]:
         """The connected nodes."""
         return set(self._grid.get_node_ids())
+
+    def connected(self) -> dict[int, ConnectedNode]:
+        """What the SuperLink knows about the connected nodes, by node."""
+        return connected_nodes(self._grid)
 
     def pause(self, seconds: float = _POLL_SECONDS) -> None:
         """Wait a moment; raises RunFailed if the run is stopped."""
@@ -83,11 +95,14 @@ class Sender:
         Raises:
             RunFailed: the run was stopped, or the messages are larger than the SuperLink accepts.
         """
-        outgoing = [_Outgoing(message, self._patience) for message in messages]
-        self._send(outgoing)
+        outgoing = self.post(messages)
         deadline = time.monotonic() + self.seconds
-        seconds = _FIRST_POLL_SECONDS
-        while (waiting := [entry for entry in outgoing if entry.reply is None]) and time.monotonic() < deadline:
+        seconds, checked, gone = _FIRST_POLL_SECONDS, time.monotonic(), set[int]()
+        while waiting := [entry for entry in outgoing if entry.reply is None and entry.node not in gone]:
+            if (now := time.monotonic()) >= deadline:
+                break
+            if now - checked > _CHECK_SECONDS:
+                checked, gone = now, {entry.node for entry in waiting if self.gone(entry.node)}
             self._collect(waiting)
             if waiting := [entry for entry in waiting if entry.reply is None]:
                 self.pause(seconds)
@@ -95,7 +110,20 @@ class Sender:
                 seconds = min(2 * seconds, _POLL_SECONDS)
         return [entry.reply for entry in outgoing]
 
-    def _send(self, outgoing: list[_Outgoing]) -> None:
+    def post(self, messages: list[Message]) -> list[Outgoing]:
+        """Send messages without waiting for their replies, which `look` finds."""
+        outgoing = [Outgoing(message, self._patience) for message in messages]
+        if outgoing:
+            self._send(outgoing)
+        return outgoing
+
+    def look(self, outgoing: Iterable[Outgoing]) -> None:
+        """Take the replies that have come, and resend what was lost; does not wait."""
+        if waiting := [entry for entry in outgoing if entry.reply is None]:
+            self._collect(waiting)
+            self._send_again([entry for entry in waiting if entry.reply is None])
+
+    def _send(self, outgoing: list[Outgoing]) -> None:
         originals = [(entry.message.content, entry.message.metadata) for entry in outgoing]
         copies = [
             Message(content, dst_node_id=metadata.dst_node_id, message_type=metadata.message_type)
@@ -110,7 +138,7 @@ class Sender:
             if identifier is not None:
                 entry.identifiers.add(identifier)
 
-    def _collect(self, waiting: list[_Outgoing]) -> None:
+    def _collect(self, waiting: list[Outgoing]) -> None:
         by_identifier = {identifier: entry for entry in waiting for identifier in entry.identifiers}
         if not by_identifier:
             return
@@ -123,7 +151,7 @@ class Sender:
             elif entry.reply is None:
                 entry.reply = reply
 
-    def _send_again(self, waiting: list[_Outgoing]) -> None:
+    def _send_again(self, waiting: list[Outgoing]) -> None:
         now = time.monotonic()
         due = [entry for entry in waiting if entry.patience and now - entry.sent > entry.patience]
         for entry in due:
@@ -131,6 +159,6 @@ class Sender:
             entry.patience *= 2
         if lost := [entry for entry in waiting if entry.lost]:
             present = self.nodes()
-            due += [entry for entry in lost if entry not in due and entry.message.metadata.dst_node_id in present]
+            due += [entry for entry in lost if entry not in due and entry.node in present]
         if due:
             self._send(due)
