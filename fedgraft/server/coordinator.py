@@ -124,10 +124,24 @@ class Coordinator:
             RecordDict({messages.JOB: self.job.to_record()}),
             max(1, round(self.config.quorum * self.config.sites)),
         )
-        greeting = router.greet(content, self.config.sites, numbers, least, away, self.admitted)
+        told = list[str]()
+
+        def on_refused(reason: str) -> None:
+            told.append(reason)
+            self._refused(reason)
+
+        greeting = router.greet(content, self.config.sites, numbers, least, away, self.admitted, on_refused)
+        if not greeting.hellos:
+            reasons = (
+                "; ".join(greeting.refused) or f"none has connected within {self.config.answer_seconds:.0f} seconds"
+            )
+            raise RunFailed(f"No site takes part: {reasons}.")
         for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
             self.observer.on_notice(f"The site {name!r} took part before and has not connected.")
-        self._record(router, greeting, "")
+        self._record(router, replace(greeting, refused=[one for one in greeting.refused if one not in told]), "")
+
+    def _refused(self, reason: str) -> None:
+        self.observer.on_notice(f"A site does not take part: {reason}.")
 
     def before_round(self, router: Router, server_round: int) -> bool:
         """Let sites join, come back and leave; whether the run goes on with a round.
@@ -150,7 +164,7 @@ class Coordinator:
     def _record(self, router: Router, greeting: Greeting, since: str) -> None:
         """Report who takes part, and write sites.json if it changes."""
         for reason in greeting.refused:
-            self.observer.on_notice(f"A site does not take part: {reason}.")
+            self._refused(reason)
         entries = {name: {**self._sites.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
         for name, hello in greeting.hellos.items():
             entries[name] |= {"version": hello.version, "fingerprint": hello.fingerprint}

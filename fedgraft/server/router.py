@@ -70,6 +70,7 @@ class Router:
         least: int = 1,
         away: Collection[str] = (),
         admitted: Names = lambda: None,
+        on_refused: Callable[[str], None] = lambda reason: None,
     ) -> Greeting:
         """Ask deployed sites who they are; those that refuse, or do not connect in time, may come in a later round.
 
@@ -79,6 +80,7 @@ class Router:
             least: how many sites the run needs to begin before time is up.
             away: sites that are not waited for.
             admitted: the names of the sites that can come.
+            on_refused: called with each reason why a site does not take part, as soon as it is known.
         """
         self._reception = reception = Reception(self._sender, content, count, numbers)
         self._admitted = admitted
@@ -90,7 +92,9 @@ class Router:
             if names is None:
                 return reception.answered >= wanted
             present = len(reception.present)
-            return present >= wanted or (names - missing <= reception.heard and present >= least)
+            if present >= wanted:
+                return True
+            return names - missing <= reception.heard and (present >= least or reception.answered >= wanted)
 
         greeting = Greeting(reception.numbers, {}, [])
         deadline = time.monotonic() + self._sender.seconds
@@ -98,6 +102,8 @@ class Router:
             news = reception.look()
             greeting.hellos.update(news.hellos)
             greeting.refused.extend(news.refused)
+            for reason in news.refused:
+                on_refused(reason)
             if not (news.hellos or news.refused):
                 self._sender.pause()
         return self._placed(greeting)

@@ -280,6 +280,15 @@ def test_a_run_begins_once_all_admitted_sites_have_answered() -> None:
     assert greeting.refused == ["'west': another backbone"]
 
 
+def test_a_run_whose_sites_all_refuse_is_not_waited_for() -> None:
+    refusing: dict[int, str | Error | None] = {7: Error(100, "another backbone"), 8: Error(100, "an unknown class")}
+    told: list[str] = []
+    router = _router(KeyedNodes(refusing, {7: "north", 8: "west"}), 10**9)
+    greeting = router.greet(RecordDict(), 2, {}, admitted=lambda: {"north", "west"}, on_refused=told.append)
+    assert greeting.numbers == {}
+    assert told == greeting.refused == ["'north': another backbone", "'west': an unknown class"]
+
+
 def test_a_resumed_run_does_not_wait_for_a_site_that_was_away() -> None:
     router = _router(KeyedNodes({7: "north"}), 10**9)
     known = {"north": 0, "west": 1}
