@@ -68,12 +68,12 @@ def print_sites(directory: RunDirectory) -> None:
     names = {entry["number"]: name for name, entry in known.items()}
     rows = directory.rows()
     trained = [row for row in rows if row["scope"] == "train"]
-    table = Table("site", "number", "rounds trained", "left out", "last reason")
+    table = Table("site", "number", "rounds trained", "rounds left out", "last reason")
     for number in range(directory.config().sites):
         left_out = [row for row in rows if row["scope"] == "left_out" and row["site"] == number]
         took_part = sum(number in row["sites"] for row in trained)
         reason = left_out[-1]["reason"] if left_out else ""
         name = names.get(number, "(never connected)")
-        times = f"{len({row['round'] for row in left_out})} rounds" if left_out else ""
-        table.add_row(name, str(number), f"{took_part} of {len(trained)}", times, reason)
+        times = len({row["round"] for row in left_out})
+        table.add_row(name, str(number), f"{took_part} of {len(trained)}", str(times or ""), reason)
     Console().print(table, markup=False)

@@ -166,7 +166,7 @@ class Coordinator:
         for reason in greeting.refused:
             self._refused(reason)
         entries = {name: {**self._sites.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
-        for name, hello in greeting.hellos.items():
+        for name, hello in sorted(greeting.hellos.items(), key=lambda item: greeting.numbers[item[0]]):
             entries[name] |= {"version": hello.version, "fingerprint": hello.fingerprint}
             if hello.images is not None:
                 entries[name]["images"] = hello.images
