@@ -128,6 +128,12 @@ class Reception:
         """The name of a site that takes part."""
         return next((name for name, hello in self._present.items() if hello.node == node), None)
 
+    def successor(self, node: int) -> int:
+        """The connected node with the newest key of the same site, or the node itself."""
+        name, connected = self.name_of(node), self._sender.connected()
+        same = [other for other, known in connected.items() if known.name and known.name == name]
+        return max(same, key=lambda other: connected[other].registered, default=node)
+
     def _ask(self, nodes: Iterable[int]) -> None:
         asked = sorted(nodes)
         queries = [Message(self._content, dst_node_id=node, message_type=MessageType.QUERY) for node in asked]

@@ -84,7 +84,7 @@ class Router:
         """
         self._reception = reception = Reception(self._sender, content, count, numbers)
         self._admitted = admitted
-        self._sender.gone = self._has_left
+        self._sender.successor = self._successor
 
         def enough() -> bool:
             missing = set(away) - reception.heard
@@ -156,11 +156,13 @@ class Router:
         self.dead -= back
         return Greeting(greeting.numbers, hellos, [*greeting.refused, *refused], sorted(back))
 
-    def _has_left(self, node: int) -> bool:
-        """Whether the site of a node is admitted no more."""
+    def _successor(self, node: int) -> int | None:
+        """The node of a site's newer key, once that is connected; None if the site is admitted no more."""
         assert self._reception is not None
         name, names = self._reception.name_of(node), self._admitted()
-        return names is not None and name is not None and name not in names
+        if name is None:
+            return node
+        return None if names is not None and name not in names else self._reception.successor(node)
 
     def _ask_nodes(self, content: RecordDict, receive: Callable[[Message], None], enough: Callable[[], bool]) -> None:
         """Query each node once, as it connects, until there are enough answers or time is up."""

@@ -44,12 +44,16 @@ class Outgoing:
         reply: its reply, once there is one.
         patience: seconds from the last sending to the next; None to wait indefinitely.
         lost: whether no copy of it is in flight any more.
+        gone: whether its node will never answer again.
+        connected: when its node had connected, as far as is known.
     """
 
     message: Message
     patience: float | None
     identifiers: set[str] = field(default_factory=set)
     lost: bool = True
+    gone: bool = False
+    connected: str = ""
     sent: float = 0.0
     reply: Message | None = None
 
@@ -73,8 +77,8 @@ class Sender:
     ) -> None:
         self._grid, self._stopping = grid, stopping
         self.seconds, self._patience = answer_seconds, resend_seconds
-        self.gone: Callable[[int], bool] = lambda node: False
-        """Whether a node will never answer again; asked once a second while a message to it waits."""
+        self.successor: Callable[[int], int | None] = lambda node: node
+        """The node that has taken a node's place; None if it will never answer again."""
 
     def nodes(self) -> set[int]:
         """The connected nodes."""
@@ -97,12 +101,13 @@ class Sender:
         """
         outgoing = self.post(messages)
         deadline = time.monotonic() + self.seconds
-        seconds, checked, gone = _FIRST_POLL_SECONDS, time.monotonic(), set[int]()
-        while waiting := [entry for entry in outgoing if entry.reply is None and entry.node not in gone]:
-            if (now := time.monotonic()) >= deadline:
-                break
+        seconds, checked = _FIRST_POLL_SECONDS, time.monotonic()
+        while (waiting := [entry for entry in outgoing if entry.reply is None and not entry.gone]) and (
+            now := time.monotonic()
+        ) < deadline:
             if now - checked > _CHECK_SECONDS:
-                checked, gone = now, {entry.node for entry in waiting if self.gone(entry.node)}
+                checked = now
+                self._check(waiting)
             self._collect(waiting)
             if waiting := [entry for entry in waiting if entry.reply is None]:
                 self.pause(seconds)
@@ -150,6 +155,21 @@ class Sender:
                 entry.lost = not entry.identifiers
             elif entry.reply is None:
                 entry.reply = reply
+
+    def _check(self, waiting: list[Outgoing]) -> None:
+        """Find messages that a node has forgotten because it has connected again, or that another node is to answer."""
+        connected = self.connected()
+        for entry in waiting:
+            node = self.successor(entry.node)
+            entry.gone = node is None
+            if node is not None and node != entry.node:
+                kind = entry.message.metadata.message_type
+                entry.message = Message(entry.message.content, dst_node_id=node, message_type=kind)
+                entry.lost, entry.connected = True, ""
+            elif entry.node in connected:
+                since = connected[entry.node].since
+                entry.lost |= bool(entry.connected) and since != entry.connected
+                entry.connected = since
 
     def _send_again(self, waiting: list[Outgoing]) -> None:
         now = time.monotonic()

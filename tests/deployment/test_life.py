@@ -85,7 +85,7 @@ def test_a_federation_lives_on_while_sites_join_change_keys_and_are_revoked(imag
     config = RunConfig(
         method="fedpgp", data="folder:own", protocol="own-data", sites=3, rounds=1000, local_epochs=1,
         protocol_options={"class_names": sorted(readable(path.name) for path in images.iterdir())},
-        method_options={"n_ctx": 2, "rank": 2},
+        method_options={"n_ctx": 2, "rank": 2}, resend_seconds=10.0,
     )  # fmt: skip
     first, second = tmp_path / "first", tmp_path / "second"
 

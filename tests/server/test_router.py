@@ -272,6 +272,15 @@ def test_a_site_whose_key_was_exchanged_keeps_its_number_under_the_newer_one(new
     assert grid.pushed[-1].metadata.dst_node_id == 9
 
 
+def test_a_site_that_changes_its_key_in_the_middle_of_a_round_answers_it_under_the_new_one() -> None:
+    grid = KeyedNodes({7: "north", 9: "north"})
+    grid.nodes = [7]
+    router = _router(grid, 10**9)
+    router.greet(RecordDict(), 1, {})
+    grid.nodes, grid.silent = [9], {7}
+    assert _asked(router, [0])[0].content is not None
+
+
 def test_a_run_begins_once_all_admitted_sites_have_answered() -> None:
     grid = KeyedNodes({7: "north", 8: Error(100, "another backbone")}, {7: "north", 8: "west"})
     router = _router(grid, 10**9)
