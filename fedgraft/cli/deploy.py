@@ -26,7 +26,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a federation on a running server; with the same --out again, it resumes."""
+    from fedgraft.cli.following import RunFollower, print_sites
     from fedgraft.cli.printing import print_summary
+    from fedgraft.cli.progress import progress
     from fedgraft.core.errors import UserError
     from fedgraft.deployment.running_server import is_running
     from fedgraft.deployment.submitted import SubmittedRun
@@ -39,7 +41,7 @@ def run(
     server = ServerFolder.open(folder)
     given = {"protocol": DEPLOYED_PROTOCOL, **settings, "data": "folder:own"}
     run_config = RunConfig.build(settings_from(config, given, set_))
-    Plan.of(run_config)  # a mistake is reported here, not by the server's process
+    plan = Plan.of(run_config)  # a mistake is reported here, not by the server's process
     directory = RunDirectory(out)
     directory.check_free(run_config, resume=directory.begun)
     if not is_running(server):
@@ -47,8 +49,12 @@ def run(
     submitted = SubmittedRun(server, run_config, out)
     typer.echo(f"The run's log is {submitted.log}.", err=True)
     try:
-        while submitted.supervise():
-            time.sleep(_POLL_SECONDS)
+        with progress(quiet=as_json) as observer:
+            follower = RunFollower(directory, observer, run_config.rounds if plan.method.trains else 0)
+            while submitted.supervise():
+                follower.look(submitted.waits_for)
+                time.sleep(_POLL_SECONDS)
+            follower.look()
     finally:
         submitted.stop()
     write_report(out)
@@ -57,6 +63,7 @@ def run(
         typer.echo(json.dumps(summary))
     else:
         print_summary(summary, directory.report)
+        print_sites(directory)
 
 
 @with_fields(RunConfig, "Settings of the run", without=("data", "protocol"), defaults=_LOCAL)

@@ -102,6 +102,19 @@ def site_state(folder: Folder, as_json: Json = False) -> None:
         typer.echo(f"There is no personal state in {site.state} yet.")
 
 
+@site_app.command("rotate")
+def site_rotate(folder: Folder) -> None:
+    """Make a new key pair; the old one is used until the server's certificate for the new one is there."""
+    from fedgraft.runs.key_rotation import new_key_pair
+    from fedgraft.runs.site_folder import SiteFolder
+
+    site = SiteFolder.open(folder)
+    typer.echo(
+        f"Give {new_key_pair(site)} to the server, for `fedgraft server admit --replace`. Put the certificate that it "
+        f"issues into {site.certificate}; a running site then connects with the new key by itself."
+    )
+
+
 @site_app.command("start")
 def site_start(
     folder: Folder,

@@ -20,8 +20,12 @@ class RunFailed(Exception):
     """A run that could not continue, for a reason other than a mistake in the input; also one sentence."""
 
 
+class RunPaused(Exception):
+    """A run that stands still because its operator wants it to; it can be resumed."""
+
+
 def reason_of(error: Exception) -> str:
     """A failure as reported to another machine: the sentence, preceded by the type of an unexpected error."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return str(error) if isinstance(error, UserError | RunFailed) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError | RunFailed | RunPaused) else f"{type(error).__name__}: {error}"

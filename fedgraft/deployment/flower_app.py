@@ -8,7 +8,8 @@ data source ("rank=4, mu=1.0"); `out`, the run directory; and `wait`, how many s
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from fedgraft.client.app import app as client_app
 from fedgraft.config.notation import parse_assignments
 from fedgraft.config.run_config import RunConfig
 from fedgraft.config.settings import merged, sorted_into_tables
-from fedgraft.core.errors import UserError
+from fedgraft.core.errors import RunPaused, UserError, reason_of
 from fedgraft.core.observer import Observer
 from fedgraft.data.sources.source import find_source
-from fedgraft.flower.internals import take_replies_by_envelope
+from fedgraft.flower.internals import is_lost_server, take_replies_by_envelope
 from fedgraft.reports import write_report
+from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.run_state import Ended, Outcome, RunState
 
 __all__ = ["client_app", "server_app"]
 
@@ -53,13 +56,55 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run_deployed(grid: Grid, context: Context) -> None:
-    """Run what `fedgraft run` and `fedgraft up` submit: the whole configuration as JSON, for sites with own data."""
-    config = RunConfig.build(json.loads(str(context.run_config["settings"])))
-    _run(grid, config, _run_directory(str(context.run_config["out"]), context.run_id), _LEAVE_SECONDS)
+    """Run what `fedgraft run` and `fedgraft up` submit, for sites with own data.
+
+    The app's key `settings` holds JSON: the whole configuration, which submission it is, and the folder of the admitted
+    sites.
+    """
+    given = json.loads(str(context.run_config["settings"]))
+    out = _run_directory(str(context.run_config["out"]), context.run_id)
+    with _recorded(RunDirectory(out), given["submission"]) as begun:
+        config = RunConfig.build(given["config"])
+        _run(grid, config, out, _LEAVE_SECONDS, begun, Path(given["admitted"]))
 
 
-def _run(grid: Grid, config: RunConfig, out: Path, lock_seconds: float = 0.0) -> None:
+@contextmanager
+def _recorded(directory: RunDirectory, submission: str) -> Iterator[Callable[[], None]]:
+    """Record in ended.json how the run ends; the callback says that this process has the run directory."""
+    state, holds = RunState(directory.path), False
+
+    def end(outcome: Outcome, error: Exception | None = None) -> None:
+        if holds or not directory.is_locked():
+            reason, kind = (reason_of(error), type(error).__name__) if error else ("", "")
+            state.end(Ended(outcome, submission, directory.checkpoints.newest_round(), reason, kind))
+
+    def begun() -> None:
+        nonlocal holds
+        holds = True
+        end(Outcome.RUNNING)
+
+    try:
+        yield begun
+    except RunPaused as pause:
+        _log.info("fedgraft: %s", pause)
+        end(Outcome.PAUSED, pause)
+    except Exception as error:
+        end(Outcome.INTERRUPTED if is_lost_server(error) else Outcome.FAILED, error)
+        raise
+    else:
+        end(Outcome.FINISHED)
+
+
+def _run(
+    grid: Grid,
+    config: RunConfig,
+    out: Path,
+    lock_seconds: float = 0.0,
+    begun: Callable[[], None] = lambda: None,
+    admitted: Path | None = None,
+) -> None:
     # Imported here because a ClientApp process imports this module for every message of a deployment.
+    from fedgraft.runs.server_folder import admitted_names
     from fedgraft.server.preparation import prepare
 
     _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
@@ -69,6 +114,9 @@ def _run(grid: Grid, config: RunConfig, out: Path, lock_seconds: float = 0.0) ->
         _log.info("fedgraft: the run in %s is finished; give another out for a new one", out)
     else:
         take_replies_by_envelope()
+        begun()
+        if admitted is not None:
+            coordinator.admitted = lambda: admitted_names(admitted)
         coordinator.run(grid)
     _log.info("fedgraft: wrote %s", write_report(out))
 

@@ -83,7 +83,16 @@ class Gateway(uvicorn.Server):
         config.ssl.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
         super().__init__(config)
         self._list, self._read = folder.revocation_list, 0.0
+        self._folder, self._certificate = folder, folder.certificate.stat().st_mtime
         self._read_list()
+
+    def _read_certificate(self) -> None:
+        """Show a new certificate of the server to whoever connects from now on."""
+        changed = self._folder.certificate.stat().st_mtime
+        if changed != self._certificate:
+            assert self.config.ssl is not None
+            self.config.ssl.load_cert_chain(self._folder.certificate, self._folder.private_key)
+            self._certificate = changed
 
     def _read_list(self) -> None:
         changed = self._list.stat().st_mtime
@@ -98,6 +107,7 @@ class Gateway(uvicorn.Server):
         """Ten times a second."""
         if counter % 10 == 0:
             self._read_list()
+            self._read_certificate()
         return await super().on_tick(counter)
 
 

@@ -5,15 +5,19 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.processes import Process, flower_environment, guarded
+from fedgraft.deployment.registration import reconcile, retire_replaced_keys
 from fedgraft.flower.guarded import APP_SHA256, GATEWAY_FILE, OPERATOR_FILE, app_sha256
+from fedgraft.runs.certificates import certificate_serial, validity
 from fedgraft.runs.server_folder import ServerFolder
 
-_READY_SECONDS = 60.0
+_READY_SECONDS, _LOOK_SECONDS = 60.0, 5.0
 _log = logging.getLogger("fedgraft.deployment")
 
 
@@ -59,6 +63,7 @@ class RunningServer:
             environment,
             folder.path / "logs" / "gateway.log",
         )
+        self._certificate, self._look_again = 0, 0.0
 
     @property
     def processes(self) -> list[Process]:
@@ -66,22 +71,27 @@ class RunningServer:
         return [self._superlink, self._superexec, self._gateway]
 
     def start(self) -> None:
-        """Start all and register the keys of the admitted sites.
+        """Start all, and let the SuperLink admit the folder's keys and no others.
 
         Raises:
-            UserError: the port is taken.
+            UserError: the port is taken, or the server's certificate is not valid.
             RunFailed: the SuperLink does not start.
         """
         if answers(self.folder.port, None):
             raise UserError(f"Port {self.folder.port} is already in use; stop what uses it, or change server.toml.")
+        if not (valid := validity(self.folder.certificate)).valid:
+            said = valid.complaint(f"The server's certificate {self.folder.certificate}")
+            raise UserError(f"{said} `fedgraft server rotate {self.folder.path}` issues a new one.")
+        for complaint in self.folder.complaints():
+            _log.warning("%s", complaint)
+        self.folder.write_revocation_list()
         self._start()
-        for key in self.folder.admitted():
-            register_key(self.folder, key)
+        self._report(reconcile(self.folder))
         self._gateway.start()
         self._gateway.wait_until(lambda: answers(self.folder.port, self.folder.authority), _READY_SECONDS)
 
     def supervise(self) -> None:
-        """Restart what has ended; the SuperLink restores its state from its database.
+        """Restart what has ended, and retire replaced keys; the SuperLink restores its state from its database.
 
         Raises:
             RunFailed: the SuperLink does not start again.
@@ -96,6 +106,11 @@ class RunningServer:
         if (status := self._gateway.ended) is not None:
             _log.warning("%s ended with status %d and is restarted", self._gateway.name, status)
             self._gateway.start()
+        if (now := time.monotonic()) > self._look_again:
+            self._look_again = now + _LOOK_SECONDS
+            with suppress(RunFailed):  # the SuperLink is about to be restarted
+                self._report(retire_replaced_keys(self.folder))
+            self._take_new_certificate()
 
     def stop(self) -> None:
         """Stop all, and with them what they started."""
@@ -103,21 +118,25 @@ class RunningServer:
         self._superexec.stop()
         self._superlink.stop()
 
+    def _report(self, lines: list[str]) -> None:
+        for line in lines:
+            _log.warning("%s", line)
+
+    def _take_new_certificate(self) -> None:
+        """Start the SuperLink again with a new certificate while no run needs it; the gateway takes it by itself."""
+        if self._certificate != certificate_serial(self.folder.certificate):
+            if any(run.directory.is_locked() for run in self.folder.queue.runs()):
+                return
+            _log.warning("%s takes the server's new certificate", self._superlink.name)
+            self._superexec.kill()
+            self._superlink.stop()
+            self._start()
+
     def _start(self) -> None:
+        self._certificate = certificate_serial(self.folder.certificate)
         self._superlink.start()
         self._superlink.wait_until(lambda: answers(self.folder.superlink_port, self.folder.authority), _READY_SECONDS)
         self._superexec.start()
-
-
-def register_key(folder: ServerFolder, key: Path) -> None:
-    """Register a site's key with a running SuperLink, unless it knows the key; raises RunFailed if it refuses."""
-    words = ["supernode", "register", str(key), folder.write_connection(), "--name", key.stem]
-    done = subprocess.run(
-        guarded("flwr") + words, env=_operator(folder), stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
-    output = done.stdout + done.stderr
-    if done.returncode and "already in use" not in output:
-        raise RunFailed(f"The SuperLink does not accept the key {key}: {output.strip()}")
 
 
 def _secrets(folder: ServerFolder) -> dict[str, str]:

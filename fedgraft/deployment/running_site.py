@@ -14,6 +14,8 @@ from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.files import free_port
 from fedgraft.deployment.processes import Process, flower_environment, guarded
 from fedgraft.flower.guarded import APP_SHA256, CERTIFICATE, PRIVATE_KEY, app_sha256
+from fedgraft.runs.certificates import validity
+from fedgraft.runs.key_rotation import adopt_certificate
 from fedgraft.runs.site_folder import SiteFolder
 
 _AGAIN_SECONDS = 5.0
@@ -46,7 +48,7 @@ class RunningSite:
         worker_module: the module that runs as the worker.
 
     Raises:
-        UserError: the certificate does not exist.
+        UserError: the certificate does not exist, is not valid, or is not for the site's key.
     """
 
     def __init__(
@@ -60,6 +62,11 @@ class RunningSite:
                 f"The site's certificate {folder.certificate} does not exist; `fedgraft server admit` issues it, as "
                 f"admitted/{folder.settings.name}.pem in the server's folder."
             )
+        adopt_certificate(folder)
+        if not (valid := validity(folder.certificate)).valid:
+            said = valid.complaint(f"The site's certificate {folder.certificate}")
+            raise UserError(f"{said} `fedgraft server renew` on the server issues a new one.")
+        self._certificate = _changed(folder.certificate)
         self._status = Path(tempfile.mkdtemp(prefix="fedgraft-"))
         address = f"unix:{self._status / 'worker'}"
         environment = flower_environment(folder.path / "flwr")
@@ -129,6 +136,9 @@ class RunningSite:
         if self.supernode.ended is not None:
             self._reconnect(self.supernode.ended)
             return
+        if _changed(self.folder.certificate) != self._certificate and running_task(self._status) is None:
+            self._take_new_certificate()
+            return
         news = self.supernode.new_output()
         if any(sign in news for sign in _LOST_SIGNS):
             _log.warning("%s has lost the server and is restarted", self.supernode.name)
@@ -177,6 +187,19 @@ class RunningSite:
             self._again = now + _AGAIN_SECONDS
             self._start_supernode()
 
+    def _take_new_certificate(self) -> None:
+        """Connect anew with another certificate, and a new key if it is for that; keep the old ones if it fits none."""
+        self._certificate = _changed(self.folder.certificate)
+        try:
+            adopt_certificate(self.folder)
+            _ = self.folder.tls_key
+        except UserError as error:
+            _log.warning("%s", error)
+            return
+        _log.warning("%s connects with a new certificate", self.supernode.name)
+        self.supernode.stop()
+        self._start_supernode()
+
     def _check_certificate(self) -> None:
         """Raise RunFailed if the server closes a connection without an answer once it has seen the certificate."""
         context = ssl.create_default_context(cafile=str(self._authority))
@@ -205,3 +228,12 @@ class RunningSite:
         self.superexec.kill()  # and with it processes for messages that nobody waits for any more
         self.supernode.start()
         self.superexec.start()
+
+
+def _changed(path: Path) -> tuple[int, int]:
+    """Differs once a file has changed."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -53,10 +54,14 @@ class Job:
     version: str = __version__
 
     def to_record(self) -> ConfigRecord:
-        """As a Flower record."""
+        """As a Flower record.
+
+        Settings at their defaults are not sent, so that an older site of the series understands a run which does not
+        use what it lacks; therefore no default may change within a series.
+        """
         return ConfigRecord(
             {
-                "config": self.config.model_dump_json(),
+                "config": self.config.model_dump_json(exclude_defaults=True),
                 "run": self.run,
                 "fingerprint": self.fingerprint,
                 "fold": self.fold,
@@ -70,23 +75,42 @@ class Job:
 
     @classmethod
     def from_record(cls, record: ConfigRecord) -> "Job":
-        """From a Flower record; raises Refusal if the server runs an incompatible version of fedgraft."""
+        """From a Flower record, whose unknown keys do not matter and whose optional ones may be missing.
+
+        Raises:
+            Refusal: the server runs an incompatible version of fedgraft, or the run needs what this one lacks.
+        """
         if _series(str(record["version"])) != _series(__version__):
-            asked = re.sub(r"[^\w.+-]", "", str(record["version"]), flags=re.ASCII)[:40]
+            asked = _plain_version(str(record["version"]))
             raise Refusal(
                 "version", f"the server runs fedgraft {asked}, this site {__version__}; upgrade the older one"
             )
         return cls(
-            config=RunConfig.model_validate(json.loads(str(record["config"]))),
+            config=_known_config(json.loads(str(record["config"])), str(record["version"])),
             run=str(record["run"]),
             fingerprint=str(record["fingerprint"]),
             fold=int(str(record["fold"])),
             round=int(str(record["server-round"])),
-            detailed=bool(record["detailed"]),
-            measure=bool(record["measure"]),
-            attempt=int(str(record["attempt"])),
+            detailed=bool(record.get("detailed", False)),
+            measure=bool(record.get("measure", False)),
+            attempt=int(str(record.get("attempt", 0))),
             version=str(record["version"]),
         )
+
+
+def _known_config(given: dict[str, Any], version: str) -> RunConfig:
+    """The configuration from a server of the series; raises Refusal if it sets what this version does not know."""
+    if unknown := sorted(given.keys() - RunConfig.model_fields.keys()):
+        raise Refusal(
+            "version",
+            f"the run sets {plain(unknown[0], 64)!r}, which fedgraft {__version__} of this site does not know; upgrade "
+            f"the site to {_plain_version(version)}, the server's version",
+        )
+    return RunConfig.build(given)
+
+
+def _plain_version(version: str) -> str:
+    return re.sub(r"[^\w.+-]", "", version, flags=re.ASCII)[:40]
 
 
 def _series(version: str) -> tuple[str, ...]:

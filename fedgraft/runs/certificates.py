@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -9,49 +10,77 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_private, write_text
 
-_VALID_DAYS = 825
+_VALID_DAYS, _AUTHORITY_DAYS = 825, 3650
+_SOON_DAYS = 30
 _PEM = serialization.Encoding.PEM
 
 
 def write_certificates(path: Path, hosts: list[str]) -> None:
     """Write a new authority and a certificate for the given host names and addresses, with their keys."""
-    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedgraft authority")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedgraft authority")])
     authority = (
-        _certificate(authority_name, authority_name, authority_key.public_key())
+        _certificate(name, name, key.public_key(), _in_days(_AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
-        .sign(authority_key, hashes.SHA256())
+        .sign(key, hashes.SHA256())
     )
+    write_private(path / "keys" / "ca.key", _private_pem(key))
+    write_text(path / "ca.pem", authority.public_bytes(_PEM).decode())
+    write_server_certificate(path, hosts)
+
+
+def write_server_certificate(path: Path, hosts: list[str]) -> None:
+    """Write a certificate of the folder's authority for the given host names and addresses, with a new key."""
+    authority, signing = _authority(path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])])
     server = (
-        _certificate(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0][:64])]), authority_name, server_key.public_key()
-        )
+        _certificate(subject, authority.subject, key.public_key(), _end_under(authority))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
-        .sign(authority_key, hashes.SHA256())
+        .sign(signing, hashes.SHA256())
     )
-    for name, key in (("ca.key", authority_key), ("server.key", server_key)):
-        secret = key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        write_private(path / "keys" / name, secret)
-    write_text(path / "ca.pem", authority.public_bytes(_PEM).decode())
+    write_private(path / "keys" / "server.key", _private_pem(key))
     write_text(path / "server.pem", server.public_bytes(_PEM).decode())
 
 
-def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+def certificate_hosts(path: Path) -> list[str]:
+    """The host names and addresses that a server's certificate is for."""
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names]
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+def _in_days(days: int) -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+
+
+def _end_under(authority: x509.Certificate) -> datetime.datetime:
+    """When a certificate of an authority ends: not after the authority's own."""
+    return min(_in_days(_VALID_DAYS), authority.not_valid_after_utc)
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, end: datetime.datetime
+) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=_VALID_DAYS))
+        .not_valid_before(_in_days(-1))
+        .not_valid_after(end)
     )
 
 
@@ -81,7 +110,7 @@ def site_certificate(path: Path, name: str, key: ec.EllipticCurvePublicKey) -> s
     authority, signing = _authority(path)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (
-        _certificate(subject, authority.subject, key)
+        _certificate(subject, authority.subject, key, _end_under(authority))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -89,6 +118,56 @@ def site_certificate(path: Path, name: str, key: ec.EllipticCurvePublicKey) -> s
         .public_bytes(_PEM)
         .decode()
     )
+
+
+@dataclass(frozen=True)
+class Validity:
+    """How long a certificate is valid by this machine's clock.
+
+    Attributes:
+        begins: in days from now; negative once it is valid.
+        ends: in days from now; negative once it has expired.
+        last_day: in words.
+    """
+
+    begins: float
+    ends: float
+    last_day: str
+
+    def complaint(self, certificate: str) -> str:
+        """A sentence about a certificate that is not valid, or not for long; "" about any other.
+
+        Args:
+            certificate: what it is called, such as "The server's certificate server.pem".
+        """
+        if self.begins > 0:
+            return (
+                f"{certificate} is valid only {_span(self.begins)} from now by this machine's clock; the clock is "
+                "behind, set it right."
+            )
+        if self.ends < 0:
+            return f"{certificate} expired {_span(-self.ends)} ago, on {self.last_day}, by this machine's clock."
+        return f"{certificate} expires in {_span(self.ends)}, on {self.last_day}." if self.ends < _SOON_DAYS else ""
+
+    @property
+    def valid(self) -> bool:
+        """Whether the certificate counts today."""
+        return self.begins <= 0 <= self.ends
+
+
+def validity(path: Path, now: datetime.datetime | None = None) -> Validity:
+    """How long a certificate is valid from now on; raises UserError if it cannot be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"The certificate {path} cannot be read: {error}.") from error
+    now, day = now or datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return Validity((begins - now) / day, (ends - now) / day, f"{ends:%Y-%m-%d}")
+
+
+def _span(days: float) -> str:
+    return f"{days:.0f} days" if days >= 2 else f"{days * 24:.0f} hours"
 
 
 def certificate_serial(path: Path) -> int:

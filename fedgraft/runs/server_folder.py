@@ -4,19 +4,21 @@ server.toml      port, and the port of the SuperLink on loopback
 ca.pem           what a site needs to verify the server
 keys/            private keys of authority and server, and the secrets of the server's processes, mode 0600
 admitted/        public keys and certificates of sites, by name
-revoked/         the same of sites that were admitted once
+replaced/        the same that still count beside a newer key or certificate of the same site
+revoked/         the same that count no longer
 revoked.pem      the authority's revocation list
 superlink.db     Flower's state
 flwr/            Flower's configuration for the commands that talk to this server
 app/             the Flower app that a run submits to the SuperLink
+runs/            the runs that were submitted, and their queue
 logs/
 """
 
-import re
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import tomli_w
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -25,8 +27,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import free_port, new_private_folder, secret_file, write_text
-from fedgraft.runs.certificates import certificate_serial, signed_revocation_list, site_certificate, write_certificates
+from fedgraft.core.plain_text import name_problem
+from fedgraft.runs.certificates import (
+    certificate_hosts,
+    certificate_serial,
+    signed_revocation_list,
+    site_certificate,
+    validity,
+    write_certificates,
+    write_server_certificate,
+)
 from fedgraft.runs.flower_app_folder import write_app
+
+if TYPE_CHECKING:
+    from fedgraft.runs.run_queue import RunQueue
 
 _CONNECTION = "fedgraft"
 
@@ -100,6 +114,13 @@ class ServerFolder:
         return secret_file(self.path / "keys" / "gateway")
 
     @property
+    def queue(self) -> "RunQueue":
+        """The runs that were submitted to the server."""
+        from fedgraft.runs.run_queue import RunQueue  # with what run directories need, which most commands do not
+
+        return RunQueue(self.path / "runs")
+
+    @property
     def app(self) -> Path:
         """The folder of the Flower app that runs are submitted with."""
         return write_app(self.path / "app")
@@ -108,11 +129,14 @@ class ServerFolder:
         """The client certificate of an admitted site."""
         return self.path / "admitted" / f"{name}.pem"
 
-    def admit(self, key: Path) -> str:
+    def admit(self, key: Path, replace: bool = False) -> str:
         """Store a site's public key, issue its certificate, and return its name, the comment of the key.
 
+        Args:
+            replace: whether it may be a new key of a site that is admitted; the old one counts beside it for a time.
+
         Raises:
-            UserError: it is not a suitable public key, or another site has the name.
+            UserError: it is not a suitable public key, it was revoked, or another site has the name.
         """
         try:
             text = key.read_text().strip()
@@ -122,39 +146,91 @@ class ServerFolder:
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise UserError(f"{key} is of a type that Flower does not accept; give the keys/site.pub of the site.")
         name = text.split(maxsplit=2)[2] if len(text.split()) > 2 else key.stem
-        if not re.fullmatch(r"[\w.@ -]{1,64}", name) or name.startswith("."):
-            raise UserError(f"{key} names the site {name!r}; a name may have letters, digits, spaces and . - _ @ only.")
+        if problem := name_problem(name):
+            raise UserError(f"{key} names no site: {problem}.")
+        if any(_same_key(path, text) for folder in ("revoked", "replaced") for path in self._keys(folder)):
+            raise UserError(f"The key {key} was revoked or replaced; `fedgraft site rotate` makes the site a new one.")
         kept = self.path / "admitted" / f"{name}.pub"
-        if kept.exists() and kept.read_text().split()[1] != text.split()[1]:
-            raise UserError(
-                f"Another site named {name!r} is already admitted; `fedgraft server revoke` takes its admission back."
-            )
+        if kept.exists() and not _same_key(kept, text):
+            if not replace:
+                raise UserError(
+                    f"Another site named {name!r} is already admitted; `fedgraft server revoke` takes its admission "
+                    "back, and --replace says that this is a new key of the same site."
+                )
+            self.retire(name)
+            self._set_aside(name, "replaced", with_key=True)
         write_text(kept, text + "\n")
         if not self.certificate_of(name).exists():
             write_text(self.certificate_of(name), site_certificate(self.path, name, public))
         return name
 
-    def revoke(self, name: str) -> Path:
-        """Take a site's admission back and return its public key; raises UserError if no such site is admitted."""
-        if not (key := self.path / "admitted" / f"{name}.pub").exists():
-            known = ", ".join(path.stem for path in self.admitted()) or "none"
-            raise UserError(f"No site named {name!r} is admitted; admitted: {known}.")
-        gone = self.path / "revoked"
-        gone.mkdir(exist_ok=True)
-        serial = certificate_serial(self.certificate_of(name))
-        self.certificate_of(name).replace(gone / f"{name}-{serial:x}.pem")
-        kept = key.replace(gone / f"{name}.pub")
+    def renew(self, name: str) -> Path:
+        """Issue a new certificate for an admitted site's key; the one before stays valid until its own last day."""
+        key = serialization.load_ssh_public_key(self._admitted_key(name).read_bytes())
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        self._set_aside(name, "replaced", with_key=False)
+        write_text(self.certificate_of(name), site_certificate(self.path, name, key))
+        return self.certificate_of(name)
+
+    def revoke(self, name: str) -> list[Path]:
+        """Take a site's admission back and return its public keys; raises UserError if no such site is admitted."""
+        self._admitted_key(name)
+        self._set_aside(name, "revoked", with_key=True)
+        self.retire(name)
+        return [path for path in self._keys("revoked") if _site_of(path) == name]
+
+    def retire(self, name: str) -> None:
+        """Let a site's replaced keys and certificates count no more."""
+        (self.path / "revoked").mkdir(exist_ok=True)
+        for path in [path for path in (self.path / "replaced").glob("*.p*") if _site_of(path) == name]:
+            path.replace(self.path / "revoked" / path.name)
         self.write_revocation_list()
-        return kept
+
+    def replaced(self) -> list[tuple[str, Path]]:
+        """The replaced keys that still count, each with its site's name."""
+        return [(_site_of(path), path) for path in self._keys("replaced")]
 
     def write_revocation_list(self) -> None:
         """Write the list anew from the certificates of revoked sites."""
         serials = [certificate_serial(path) for path in sorted((self.path / "revoked").glob("*.pem"))]
         write_text(self.revocation_list, signed_revocation_list(self.path, serials))
 
+    def rotate(self, hosts: list[str]) -> None:
+        """Issue a new certificate to the server; for the same hosts as before unless others are given."""
+        write_server_certificate(self.path, hosts or certificate_hosts(self.certificate))
+
+    def complaints(self) -> list[str]:
+        """A sentence for each certificate that is not valid, or not for long."""
+        named = [("The authority's certificate ca.pem", self.authority)]
+        named += [("The server's certificate server.pem", self.certificate)]
+        named += [
+            (f"The certificate of the site {key.stem!r}", self.certificate_of(key.stem)) for key in self.admitted()
+        ]
+        return [said for what, path in named if path.exists() and (said := validity(path).complaint(what))]
+
     def admitted(self) -> list[Path]:
         """The public keys of all admitted sites."""
-        return sorted((self.path / "admitted").glob("*.pub"))
+        return self._keys("admitted")
+
+    def _keys(self, folder: str) -> list[Path]:
+        return sorted((self.path / folder).glob("*.pub"))
+
+    def _admitted_key(self, name: str) -> Path:
+        """The public key of a site; raises UserError if it is not admitted."""
+        if (key := self.path / "admitted" / f"{name}.pub") not in self.admitted():
+            known = ", ".join(path.stem for path in self.admitted()) or "none"
+            raise UserError(f"No site named {name!r} is admitted; admitted: {known}.")
+        return key
+
+    def _set_aside(self, name: str, folder: str, with_key: bool) -> None:
+        """Move a site's certificate, and its key if that goes as well, into another folder."""
+        (self.path / folder).mkdir(exist_ok=True)
+        certificate = self.certificate_of(name)
+        serial = certificate_serial(certificate) if certificate.exists() else 0
+        moved = [certificate, *([self.path / "admitted" / f"{name}.pub"] if with_key else [])]
+        for path in filter(Path.exists, moved):
+            os.utime(path)
+            path.replace(self.path / folder / f"{name}-{serial:x}{path.suffix}")
 
     def write_secret(self) -> Path:
         """The file of the secret that SuperLink and SuperExec share."""
@@ -169,3 +245,17 @@ class ServerFolder:
         text = tomli_w.dumps({"superlink": {"default": _CONNECTION, _CONNECTION: connection}})
         write_text(self.path / "flwr" / "config.toml", text)
         return _CONNECTION
+
+
+def _site_of(path: Path) -> str:
+    """The name of the site that a replaced or revoked file belongs to."""
+    return path.stem.rpartition("-")[0]
+
+
+def _same_key(path: Path, text: str) -> bool:
+    return path.read_text().split()[1] == text.split()[1]
+
+
+def admitted_names(folder: Path) -> set[str] | None:
+    """The names of the sites whose keys are in a folder `admitted/`; None if there is no such folder."""
+    return {path.stem for path in folder.glob("*.pub")} if folder.is_dir() else None

@@ -3,6 +3,7 @@
 site.toml      name, image folder, labels, backbones, and the site's policy
 keys/site      private key (P-384, OpenSSH format), mode 0600; it never leaves the site
 keys/site.pub  public key, for `fedgraft server admit`
+keys/new/      a new key pair that waits for its certificate, see key_rotation
 keys/superexec the secret that SuperNode and SuperExec share, mode 0600
 state/         personal parameters, one folder per run
 cache/         image features

@@ -8,9 +8,10 @@ from typing import Any
 from flwr.app import MessageType, RecordDict
 
 from fedgraft.backbones import Backbone
-from fedgraft.core.errors import RunFailed, reason_of
+from fedgraft.core.errors import RunFailed, RunPaused, reason_of
 from fedgraft.core.observer import Observer
 from fedgraft.core.randomness import public_key
+from fedgraft.data.results import is_evaluation
 from fedgraft.data.split import Fold, Split
 from fedgraft.flower import messages
 from fedgraft.flower.messages import Arrays, Job, to_array_record, wire_size
@@ -18,9 +19,11 @@ from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.run_state import RunState, Wanted
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
-from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.greeting import Greeting, Names
+from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.measurements import Measurements, evaluated, measured
 from fedgraft.server.rounds import RoundDriver
 from fedgraft.server.router import Router
@@ -35,6 +38,10 @@ class Coordinator:
 
     Args:
         zero_shot: accuracy in percent of the hand-written templates by scope, for the summary.
+
+    Attributes:
+        admitted: the names of the sites that the operator admits, where there is a list of them.
+        stopped_after: the round after which an operator stopped the run for good.
     """
 
     def __init__(
@@ -48,7 +55,11 @@ class Coordinator:
     ) -> None:
         self.plan, self.config, self.directory = plan, plan.config, directory
         self.split, self.backbone, self.observer, self.zero_shot = split, backbone, observer, zero_shot
+        self.admitted: Names = lambda: None
+        self.stopped_after: int | None = None
         self._stopping = threading.Event()
+        self._state = RunState(directory.path)
+        self._sites: dict[str, dict[str, Any]] = {}
         self._adapter = plan.adapter(Vocabulary(backbone, split.class_names, split.templates))
         self._monitor = DriftMonitor(plan, backbone, split.class_names, self.initial())
         if plan.composition.needs_drift:
@@ -62,6 +73,7 @@ class Coordinator:
 
         Raises:
             RunFailed: sites are missing, a round has too few valid answers, or the run directory cannot be written.
+            RunPaused: an operator wants it to.
         """
         try:
             self._run(grid)
@@ -90,6 +102,8 @@ class Coordinator:
         content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
         content["privacy"] = summary.privacy_account(self.plan, drivers)
         content["often_left_out"] = summary.often_left_out(rows, self.names)
+        if self.stopped_after is not None:
+            content |= {"rounds": self.stopped_after, "stopped_after": self.stopped_after}
         self.directory.write_json("summary.json", content)
         for entry in content["often_left_out"]:
             self.observer.on_notice(summary.often_left_out_sentence(entry))
@@ -108,27 +122,74 @@ class Coordinator:
         return router
 
     def _greet(self, router: Router) -> None:
-        """Report who takes part and record it in sites.json, so that a site keeps its number in a resumed run."""
-        known = self.directory.read_json("sites.json") or {}
-        numbers = {name: entry["number"] for name, entry in known.items()}
-        content, read = RecordDict({messages.JOB: self.job.to_record()}), self._read_hello
-        greeting = router.greet(content, self.config.sites, numbers, read)
-        self.names |= {number: name for name, number in greeting.numbers.items()}
-        for reason in greeting.refused:
-            self.observer.on_notice(f"A site does not take part: {reason}.")
+        """Wait for the sites and record them in sites.json, so that a site keeps its number in a resumed run."""
+        self._sites = self.directory.read_json("sites.json") or {}
+        numbers = {name: entry["number"] for name, entry in self._sites.items()}
+        away = [name for name, entry in self._sites.items() if entry.get("away")]
+        router.dead = {numbers[name] for name in away}
+        content = RecordDict({messages.JOB: self.job.to_record()})
+        least = max(1, round(self.config.quorum * self.config.sites))
+        told = list[str]()
+
+        def on_refused(reason: str) -> None:
+            told.append(reason)
+            self._refused(reason)
+
+        greeting = router.greet(
+            content, self.config.sites, numbers, least, away, self.admitted, on_refused, self._read_hello
+        )
+        if not greeting.hellos:
+            reasons = (
+                "; ".join(greeting.refused) or f"none has connected within {self.config.answer_seconds:.0f} seconds"
+            )
+            raise RunFailed(f"No site takes part: {reasons}.")
         for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
             self.observer.on_notice(f"The site {name!r} took part before and has not connected.")
-        entries = {name: {**known.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
-        for name, hello in greeting.hellos.items():
+        self._record(router, replace(greeting, refused=[one for one in greeting.refused if one not in told]), "")
+
+    def _refused(self, reason: str) -> None:
+        self.observer.on_notice(f"A site does not take part: {reason}.")
+
+    def before_round(self, router: Router, server_round: int) -> bool:
+        """Let sites join, come back and leave; whether the run goes on with a round.
+
+        Raises:
+            RunPaused: an operator wants it to.
+        """
+        if not self.plan.protocol.deployed:
+            return True
+        for number in router.left():
+            self.observer.on_notice(f"Site {number} has left the federation; its admission was taken back.")
+        greeting = router.refresh()
+        for number in greeting.returned:
+            self.observer.on_notice(f"Site {number} is back and is asked again from round {server_round} on.")
+        self._record(router, greeting, f", from round {server_round} on")
+        if (wanted := self._state.wanted) is Wanted.PAUSE:
+            raise RunPaused(f"The run is paused after round {server_round - 1}.")
+        return wanted is not Wanted.STOP
+
+    def _record(self, router: Router, greeting: Greeting, since: str) -> None:
+        """Report who takes part, and write sites.json if it changes."""
+        for reason in greeting.refused:
+            self._refused(reason)
+        self.names |= {number: name for name, number in greeting.numbers.items()}
+        entries = {name: {**self._sites.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
+        for name, hello in sorted(greeting.hellos.items(), key=lambda item: greeting.numbers[item[0]]):
             entries[name] |= {"version": hello.version, "fingerprint": hello.fingerprint}
             if hello.class_counts:
                 entries[name]["images"] = hello.class_counts
             self._told.note(greeting.numbers[name], hello.images)
-            self.observer.on_notice(f"Site {greeting.numbers[name]} is {name!r}.")
-        self.directory.write_json("sites.json", entries)
+            self.observer.on_notice(f"Site {greeting.numbers[name]} is {name!r}{since}.")
+        for entry in entries.values():
+            entry.pop("away", None)
+            if entry["number"] in router.dead:
+                entry["away"] = True
+        if entries != self._sites:
+            self._sites = entries
+            self.directory.write_json("sites.json", entries)
 
-    def _read_hello(self, content: RecordDict) -> Hello:
-        return read_hello(content, self.split.class_names, self.config.max_site_images)
+    def _read_hello(self, content: RecordDict, registered: str) -> Hello:
+        return read_hello(content, registered, self.split.class_names, self.config.max_site_images)
 
     def _driver(self, fold: Fold) -> RoundDriver:
         """The fold's round driver; noise that protects a deployed site has a secret key."""
@@ -149,6 +210,7 @@ class _FoldRun:
     """The rounds of one fold, starting from its newest checkpoint."""
 
     def __init__(self, coordinator: Coordinator, router: Router, driver: RoundDriver, number: int, fold: Fold) -> None:
+        self._coordinator = coordinator
         self._plan, self._directory = coordinator.plan, coordinator.directory
         self._observer, self._split = coordinator.observer, coordinator.split
         self._router, self._driver, self._number, self._fold = router, driver, number, fold
@@ -162,10 +224,21 @@ class _FoldRun:
         """Train and evaluate up to the last round and return its confusion counts by scope."""
         counts = self._evaluate(self._first) if self._is_evaluated_at(self._first) else {}
         for server_round in range(self._first + 1, self._rounds + 1):
+            if not self._coordinator.before_round(self._router, server_round):
+                return self._stopped_after(server_round - 1)
             self._train(server_round)
             if self._is_evaluated_at(server_round):
                 counts = self._evaluate(server_round)
         return counts
+
+    def _stopped_after(self, last: int) -> dict[str, Any]:
+        """Make a completed round the last one, and evaluate it as such."""
+        self._coordinator.stopped_after = self._rounds = last
+        rows = self._directory.rows()
+        earlier = [row for row in rows if not (is_evaluation(row) and self._place(last).items() <= row.items())]
+        if earlier != rows:
+            self._directory.replace_rows(earlier)
+        return self._evaluate(last)
 
     def _restore(self, initial: Arrays) -> tuple[Arrays, State, int]:
         """The state to continue from; rows of later rounds and of an unfinished evaluation are dropped."""

@@ -6,7 +6,7 @@ common travels once and one worker computes them together.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType, RecordDict
@@ -14,8 +14,11 @@ from flwr.app import Message, MessageType, RecordDict
 from fedgraft.core.errors import RunFailed
 from fedgraft.core.plain_text import plain
 from fedgraft.flower.messages import for_sites, sites_of, unpack
-from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.greeting import Greeting, Names, ReadHello, Reception
+from fedgraft.server.hello import read_hello
 from fedgraft.server.sender import Sender
+
+_DEAD = "it has not come back since it did not answer in time"
 
 
 @dataclass(frozen=True)
@@ -27,27 +30,16 @@ class Reply:
     error: str = ""
 
 
-@dataclass(frozen=True)
-class Greeting:
-    """The sites of a deployed run.
-
-    Attributes:
-        numbers: the number of every site by name, including those that took part before and have not connected.
-        hellos: what each connected site says about itself, by name.
-        refused: why other sites do not take part.
-    """
-
-    numbers: dict[str, int]
-    hellos: dict[str, Hello]
-    refused: list[str]
-
-
 class Router:
     """Knows which node holds which site, and sends each site's messages to its node."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
         self._node_of: dict[int, int] = {}
+        self._reception: Reception | None = None
+        self._admitted: Names = lambda: None
+        self.dead: set[int] = set()
+        """Deployed sites that did not answer, and are not asked again until they are back."""
 
     def find(self, content: RecordDict, count: int) -> None:
         """Ask each node which sites it holds, until all sites are found.
@@ -76,42 +68,67 @@ class Router:
         self._node_of = dict(claims)
 
     def greet(
-        self, content: RecordDict, count: int, numbers: dict[str, int], read: Callable[[RecordDict], Hello] = read_hello
+        self,
+        content: RecordDict,
+        count: int,
+        numbers: dict[str, int],
+        least: int = 1,
+        away: Collection[str] = (),
+        admitted: Names = lambda: None,
+        on_refused: Callable[[str], None] = lambda reason: None,
+        read: ReadHello = read_hello,
     ) -> Greeting:
-        """Ask deployed sites who they are; one that refuses, or does not connect in time, is left out of the run.
+        """Ask deployed sites who they are; those that refuse, or do not connect in time, may come in a later round.
 
         Args:
-            count: how many sites to wait for.
-            read: what a site's greeting says; raises ValueError where it cannot be used.
+            count: how many sites the run has; it begins when all have connected, or else all that can.
             numbers: of sites that took part before, by name; new ones get free numbers in the order of their names.
-
-        Raises:
-            RunFailed: two sites have the same name, or more have connected than the run has.
+            least: how many sites the run needs to begin before time is up.
+            away: sites that are not waited for.
+            admitted: the names of the sites that can come.
+            on_refused: called with each reason why a site does not take part, as soon as it is known.
+            read: reads a site's greeting.
         """
-        connected: dict[str, tuple[int, Hello]] = {}
-        refused: list[str] = []
+        self._reception = reception = Reception(self._sender, content, count, numbers, read)
+        self._admitted = admitted
+        self._sender.successor = self._successor
 
-        def receive(reply: Message) -> None:
-            if reply.has_error():
-                refused.append(plain(reply.error.reason))
-                return
-            try:
-                hello = read(reply.content)
-            except ValueError as error:
-                refused.append(str(error))
-                return
-            if hello.name in connected:
-                raise RunFailed(f"Two sites are named {hello.name!r}; rename one of them in its site.toml.")
-            connected[hello.name] = (reply.metadata.src_node_id, hello)
+        def enough() -> bool:
+            missing = set(away) - reception.heard
+            wanted, names = count - len(missing & set(numbers)), admitted()
+            if names is None:
+                return reception.answered >= wanted
+            present = len(reception.present)
+            if present >= wanted:
+                return True
+            return names - missing <= reception.heard and (present >= least or reception.answered >= wanted)
 
-        self._ask_nodes(content, receive, lambda: len(connected) + len(refused) >= count)
-        free = iter(sorted(set(range(count)) - set(numbers.values())))
-        for name in sorted(set(connected) - set(numbers)):
-            if (number := next(free, None)) is None:
-                raise RunFailed(f"The run has {count} sites, {', '.join(numbers)}; {name!r} is one too many.")
-            numbers[name] = number
-        self._node_of = {numbers[name]: node for name, (node, _) in connected.items()}
-        return Greeting(numbers, {name: hello for name, (_, hello) in connected.items()}, refused)
+        greeting = Greeting(reception.numbers, {}, [])
+        deadline = time.monotonic() + self._sender.seconds
+        while not enough() and time.monotonic() < deadline:
+            news = reception.look()
+            greeting.hellos.update(news.hellos)
+            greeting.refused.extend(news.refused)
+            for reason in news.refused:
+                on_refused(reason)
+            if not (news.hellos or news.refused):
+                self._sender.pause()
+        return self._placed(greeting)
+
+    def refresh(self) -> Greeting:
+        """Look, without waiting, for sites that have come or come back since; they are asked from now on."""
+        assert self._reception is not None
+        return self._placed(self._reception.look())
+
+    def left(self) -> list[int]:
+        """The numbers of sites that have left for good, and are asked no more."""
+        if self._reception is None or (names := self._admitted()) is None:
+            return []
+        numbers = self._reception.numbers
+        gone = [number for name, number in sorted(numbers.items()) if name not in names and number in self._node_of]
+        for number in gone:
+            del self._node_of[number]
+        return gone
 
     def ask(self, kind: str, content: RecordDict, sites: Sequence[int]) -> list[Reply]:
         """The replies of some sites to a Flower message of a kind, in their order, without those that are late."""
@@ -120,6 +137,8 @@ class Router:
         for site in sites:
             if (node := self._node_of.get(site)) is None:
                 replies[site] = Reply(site, error="it is not connected")
+            elif site in self.dead:
+                replies[site] = Reply(site, error=_DEAD)
             else:
                 groups[node].append(site)
         messages = [
@@ -128,7 +147,29 @@ class Router:
         for group, reply in zip(groups.values(), self._sender(messages), strict=True):
             if reply is not None:
                 replies.update({own.site: own for own in _split(reply, group)})
+            elif self._reception is not None:
+                self.dead.update(group)
+                self._reception.ask_again(self._node_of[group[0]])
         return [replies[site] for site in sites if site in replies]
+
+    def _placed(self, greeting: Greeting) -> Greeting:
+        """A greeting whose sites have numbers, and are asked by them."""
+        assert self._reception is not None
+        refused = self._reception.number(greeting.hellos)
+        hellos = {name: hello for name, hello in greeting.hellos.items() if name in greeting.numbers}
+        for name, hello in hellos.items():
+            self._node_of[greeting.numbers[name]] = hello.node
+        back = {*greeting.returned, *(greeting.numbers[name] for name in hellos)} & self.dead
+        self.dead -= back
+        return Greeting(greeting.numbers, hellos, [*greeting.refused, *refused], sorted(back))
+
+    def _successor(self, node: int) -> int | None:
+        """The node of a site's newer key, once that is connected; None if the site is admitted no more."""
+        assert self._reception is not None
+        name, names = self._reception.name_of(node), self._admitted()
+        if name is None:
+            return node
+        return None if names is not None and name not in names else self._reception.successor(node)
 
     def _ask_nodes(self, content: RecordDict, receive: Callable[[Message], None], enough: Callable[[], bool]) -> None:
         """Query each node once, as it connects, until there are enough answers or time is up."""

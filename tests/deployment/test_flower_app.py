@@ -14,16 +14,19 @@ from typing import Any, cast
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.serverapp import Grid
 
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import UserError
+from fedgraft.core.errors import RunFailed, RunPaused, UserError
 from fedgraft.core.files import free_port
 from fedgraft.core.observer import Observer
-from fedgraft.deployment.flower_app import server_app
+from fedgraft.deployment.flower_app import _recorded, server_app
+from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.run_state import Ended, Outcome, RunState
 from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
 from fedgraft.testing.grids import FakeGrid, Said
@@ -36,6 +39,48 @@ def app_config() -> dict[str, Any]:
     """The run configuration in the app's pyproject.toml."""
     config: dict[str, Any] = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
     return config
+
+
+# --- how a deployed run ends ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason"),
+    [
+        (None, Outcome.FINISHED, ""),
+        (RunFailed("Round 2 has 0 valid answers of 2."), Outcome.FAILED, "Round 2 has 0 valid answers of 2."),
+        (ZeroDivisionError("division by zero"), Outcome.FAILED, "ZeroDivisionError: division by zero"),
+        (httpx.ConnectError("refused"), Outcome.INTERRUPTED, "ConnectError: refused"),
+        (RunPaused("The run is paused after round 3."), Outcome.PAUSED, "The run is paused after round 3."),
+    ],
+)
+def test_a_deployed_run_records_why_it_ended(
+    error: Exception | None, outcome: Outcome, reason: str, tmp_path: Path
+) -> None:
+    def ends() -> None:
+        with _recorded(RunDirectory(tmp_path), "abc") as begun:
+            begun()
+            running = RunState(tmp_path).ended
+            assert running is not None
+            assert running.outcome is Outcome.RUNNING
+            if error is not None:
+                raise error
+
+    if outcome in (Outcome.FAILED, Outcome.INTERRUPTED):
+        with pytest.raises(type(error)):  # type: ignore[arg-type]
+            ends()
+    else:
+        ends()
+    kind = type(error).__name__ if error else ""
+    assert RunState(tmp_path).ended == Ended(outcome, "abc", 0, reason, kind)
+
+
+def test_a_process_that_does_not_get_the_run_directory_leaves_the_record_of_the_one_that_has_it(tmp_path: Path) -> None:
+    holder = RunDirectory(tmp_path)
+    holder.lock()
+    with pytest.raises(UserError), _recorded(RunDirectory(tmp_path), "later"):
+        raise UserError("Another process is using the run.")
+    assert RunState(tmp_path).ended is None
 
 
 # --- the app's folder ---------------------------------------------------------------------------------------------

@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import RunFailed
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.submitted import SubmittedRun
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.run_state import Ended, Outcome, RunState, Wanted
 from fedgraft.runs.server_folder import ServerFolder
 
 pytestmark = pytest.mark.slow
@@ -44,7 +46,9 @@ def plays(monkeypatch: pytest.MonkeyPatch) -> Runs:
 
         def submit(folder: ServerFolder, settings: Path, log: object) -> subprocess.Popen[bytes]:
             played.append(scripts[min(len(played), len(scripts) - 1)])
-            return subprocess.Popen([sys.executable, "-c", played[-1]], stdout=log, stderr=log)  # type: ignore[call-overload]
+            submission = json.loads(tomllib.loads(settings.read_text())["settings"])["submission"]
+            command = [sys.executable, "-c", played[-1], submission]
+            return subprocess.Popen(command, stdout=log, stderr=log)  # type: ignore[call-overload]
 
         monkeypatch.setattr("fedgraft.deployment.submitted.submit", submit)
         monkeypatch.setattr("fedgraft.deployment.submitted.is_running", lambda folder: True)
@@ -73,11 +77,106 @@ def test_a_run_that_is_cut_off_is_handed_in_again(server: ServerFolder, out: Pat
     assert json.loads((out / "summary.json").read_text()) == {}
 
 
+def _ends(out: Path, outcome: str, reason: str = "") -> str:
+    """What the ServerApp writes when it ends."""
+    ended = {"outcome": outcome, "round": 1, "reason": reason, "kind": "RunFailed"}
+    file = str(out / "ended.json")
+    return f"import sys, json; json.dump({ended!r} | {{'submission': sys.argv[1]}}, open({file!r}, 'w'))"
+
+
 def test_a_run_that_ended_for_a_reason_is_not_handed_in_again(server: ServerFolder, out: Path, plays: Runs) -> None:
-    played = plays("print('fedgraft.core.errors.RunFailed: Round 2 has 0 valid answers of 2')")
+    played = plays(_ends(out, "failed", "Round 2 has 0 valid answers of 2"))
     with pytest.raises(RunFailed, match="before its last round: Round 2 has 0 valid answers of 2"):
         _to_the_end(SubmittedRun(server, CONFIG, out))
     assert len(played) == 1
+
+
+def test_what_a_site_writes_into_the_log_is_no_reason(server: ServerFolder, out: Path, plays: Runs) -> None:
+    """Nor is the reason of an earlier submission."""
+    RunState(out).end(Ended(Outcome.FAILED, "another", 1, "It failed yesterday."))
+    played = plays("print('fedgraft.core.errors.RunFailed: the site says so'); raise SystemExit(1)", _finishes(out))
+    _to_the_end(SubmittedRun(server, CONFIG, out))
+    assert len(played) == 2
+
+
+def test_a_run_that_lost_its_server_is_handed_in_again(server: ServerFolder, out: Path, plays: Runs) -> None:
+    played = plays(_ends(out, "interrupted", "ConnectError: refused"), _finishes(out))
+    _to_the_end(SubmittedRun(server, CONFIG, out))
+    assert len(played) == 2
+
+
+def test_runs_of_one_server_go_one_after_another(server: ServerFolder, out: Path, plays: Runs, tmp_path: Path) -> None:
+    later_out = tmp_path / "later"
+    played = plays(_at_work_until(out), _finishes(later_out))
+    first = SubmittedRun(server, CONFIG, out)
+    later_out.mkdir()
+    later = SubmittedRun(server, CONFIG, later_out)
+    assert later.supervise()
+    assert later.waits_for == f"The run waits for 1 before it, first {out}."
+    assert len(played) == 1
+    assert [(run.out, run.state().split(",")[0]) for run in server.queue.runs()] in (
+        [(out, "queued"), (later_out, "queued")],
+        [(out, "runs"), (later_out, "queued")],
+    )
+    with pytest.raises(UserError, match="Another `fedgraft run` follows the run"):
+        SubmittedRun(server, CONFIG, later_out)
+    (out / "end").touch()
+    _to_the_end(first)
+    first.stop()
+    _to_the_end(later)
+    assert len(played) == 2
+    assert [run.state() for run in server.queue.runs()] == ["finished", "finished"]
+
+
+def _at_work_until(out: Path) -> str:
+    """Holds the run directory until there is a file `end` in it, and finishes."""
+    return (
+        "import pathlib, time\nfrom fedgraft.runs.run_directory import RunDirectory\n"
+        f"out = pathlib.Path({str(out)!r})\n"
+        f"RunDirectory(out).lock()\nwhile not (out / 'end').exists(): time.sleep(0.01)\n{_finishes(out)}"
+    )
+
+
+def test_a_paused_run_gives_way_and_goes_on_when_it_may(
+    server: ServerFolder, out: Path, plays: Runs, tmp_path: Path
+) -> None:
+    other_out = tmp_path / "other"
+    other_out.mkdir()
+    played = plays(_ends(out, "paused"), _finishes(other_out), _finishes(out))
+    run = SubmittedRun(server, CONFIG, out)
+    RunState(out).want(Wanted.PAUSE)
+    while not run.waits_for:
+        assert run.supervise()
+    assert "is paused after round 0; `fedgraft server resume" in run.waits_for
+    assert server.queue.find(str(out)).state() == "paused after round 0"
+    _to_the_end(SubmittedRun(server, CONFIG, other_out))
+    assert run.supervise()
+    assert len(played) == 2
+    RunState(out).want(Wanted.GO_ON)
+    _to_the_end(run)
+    assert len(played) == 3
+
+
+def test_a_run_that_was_stopped_before_it_began_ends(server: ServerFolder, out: Path, plays: Runs) -> None:
+    plays("raise SystemExit(1)")
+    run = SubmittedRun(server, CONFIG, out)
+    RunState(out).want(Wanted.STOP)
+    with pytest.raises(RunFailed, match="stopped before it began"):
+        _to_the_end(run)
+
+
+def test_a_run_is_found_by_its_directory_or_its_name(server: ServerFolder, tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        server.queue.enter(tmp_path / parent / "first")
+        (tmp_path / parent / "first").mkdir(parents=True)
+    (tmp_path / "second").mkdir()
+    server.queue.enter(tmp_path / "second")
+    assert server.queue.find("second").out == tmp_path / "second"
+    assert server.queue.find(str(tmp_path / "b" / "first")).out == tmp_path / "b" / "first"
+    with pytest.raises(UserError, match="Several runs are named 'first'"):
+        server.queue.find("first")
+    with pytest.raises(UserError, match="No run 'third' was submitted"):
+        server.queue.find("third")
 
 
 def test_a_run_that_gets_no_further_is_given_up(server: ServerFolder, out: Path, plays: Runs) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -123,6 +124,38 @@ def test_the_noise_of_count_and_sum_together_costs_what_the_multiplier_alone_doe
     deviation, multiplier = internals.adaptive_noise(1.5, 40, 2.0)
     assert deviation == 2.0
     assert multiplier**-2 + (2 * deviation) ** -2 == pytest.approx(1.5**-2)
+
+
+# --- nodes and their keys ------------------------------------------------------------------------------------------
+
+
+def test_a_superlink_tells_a_run_the_name_and_the_connection_of_every_node() -> None:
+    """`HttpGrid.get_nodes` answers with `NodeInfo`, whose fields are these."""
+    info = import_module("flwr.proto.node_pb2").NodeInfo
+    assert hasattr(import_module("flwr.superlink.grid.http_grid").HttpGrid, "get_nodes")
+
+    class Link:
+        def get_nodes(self) -> Iterator[object]:
+            yield info(node_id=7, name="north", registered_at="2026-01-01", last_activated_at="2026-01-02")
+
+    known = internals.ConnectedNode("north", "2026-01-01", "2026-01-02")
+    assert internals.connected_nodes(Link()) == {7: known}
+
+
+def test_a_grid_that_knows_numbers_only_is_enough() -> None:
+    class Local:
+        def get_node_ids(self) -> list[int]:
+            return [3, 4]
+
+    assert internals.connected_nodes(Local()) == {3: internals.ConnectedNode(), 4: internals.ConnectedNode()}
+
+
+def test_a_lost_superlink_is_told_from_a_mistake() -> None:
+    """Flower's clients raise httpx's errors as they are."""
+    request = httpx.Request("POST", "https://127.0.0.1")
+    assert internals.is_lost_server(httpx.ConnectError("refused"))
+    assert internals.is_lost_server(httpx.HTTPStatusError("401", request=request, response=httpx.Response(401)))
+    assert not internals.is_lost_server(ValueError("a bug"))
 
 
 # --- Flower's own processes -----------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What travels between server and sites arrives as it was sent, and versions that do not fit say so."""
 
+import json
 from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft import RunConfig, UserError, __version__
 from fedgraft.flower import messages
@@ -53,6 +54,35 @@ def test_versions_fit_by_the_major_number_and_before_1_0_by_the_minor_as_well(
     else:
         with pytest.raises(UserError, match=rf"the server runs fedgraft {server}, this site {site}; upgrade the older"):
             Job.from_record(record)
+
+
+def _from_a_later_patch(**settings: Any) -> ConfigRecord:
+    """A job as a server of a later version of the series sends it: with records' keys and settings of its own."""
+    record = replace(JOB, version=f"{__version__.rsplit('.', 1)[0]}.99").to_record()
+    record["config"] = json.dumps({**json.loads(str(record["config"])), **settings})
+    record["priority"] = 3
+    return record
+
+
+def test_a_site_that_is_a_little_older_than_its_server_takes_a_run_that_needs_nothing_new() -> None:
+    job = Job.from_record(_from_a_later_patch())
+    assert (job.config, job.round) == (JOB.config, JOB.round)
+
+
+def test_a_site_that_is_a_little_older_refuses_what_it_does_not_know_by_name() -> None:
+    with pytest.raises(UserError, match=r"the run sets 'warmup', which fedgraft .* does not know; upgrade the site to"):
+        Job.from_record(_from_a_later_patch(warmup=2))
+
+
+def test_a_site_that_is_a_little_newer_than_its_server_misses_nothing() -> None:
+    record = JOB.to_record()
+    for key in ("detailed", "measure", "attempt"):
+        del record[key]
+    assert Job.from_record(record) == replace(JOB, detailed=False, measure=False, attempt=0)
+
+
+def test_settings_at_their_defaults_do_not_travel() -> None:
+    assert set(json.loads(str(JOB.to_record()["config"]))) == {"protocol", "protocol_options"}
 
 
 def test_a_job_of_a_server_of_the_same_version_is_taken() -> None:

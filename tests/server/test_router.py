@@ -1,15 +1,27 @@
 """Sites are addressed one by one, whatever node holds them; what one site lacks the others of its node keep."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, MetricRecord, RecordDict
 
 from fedgraft.core.errors import RunFailed
-from fedgraft.flower.messages import HELLO, JOB, METRICS, SHARED, SITES, for_sites, pack, sites_of, to_array_record
-from fedgraft.server.router import Greeting, Reply, Router
+from fedgraft.flower.messages import (
+    HELLO,
+    JOB,
+    METRICS,
+    SHARED,
+    SITES,
+    for_sites,
+    pack,
+    sites_of,
+    to_array_record,
+)
+from fedgraft.server.greeting import Greeting
+from fedgraft.server.router import Reply, Router
 from fedgraft.server.sender import Sender
 from fedgraft.testing.grids import FakeGrid, Said
 
@@ -57,8 +69,11 @@ class NamedNodes(Nodes):
         name = self._says[message.metadata.dst_node_id]
         if isinstance(name, Error):
             return name
-        hello = ConfigRecord({"name": name, "version": "0.2", "fingerprint": "abc"} if name else {})
-        return RecordDict({HELLO: hello} if name else {SITES: MetricRecord({SITES: [0]})})
+        return _hello(name) if name else RecordDict({SITES: MetricRecord({SITES: [0]})})
+
+
+def _hello(name: str) -> RecordDict:
+    return RecordDict({HELLO: ConfigRecord({"name": name, "version": "0.2.0", "fingerprint": "abc"})})
 
 
 def _router(grid: FakeGrid, answer_seconds: float = 60.0) -> Router:
@@ -120,11 +135,172 @@ def test_a_site_that_does_not_come_is_not_waited_for_longer_than_for_an_answer()
     assert greeting.numbers == {"north": 0}
 
 
-def test_two_sites_of_one_name_and_one_site_too_many_end_the_run() -> None:
-    with pytest.raises(RunFailed, match="Two sites are named 'north'"):
-        _greeted({7: "north", 8: "north"}, 2, {})
-    with pytest.raises(RunFailed, match="'east' is one too many"):
-        _greeted({7: "north", 8: "east"}, 2, {"north": 0, "west": 1})
+def test_two_sites_of_one_name_leave_out_the_newcomer() -> None:
+    router, greeting = _greeted({7: "north", 8: "north"}, 2, {})
+    assert greeting.numbers == {"north": 0}
+    assert greeting.hellos["north"].node == 7
+    assert greeting.refused == ["'north': another site of this name takes part; rename one of them in its site.toml"]
+    assert _asked(router, [0])[0].content is not None
+
+
+def test_one_site_too_many_is_left_out() -> None:
+    router, greeting = _greeted({7: "north", 8: "east"}, 2, {"north": 0, "west": 1})
+    assert greeting.numbers == {"north": 0, "west": 1}
+    assert greeting.refused == ["the run has 2 sites already, and 'east' is one too many"]
+    assert _asked(router, [0, 1])[1].error == "it is not connected"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\nb", "n" * 65, "n" * 1_000_000, "..", "\x1b[31m"])
+def test_a_name_that_is_not_plain_text_leaves_its_site_out(name: str) -> None:
+    _, greeting = _greeted({7: name, 8: "north"}, 2, {})
+    assert greeting.numbers == {"north": 0}
+    (refused,) = greeting.refused
+    assert refused.startswith("the name of a site has")
+    assert len(refused) < 250
+
+
+# --- sites that come, go and come back -----------------------------------------------------------------------------
+
+
+class KeyedNodes(NamedNodes):
+    """A SuperLink's grid, which knows the name that each node's key was admitted under.
+
+    Attributes:
+        keys: by node, that name.
+        since: by node, when it connected last.
+        silent: nodes that answer nothing.
+    """
+
+    def __init__(self, says: dict[int, str | Error | None], keys: dict[int, str] | None = None) -> None:
+        super().__init__(says)
+        self.keys = keys or {node: str(name) for node, name in says.items()}
+        self.since = dict.fromkeys(self.keys, "1")
+        self.silent: set[int] = set()
+
+    def get_nodes(self) -> Iterable[SimpleNamespace]:
+        return [
+            SimpleNamespace(node_id=n, name=self.keys[n], registered_at=f"{n:03d}", last_activated_at=self.since[n])
+            for n in self.nodes
+        ]
+
+    def said(self, message: Message) -> Said:
+        return None if message.metadata.dst_node_id in self.silent else super().said(message)
+
+
+def test_a_site_that_connects_later_gets_a_free_number_and_is_asked_from_then_on() -> None:
+    grid = KeyedNodes({7: "north", 8: "west"})
+    grid.nodes = [8]
+    router = _router(grid, 1)
+    assert router.greet(RecordDict(), 2, {}).numbers == {"west": 0}
+    assert router.refresh().hellos == {}
+    grid.nodes = [7, 8]
+    news = router.refresh()
+    assert (news.numbers, news.hellos.keys(), news.returned) == ({"west": 0, "north": 1}, {"north"}, [])
+    assert all(reply.content is not None for reply in _asked(router, [0, 1]).values())
+
+
+def test_looking_for_sites_sends_nothing_while_nobody_comes() -> None:
+    grid = KeyedNodes({7: "north", 8: "west"})
+    router = _router(grid, 1)
+    router.greet(RecordDict(), 2, {})
+    sent = len(grid.pushed)
+    for _ in range(3):
+        router.refresh()
+    assert len(grid.pushed) == sent == 2
+
+
+@pytest.mark.parametrize("how", ["it connects again", "it answers a greeting"])
+def test_a_site_that_does_not_answer_costs_its_time_once_until_it_is_back(how: str) -> None:
+    grid = KeyedNodes({7: "north", 8: "west"})
+    router = _router(grid, 1)
+    router.greet(RecordDict(), 2, {})
+    grid.silent = {8}
+    assert _asked(router, [0, 1]).keys() == {0}
+    sent = len(grid.asked)
+    assert _asked(router, [0, 1])[1].error == "it has not come back since it did not answer in time"
+    assert len(grid.asked) == sent + 1
+    assert router.refresh().returned == []
+    if how == "it connects again":
+        grid.since[8], grid.silent = "2", set()
+    else:
+        (*_, greeting) = (sent for sent in grid.pushed if sent.metadata.message_type == MessageType.QUERY)
+        grid.reply(greeting, _hello("west"))
+    assert router.refresh().returned == [1]
+    grid.silent = set()
+    assert _asked(router, [0, 1])[1].content is not None
+
+
+def test_a_name_belongs_to_its_admitted_key_whatever_a_site_calls_itself() -> None:
+    """An impostor does not get the number of a site that is away."""
+    router = _router(KeyedNodes({8: "north"}, {8: "evil"}), 1)
+    greeting = router.greet(RecordDict(), 2, {"north": 0})
+    assert greeting.numbers == {"north": 0, "evil": 1}
+    assert _asked(router, [0, 1])[0].error == "it is not connected"
+
+
+@pytest.mark.parametrize("newer_first", [True, False])
+def test_a_site_whose_key_was_exchanged_keeps_its_number_under_the_newer_one(newer_first: bool) -> None:
+    grid = KeyedNodes({7: "north", 9: "north"})
+    grid.nodes = [9] if newer_first else [7]
+    router = _router(grid, 1)
+    assert router.greet(RecordDict(), 1, {}).numbers == {"north": 0}
+    grid.nodes = [7, 9]
+    news = router.refresh()
+    assert [hello.node for hello in news.hellos.values()] == ([] if newer_first else [9])
+    _asked(router, [0])
+    assert grid.pushed[-1].metadata.dst_node_id == 9
+
+
+def test_a_site_that_changes_its_key_in_the_middle_of_a_round_answers_it_under_the_new_one() -> None:
+    grid = KeyedNodes({7: "north", 9: "north"})
+    grid.nodes = [7]
+    router = _router(grid, 10**9)
+    router.greet(RecordDict(), 1, {})
+    grid.nodes, grid.silent = [9], {7}
+    assert _asked(router, [0])[0].content is not None
+
+
+def test_a_run_begins_once_all_admitted_sites_have_answered() -> None:
+    grid = KeyedNodes({7: "north", 8: Error(100, "another backbone")}, {7: "north", 8: "west"})
+    router = _router(grid, 10**9)
+    greeting = router.greet(RecordDict(), 3, {}, admitted=lambda: {"north", "west"})
+    assert greeting.numbers == {"north": 0}
+    assert greeting.refused == ["'west': another backbone"]
+
+
+def test_a_run_whose_sites_all_refuse_is_not_waited_for() -> None:
+    refusing: dict[int, str | Error | None] = {7: Error(100, "another backbone"), 8: Error(100, "an unknown class")}
+    told: list[str] = []
+    router = _router(KeyedNodes(refusing, {7: "north", 8: "west"}), 10**9)
+    greeting = router.greet(RecordDict(), 2, {}, admitted=lambda: {"north", "west"}, on_refused=told.append)
+    assert greeting.numbers == {}
+    assert told == greeting.refused == ["'north': another backbone", "'west': an unknown class"]
+
+
+def test_a_resumed_run_does_not_wait_for_a_site_that_was_away() -> None:
+    router = _router(KeyedNodes({7: "north"}), 10**9)
+    known = {"north": 0, "west": 1}
+    assert router.greet(RecordDict(), 2, known, away=["west"]).hellos.keys() == {"north"}
+    greeting = router.greet(RecordDict(), 2, known, away=["west"], admitted=lambda: {"north", "west"})
+    assert greeting.hellos.keys() == {"north"}
+
+
+def test_a_site_that_leaves_for_good_is_waited_for_no_longer_and_comes_back_to_its_number() -> None:
+    admitted = {"north", "west"}
+    grid = KeyedNodes({7: "north", 8: "west"})
+    router = _router(grid, 10**9)
+    router.greet(RecordDict(), 2, {}, admitted=lambda: admitted)
+    grid.silent = {8}
+    admitted = {"north"}
+    assert _asked(router, [0, 1]).keys() == {0}
+    assert router.left() == [1]
+    assert router.left() == []
+    assert _asked(router, [0, 1])[1].error == "it is not connected"
+    admitted, grid.silent = {"north", "west"}, set()
+    grid._says[9], grid.keys[9], grid.since[9] = "west", "west", "2"
+    grid.nodes = [7, 9]
+    assert router.refresh().numbers == {"north": 0, "west": 1}
+    assert _asked(router, [0, 1])[1].content is not None
 
 
 # --- sites that share nodes ----------------------------------------------------------------------------------------

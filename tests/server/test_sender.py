@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
@@ -107,3 +108,47 @@ def test_a_clock_that_jumps_neither_ends_nor_repeats_a_wait(monkeypatch: pytest.
     grid = ScriptedGrid(None)
     assert _reply(grid, answer_seconds=0.4, resend_seconds=30) is None
     assert len(grid.pushed) == 1
+
+
+# --- nodes that connect again, or give way to others ----------------------------------------------------------------
+
+
+class Reconnecting(ScriptedGrid):
+    """A SuperLink's grid, whose node has connected again some looks after the message was sent."""
+
+    looks = 0
+
+    def get_nodes(self) -> Iterable[SimpleNamespace]:
+        self.looks += 1
+        since = "1" if self.looks < 3 else "2"
+        return [SimpleNamespace(node_id=7, name="north", registered_at="1", last_activated_at=since)]
+
+
+def test_a_message_that_a_restarted_node_has_forgotten_is_sent_again_at_once() -> None:
+    grid = Reconnecting(None, ANSWER)
+    reply = _reply(grid, resend_seconds=1000.0)
+    assert reply is not None
+    assert len(grid.pushed) == 2
+
+
+def test_a_message_goes_to_the_node_that_takes_a_nodes_place() -> None:
+    class Replaced(ScriptedGrid):
+        def said(self, message: Message) -> Said:
+            return ANSWER if message.metadata.dst_node_id == 9 else None
+
+    grid = Replaced(None)
+    grid.nodes = [7, 9]
+    sender = Sender(grid, threading.Event(), 20.0)
+    sender.successor = lambda node: 9
+    message = Message(RecordDict({"job": ConfigRecord({})}), dst_node_id=7, message_type=MessageType.TRAIN)
+    (reply,) = sender([message])
+    assert reply is not None
+    assert [sent.metadata.dst_node_id for sent in grid.pushed] == [7, 9]
+
+
+def test_a_node_that_will_never_answer_is_not_waited_for() -> None:
+    grid = ScriptedGrid(None)
+    sender = Sender(grid, threading.Event(), 10**9)
+    sender.successor = lambda node: None
+    message = Message(RecordDict({"job": ConfigRecord({})}), dst_node_id=7, message_type=MessageType.TRAIN)
+    assert sender([message]) == [None]

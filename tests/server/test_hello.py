@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fedgraft.flower.messages import CLASS_COUNTS, HELLO, IMAGES, SITES
-from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.router import Router
 from fedgraft.server.sender import Sender
 from fedgraft.testing.grids import FakeGrid, Said
@@ -25,11 +25,11 @@ def _greeting(counts: dict[str, Any] | None = None, **changed: Any) -> RecordDic
 
 
 def test_a_site_is_known_by_its_name_and_bounded_by_the_images_that_it_says_it_has() -> None:
-    assert read_hello(_greeting({"cat": 5, "dog": 7}), CLASSES, 100) == Hello(
+    assert read_hello(_greeting({"cat": 5, "dog": 7}), "", CLASSES, 100) == Hello(
         "north", "0.2.0", "abc", 12, {"cat": 5, "dog": 7}
     )
-    assert read_hello(_greeting(images=None), CLASSES, 100).images is None
-    assert read_hello(_greeting({"cat": 5}), CLASSES, 100).images == 12, "a small class need not be told"
+    assert read_hello(_greeting(images=None), "", CLASSES, 100).images is None
+    assert read_hello(_greeting({"cat": 5}), "", CLASSES, 100).images == 12, "a small class need not be told"
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_site_is_known_by_its_name_and_bounded_by_the_images_that_it_says_it_h
 )
 def test_a_greeting_that_cannot_be_used_is_one_short_plain_line(content: RecordDict, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)) as refused:
-        read_hello(content, CLASSES, 100)
+        read_hello(content, "", CLASSES, 100)
     line = str(refused.value)
     assert line.isprintable()
     assert len(line) < 500
@@ -70,7 +70,7 @@ def test_a_site_that_says_it_has_an_impossible_number_of_images_is_not_part_of_t
             return says[message.metadata.dst_node_id]
 
     router = Router(Sender(Nodes(list(says)), threading.Event(), answer_seconds=1))
-    greeting = router.greet(RecordDict(), 3, {}, lambda content: read_hello(content, CLASSES, 100))
+    greeting = router.greet(RecordDict(), 3, {}, read=lambda content, name: read_hello(content, name, CLASSES, 100))
     assert greeting.numbers == {"south": 0}
     assert ["1e+18" in reason for reason in greeting.refused] == [True, False]
     assert all(reason.isprintable() and len(reason) <= 300 for reason in greeting.refused)
