@@ -20,7 +20,7 @@ from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
-from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.measurements import Measurements, evaluated, measured
 from fedgraft.server.rounds import RoundDriver
 from fedgraft.server.router import Router

@@ -14,7 +14,7 @@ from flwr.app import Message, MessageType, RecordDict
 from fedgraft.core.errors import RunFailed
 from fedgraft.core.plain_text import plain
 from fedgraft.flower.messages import for_sites, sites_of, unpack
-from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.sender import Sender
 
 

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fedgraft.flower.messages import CLASS_COUNTS, HELLO, IMAGES, SITES
-from fedgraft.server.greeting import Hello, read_hello
+from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.router import Router
 from fedgraft.server.sender import Sender
 from fedgraft.testing.grids import FakeGrid, Said
