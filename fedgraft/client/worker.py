@@ -97,8 +97,9 @@ class Worker:
         answer = RecordDict({HELLO: hello})
         counts = Counter(run.split.class_names[label] for label in run.split.labels)
         if told := class_counts(counts, self._site.settings.policy):
-            hello[IMAGES] = len(run.split.labels)
             answer[CLASS_COUNTS] = MetricRecord({**told})
+        if told == counts:  # otherwise the total would tell the size of a class that is too small to be told
+            hello[IMAGES] = counts.total()
         return answer
 
     def _run_of(self, job: Job) -> DeployedRun:

@@ -101,7 +101,7 @@ def _pairs(
 def _confusions(
     content: RecordDict, pairs: Mapping[str, tuple[int, int]], scopes: Sequence[Scope]
 ) -> dict[str, Confusion]:
-    """A site's confusion counts; raises ValueError if they are no counts or are not those of its pairs."""
+    """A site's confusion counts, which may leave out small ones; raises ValueError if they cannot be its pairs'."""
     arrays = from_array_record(arrays_in(content, COUNTS))
     if arrays.keys() != pairs.keys():
         raise ValueError(f"it has confusion counts of {len(arrays)} scopes that are not exactly {', '.join(pairs)}")
@@ -113,10 +113,8 @@ def _confusions(
         if not (np.isfinite(array).all() and (array >= 0).all() and (array == np.floor(array)).all()):
             raise ValueError(f"the confusion counts of {scope.name!r} are not all counts")
         exact, (right, total) = array.astype(np.float64), pairs[scope.name]
-        counted_right, counted = float(np.trace(exact)), float(exact.sum())
-        if (
-            counted_right > right or counted - counted_right > total - right
-        ):  # fewer where a site leaves out small cells
-            raise ValueError(f"the confusion counts of {scope.name!r} exceed its right and total counts")
+        correct = float(np.trace(exact))
+        if correct > right or float(exact.sum()) - correct > total - right:
+            raise ValueError(f"the confusion counts of {scope.name!r} exceed its counts of right and wrong images")
         tables[scope.name] = array.astype(np.int64)
     return tables

@@ -106,8 +106,8 @@ class RoundDriver:
             {"loss": loss, "num_examples": examples, **outcome.figures},
             [answer.site for answer in kept],
             left_out,
-            within.shortened,
-            sum(answer.seconds for answer in answers),
+            shortened=within.shortened,
+            seconds=sum(answer.seconds for answer in answers),
         )
 
     def _within_bound(self, answers: list[Answer], previous: Arrays, state: State) -> Bounded:

@@ -217,8 +217,16 @@ def test_counts_that_cannot_be_leave_out_their_site(kind: str, pair: Any) -> Non
 
 @pytest.mark.parametrize(
     "table",
-    [TABLE[:2], TABLE - 1, TABLE + 0.5, TABLE * 2, np.full((3, 3), np.nan, np.float32), TABLE[None]],
-    ids=["shape", "negative", "no counts", "other totals", "not a number", "three axes"],
+    [TABLE[:2], TABLE - 1, TABLE + 0.5, TABLE * 2, TABLE[[1, 0, 2]], np.full((3, 3), np.nan, np.float32), TABLE[None]],
+    ids=[
+        "shape",
+        "negative",
+        "no counts",
+        "more than there are",
+        "more wrong than there are",
+        "not a number",
+        "three axes",
+    ],
 )
 def test_confusion_counts_that_cannot_be_leave_out_their_site(table: Any) -> None:
     def change(content: RecordDict) -> None:
@@ -234,6 +242,15 @@ def test_a_site_that_keeps_its_confusion_counts_to_itself_is_measured_all_the_sa
     assert outcome.left_out == []
     assert outcome.counts["personal"][BAD] == tuple(PAIR)
     assert (outcome.confusions["personal"] == TABLE * (SITES - 1)).all()
+
+
+def test_a_site_may_leave_out_small_confusion_counts() -> None:
+    coarse = np.where(TABLE < 3, 0, TABLE)
+    outcome = _evaluated(
+        _with("evaluate", lambda content: content.update({COUNTS: to_array_record({"personal": coarse})}))
+    )
+    assert outcome.left_out == []
+    assert (outcome.confusions["personal"] == TABLE * (SITES - 1) + coarse).all()
 
 
 def test_confusion_counts_that_nobody_asked_for_are_not_looked_at() -> None:
