@@ -37,6 +37,8 @@ from fedgraft.runs.site_policy import planned_measurements
 
 _REPEATS = 2
 """How many times what a run needs a server may ask for different things: one that resumes has to ask some again."""
+_STAGES = 4
+"""Messages of another kind that a round may have."""
 _TURNED_AWAY = 1000
 """Refusals of messages without a readable run that a worker logs."""
 _log = logging.getLogger("fedgraft.worker")
@@ -167,12 +169,16 @@ class Admission:
         config, asked, policy = task.job.config, task.asked, self._policy
         if asked.seconds >= policy.run_seconds:
             raise Refusal("policy", f"the site's policy accepts at most {policy.run_seconds:g} seconds of work per run")
-        measurements = min(policy.max_measurements, _REPEATS * planned_measurements(config) * folds)
+        rounds = _REPEATS * config.rounds * folds
+        limits = {
+            "train": rounds,
+            "evaluate": min(policy.max_measurements, _REPEATS * planned_measurements(config) * folds),
+        }
         for kind, server_round, key in _works(task):
             known = asked.asked_for.get(kind, set())
             if key in known:
                 continue
-            most = measurements if kind == "evaluate" else _REPEATS * config.rounds * folds
+            most = limits.get(kind, _STAGES * rounds)
             if len(known) >= most:
                 raise Refusal(
                     "policy", f"the site's policy accepts at most {most} different messages to {kind} per run"

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
-from fedgraft.flower.messages import COUNTS, FAILURES, MEASURED, METRICS, SHARED, from_array_record, to_array_record
+from fedgraft.flower.internals import record_bytes
+from fedgraft.flower.messages import (
+    COUNTS,
+    FAILURES,
+    JOB,
+    MEASURED,
+    METRICS,
+    SHARED,
+    SITES,
+    from_array_record,
+    to_array_record,
+)
 from fedgraft.runs.site_policy import SitePolicy
 
 
@@ -23,10 +34,13 @@ def class_counts(counts: Mapping[str, int], policy: SitePolicy) -> dict[str, int
 
 
 def received_hash(content: RecordDict) -> str:
-    """SHA-256 of the parameters in a message, by name."""
+    """SHA-256 of what a message brings: its parameters, by name, and other records, but not its job and address."""
     digest = hashlib.sha256()
     for name, array in sorted(content.array_records.get(SHARED, ArrayRecord()).items()):
         digest.update(len(name).to_bytes(4, "big") + name.encode() + len(array.data).to_bytes(8, "big") + array.data)
+    others = {name: record for name, record in content.items() if name not in (SHARED, JOB, SITES)}
+    if others:
+        digest.update(record_bytes(RecordDict(others)))
     return digest.hexdigest()
 
 
