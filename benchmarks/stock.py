@@ -16,7 +16,8 @@ import tomli_w
 from benchmarks.proxy import Proxy
 from fedgraft.core.files import free_port
 from fedgraft.deployment.processes import Process, flower_environment
-from fedgraft.deployment.running_server import answers, register_key
+from fedgraft.deployment.registration import register_key
+from fedgraft.deployment.running_server import answers
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 

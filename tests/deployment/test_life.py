@@ -26,7 +26,7 @@ from fedgraft.runs.run_state import RunState, Wanted
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NORTH, SOUTH, EAST = 0, 1, 2
 
 
@@ -42,7 +42,7 @@ class Federation:
         self.refused: dict[str, str] = {}
 
     def until(self, happened: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 600
+        deadline = time.monotonic() + 900
         while not happened():
             assert time.monotonic() < deadline
             self.server.supervise()
