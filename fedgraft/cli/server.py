@@ -36,7 +36,7 @@ def server_start(folder: Folder) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = RunningServer(ServerFolder.open(folder))
-    for process in server.processes:
+    for process in server.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
     server.start()
     typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")

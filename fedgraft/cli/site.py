@@ -103,7 +103,7 @@ def site_start(
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     site = RunningSite(SiteFolder.open(folder), server, ca or folder / "ca.pem")
-    for process in site.processes:
+    for process in site.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
     site.start()
     supervise_until_ended(site)

@@ -1,6 +1,7 @@
 """A server as running processes: for `fedgraft server start` and `fedgraft up`."""
 
 import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -9,8 +10,12 @@ from pathlib import Path
 from typing import IO
 
 from fedgraft.core.errors import RunFailed, UserError
-from fedgraft.deployment.processes import Process, flower_environment, guarded
-from fedgraft.flower.guarded import APP_SHA256, GATEWAY_FILE, OPERATOR_FILE, app_sha256
+from fedgraft.core.files import cache_root
+from fedgraft.deployment.folder_lock import FolderLock
+from fedgraft.deployment.processes import Process, app_environment, clean_home, flower_environment, guarded
+from fedgraft.deployment.status_file import StatusFile
+from fedgraft.flower.confinement import shortcoming
+from fedgraft.flower.guarded import GATEWAY_FILE, OPERATOR_FILE, SUBMITTED
 from fedgraft.runs.server_folder import ServerFolder
 
 _READY_SECONDS = 60.0
@@ -18,11 +23,17 @@ _log = logging.getLogger("fedgraft.deployment")
 
 
 class RunningServer:
-    """Flower's SuperLink on loopback with its state on disk, the SuperExec that starts its apps, and the gateway."""
+    """Flower's SuperLink on loopback with its state on disk, the SuperExec that starts its apps, and the gateway.
+
+    Raises:
+        UserError: another process runs the server.
+    """
 
     def __init__(self, folder: ServerFolder) -> None:
         self.folder = folder
-        environment = flower_environment(folder.path / "flwr")
+        self._lock = FolderLock(folder.path)
+        home = clean_home(folder.path / "flwr")
+        environment = flower_environment(home)
         secret = folder.write_secret()
         self._superlink = Process(
             "The SuperLink",
@@ -50,7 +61,7 @@ class RunningServer:
                 "--root-certificates", folder.authority,
                 "--superexec-auth-secret-file", secret,
             ],
-            {**environment, APP_SHA256: app_sha256(folder.app)},
+            {**environment, **_app_environment(folder, home)},
             folder.path / "logs" / "superexec.log",
         )  # fmt: skip
         self._gateway = Process(
@@ -59,11 +70,13 @@ class RunningServer:
             environment,
             folder.path / "logs" / "gateway.log",
         )
+        self._shortcoming = shortcoming([folder.path / "keys"])
+        self._status = StatusFile(folder.path, self.processes, "", self._shortcoming)
 
     @property
-    def processes(self) -> list[Process]:
-        """The SuperLink, its SuperExec and the gateway."""
-        return [self._superlink, self._superexec, self._gateway]
+    def processes(self) -> dict[str, Process]:
+        """The SuperLink, its SuperExec and the gateway, by what they are."""
+        return {"superlink": self._superlink, "superexec": self._superexec, "gateway": self._gateway}
 
     def start(self) -> None:
         """Start all and register the keys of the admitted sites.
@@ -74,11 +87,14 @@ class RunningServer:
         """
         if answers(self.folder.port, None):
             raise UserError(f"Port {self.folder.port} is already in use; stop what uses it, or change server.toml.")
+        if self._shortcoming:
+            _log.warning("%s", self._shortcoming)
         self._start()
         for key in self.folder.admitted():
             register_key(self.folder, key)
         self._gateway.start()
         self._gateway.wait_until(lambda: answers(self.folder.port, self.folder.authority), _READY_SECONDS)
+        self._record()
 
     def supervise(self) -> None:
         """Restart what has ended; the SuperLink restores its state from its database.
@@ -96,12 +112,21 @@ class RunningServer:
         if (status := self._gateway.ended) is not None:
             _log.warning("%s ended with status %d and is restarted", self._gateway.name, status)
             self._gateway.start()
+        for process in self.processes.values():
+            process.rotate_log()
+        self._record()
 
     def stop(self) -> None:
         """Stop all, and with them what they started."""
         self._gateway.stop()
         self._superexec.stop()
         self._superlink.stop()
+        self._lock.release()
+
+    def _record(self) -> None:
+        """Leave on disk what `fedgraft server status` shows, and what a later start has to clean."""
+        if self._status.write():
+            self._lock.record(process.pid for process in self.processes.values())
 
     def _start(self) -> None:
         self._superlink.start()
@@ -118,6 +143,17 @@ def register_key(folder: ServerFolder, key: Path) -> None:
     output = done.stdout + done.stderr
     if done.returncode and "already in use" not in output:
         raise RunFailed(f"The SuperLink does not accept the key {key}: {output.strip()}")
+
+
+def _app_environment(folder: ServerFolder, home: Path) -> dict[str, str]:
+    """What a ServerApp may read and change; run directories are known when a run is submitted."""
+    readable = [
+        folder.authority,
+        folder.path / "app",
+        Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"),
+    ]
+    writable = [cache_root(), Path(os.environ.get("MPLCONFIGDIR") or Path.home() / ".cache" / "matplotlib")]
+    return {**app_environment(folder.app, home, readable, writable), SUBMITTED: str((folder.path / "app").absolute())}
 
 
 def _secrets(folder: ServerFolder) -> dict[str, str]:

@@ -16,6 +16,7 @@ from fedgraft.core.errors import RunFailed
 from fedgraft.deployment.local import admit_here
 from fedgraft.deployment.processes import _group_lives
 from fedgraft.deployment.running_site import RunningSite
+from fedgraft.flower.node_status import NodeStatusFile
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 
@@ -30,7 +31,7 @@ def site(tmp_path: Path) -> Iterator[RunningSite]:
     folder = SiteFolder.create(tmp_path / "north", "north")
     admit_here(server, folder)
     running = RunningSite(folder, "127.0.0.1:1", server.authority)
-    for process in running.processes:
+    for process in running.processes.values():
         process.command = SLEEPS
     running.start()
     yield running
@@ -76,16 +77,16 @@ def test_what_an_ended_process_had_started_ends_before_it_is_started_again(site:
 def test_a_worker_that_hangs_over_a_message_is_ended_and_named(
     site: RunningSite, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with report_task(site._status, "train"):
+    with report_task(site._sockets, "train"):
         site.supervise()
         assert "task_seconds" not in caplog.text
         task = {"kind": "train", "began": time.monotonic() - 3601}
-        (site._status / "task.json").write_text(json.dumps(task))
+        (site._sockets / "task.json").write_text(json.dumps(task))
         before = site.worker.pid
         site.supervise()
         assert site.worker.pid != before
         assert re.search(r"has been handling one message \(train\) for 36\d\d seconds", caplog.text)
-        assert running_task(site._status) is None
+        assert running_task(site._sockets) is None
         again = site.worker.pid
         site.supervise()
         assert site.worker.pid == again
@@ -94,11 +95,11 @@ def test_a_worker_that_hangs_over_a_message_is_ended_and_named(
 def test_a_worker_that_is_stopped_between_two_messages_is_ended_and_named(
     site: RunningSite, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (site._status / "pulse").write_text(str(time.monotonic() - 20))
+    (site._sockets / "pulse").write_text(str(time.monotonic() - 20))
     before = site.worker.pid
     site.supervise()
     assert site.worker.pid == before
-    (site._status / "pulse").write_text(str(time.monotonic() - 50))
+    (site._sockets / "pulse").write_text(str(time.monotonic() - 50))
     site.supervise()
     assert site.worker.pid != before
     assert re.search(r"The worker of 'north' has given no sign of life for 5\d s", caplog.text)
@@ -128,7 +129,7 @@ def test_a_site_that_was_never_taken_ends_with_the_reason(site: RunningSite) -> 
 def test_a_site_that_was_taken_before_tries_again_and_ends_after_a_while(
     site: RunningSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _says(site, "SuperNode ID: 7", -9)
+    NodeStatusFile(site._node_status).on_connected()
     _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
     before = site.supernode.pid
     site.supervise()
@@ -162,7 +163,7 @@ def test_a_supernode_that_has_lost_its_server_for_good_is_started_again(
 
 def test_another_servers_certificate_is_no_matter_of_time(site: RunningSite, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    _says(site, "SuperNode ID: 7", 1)
+    NodeStatusFile(site._node_status).on_connected()
     _says(site, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", 1)
     with pytest.raises(RunFailed, match=r"its ca\.pem is not the server's"):
         site.supervise()
