@@ -1,12 +1,13 @@
 """`fedgraft server ...`: a deployed server's folder, its processes and the admitted sites."""
 
-import logging
 import shlex
 import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fedgraft.cli.settings import MetricsPort
 
 server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its folder, its processes, the admitted sites.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")]
@@ -28,19 +29,19 @@ def server_init(
 
 
 @server_app.command("start")
-def server_start(folder: Folder) -> None:
+def server_start(folder: Folder, metrics_port: MetricsPort = None) -> None:
     """Run Flower's SuperLink until Ctrl-C."""
     from fedgraft.deployment.running_server import RunningServer
-    from fedgraft.deployment.service import supervise_until_ended
+    from fedgraft.deployment.service import log_to_folder, supervise_until_ended
     from fedgraft.runs.server_folder import ServerFolder
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = RunningServer(ServerFolder.open(folder))
+    log_to_folder(server)
     for process in server.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
     server.start()
     typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
-    supervise_until_ended(server)
+    supervise_until_ended(server, metrics_port)
 
 
 @server_app.command("admit")

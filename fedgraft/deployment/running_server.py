@@ -126,7 +126,7 @@ class RunningServer:
     def _record(self) -> None:
         """Leave on disk what `fedgraft server status` shows, and what a later start has to clean."""
         if self._status.write():
-            self._lock.record(process.pid for process in self.processes.values())
+            self._lock.record(process.pid for process in self.processes.values() if process.starts)
 
     def _start(self) -> None:
         self._superlink.start()

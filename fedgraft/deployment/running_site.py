@@ -163,7 +163,7 @@ class RunningSite:
     def _record(self) -> None:
         """Leave on disk what `fedgraft site status` shows, and what a later start has to clean."""
         if self._status.write(read_node_status(self._node_status), running_task(self._sockets)):
-            self._lock.record(process.pid for process in self.processes.values())
+            self._lock.record(process.pid for process in self.processes.values() if process.starts)
 
     def _supervise_supernode(self) -> None:
         if self.supernode.ended is not None:

@@ -4,6 +4,7 @@ The file is replaced as a whole, when something changes and every ten seconds; t
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -57,13 +58,14 @@ class StatusFile:
             "processes": {
                 name: {"pid": process.pid, "restarts": process.starts - 1, "running": process.ended is None}
                 for name, process in self._processes.items()
+                if process.starts
             },
         }
         if content == self._written and time.monotonic() - self._at < _EVERY_SECONDS:
             return False
         self._written, self._at = content, time.monotonic()
         with suppress(OSError):
-            write_text(self._path, json.dumps({**content, "written": time.time()}, indent=2) + "\n")
+            write_text(self._path, json.dumps({**content, "pid": os.getpid(), "written": time.time()}, indent=2) + "\n")
         return True
 
 

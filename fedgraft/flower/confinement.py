@@ -17,7 +17,7 @@ from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _BENEATH, _PORT, _ASK_VERSION = 1, 2, 1
-_NO_NEW_PRIVILEGES = 38
+_NO_NEW_PRIVILEGES, _CAPABILITY_VERSION = 38, 0x20080522
 _EXECUTE, _READ_FILE, _READ_FOLDER = 1 << 0, 1 << 2, 1 << 3
 _OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 """The rights that a rule for a single file may name: execute, write, read, truncate, and control of devices."""
@@ -86,7 +86,8 @@ def python_paths() -> list[Path]:
 def confine(readable: Iterable[Path], writable: Iterable[Path], port: int | None = None) -> None:
     """Give up, for this thread and those it starts, all files and folders but the given ones; needs Landlock.
 
-    Call it before other threads exist. Open files stay open. Paths that do not exist are passed over.
+    Root also loses its capabilities. Call it before other threads exist. Open files stay open. Paths that do not exist
+    are passed over.
 
     Args:
         readable: may be read and executed, with all that is in them.
@@ -113,8 +114,16 @@ def confine(readable: Iterable[Path], writable: Iterable[Path], port: int | None
         if _libc().prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "The kernel does not let the process give up privileges.")
         _call(_RESTRICT_SELF, ruleset, 0)
+        _drop_capabilities()
     finally:
         os.close(ruleset)
+
+
+def _drop_capabilities() -> None:
+    """Give up what root may do beyond other accounts, such as reading the memory of processes outside."""
+    header, nothing = struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)
+    if _libc().capset(header, nothing):
+        raise OSError(ctypes.get_errno(), "The kernel does not let the process drop its capabilities.")
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:

@@ -7,15 +7,17 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from fedgraft.client.worker_status import clear_status, last_pulse, report_task, running_task, start_pulse
-from fedgraft.core.errors import RunFailed
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.local import admit_here
 from fedgraft.deployment.processes import _group_lives
 from fedgraft.deployment.running_site import RunningSite
+from fedgraft.deployment.site_status import site_status
 from fedgraft.flower.node_status import NodeStatusFile
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
@@ -167,3 +169,94 @@ def test_another_servers_certificate_is_no_matter_of_time(site: RunningSite, cap
     _says(site, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", 1)
     with pytest.raises(RunFailed, match=r"its ca\.pem is not the server's"):
         site.supervise()
+
+
+# --- a message that nobody answers --------------------------------------------------------------------------------
+
+
+def test_a_supernode_that_waits_for_an_answer_that_nobody_gives_is_started_again(
+    site: RunningSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its app's process was killed before it fetched the message, or somebody else used its token."""
+    NodeStatusFile(site._node_status).on_received("train")
+    before = site.supernode.pid
+    site.supervise()
+    now = time.monotonic()
+    monkeypatch.setattr("fedgraft.deployment.running_site.time.monotonic", lambda: now + 16)
+    site.supervise()
+    assert site.supernode.pid != before
+    assert "has been waiting for an answer for 15 seconds, but no process works on one" in caplog.text
+    again = site.supernode.pid
+    site.supervise()
+    assert site.supernode.pid == again
+
+
+@pytest.mark.parametrize("busy", ["worker", "app", "sending"])
+def test_a_supernode_whose_message_is_being_answered_is_left_alone(
+    busy: str, site: RunningSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = NodeStatusFile(site._node_status)
+    node.on_received("train")
+    if busy == "sending":
+        node.on_sending()
+    if busy == "app":
+        starts_another = f"import subprocess, sys, time; subprocess.Popen({SLEEPS!r}); time.sleep(600)"
+        site.superexec.command = [sys.executable, "-c", starts_another]
+        site.superexec.start()
+        site.superexec.wait_until(lambda: bool(site.superexec.others()), 60)
+    before = site.supernode.pid
+    now = time.monotonic()
+    with report_task(site._sockets, "train") if busy == "worker" else nullcontext():
+        for later in (0, 16, 32):
+            monkeypatch.setattr("fedgraft.deployment.running_site.time.monotonic", lambda later=later: now + later)
+            site.supervise()
+    assert site.supernode.pid == before
+
+
+# --- starting twice, what is said at the start, logs --------------------------------------------------------------
+
+
+def test_a_site_that_runs_is_not_started_again(site: RunningSite) -> None:
+    with pytest.raises(UserError, match=r"north is already running, as process \d+"):
+        RunningSite(site.folder, "127.0.0.1:1", site._authority)
+
+
+def test_a_site_says_that_nothing_listens_and_goes_on(site: RunningSite, caplog: pytest.LogCaptureFixture) -> None:
+    site._status.obstacle = ""
+    site._check_connection()
+    site._check_connection()
+    assert caplog.text.count("Nothing listens at port 1 of 127.0.0.1 (connection refused). The site keeps trying.") == 1
+    site.supervise()
+    status = site_status(site.folder)
+    assert status.obstacle.startswith("Nothing listens at port 1")
+    assert status.obstacle in status.folder.problems
+    assert [process.name for process in status.folder.processes] == ["worker", "supernode", "superexec"]
+
+
+def test_a_kernel_that_cannot_confine_is_said_at_the_start(
+    site: RunningSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = site._authority
+    site.stop()
+    monkeypatch.setattr("fedgraft.flower.confinement.landlock_version", lambda: 0)
+    unconfined = RunningSite(site.folder, "127.0.0.1:1", authority)
+    for process in unconfined.processes.values():
+        process.command = SLEEPS
+    unconfined.start()
+    unconfined.stop()
+    assert caplog.text.count("This kernel has no Landlock, so the process that handles a message is not confined") == 1
+
+
+def test_a_log_that_has_become_large_is_rotated_and_no_new_output_is_missed(
+    site: RunningSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = site.supernode
+    with process.log.open("a") as log:
+        log.write("before\n")
+    monkeypatch.setattr("fedgraft.deployment.processes.LARGEST_BYTES", 3)
+    process.rotate_log()
+    with process.log.open("a") as log:
+        log.write("after\n")
+    assert process.new_output() == "before\nafter\n"
+    assert process.output() == "after\n"
+    assert process.log.with_name("supernode.log.1").read_text() == "before\n"

@@ -22,6 +22,7 @@ from fedgraft.core.files import free_port
 from fedgraft.deployment.local import SiteStatus, admit_here, up
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
+from fedgraft.deployment.status_file import read_status
 from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
@@ -136,7 +137,7 @@ def test_who_is_refused_by_a_server_and_why(images: Path, tmp_path: Path) -> Non
             stranger,
             server.folder.authority,
             lambda site: None,
-            "does not accept the certificate .*issued by another server, or has been revoked",
+            "does not accept the certificate .*issued by another server, has been revoked",
         )
         admit_here(server.folder, stranger)  # while the server runs, but without registering its key
         refused(stranger, server.folder.authority, lambda site: None, "has not admitted the site's key")
@@ -191,6 +192,67 @@ def test_a_site_that_is_stopped_leaves_no_process_and_no_socket(
     assert b"Traceback" not in said
     assert _processes_of(site.path) == []
     assert list(sockets.iterdir()) == []
+
+
+def test_a_server_and_a_site_that_were_killed_and_restarted_leave_nothing(images: Path, tmp_path: Path) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port())
+    site = SiteFolder.create(tmp_path / "north", "north", images)
+    admit_here(server, site)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    commands = (
+        (["server", "start", str(server.path)], server.path, "gateway"),
+        (
+            ["site", "start", str(site.path), "--server", "127.0.0.1:1", "--ca", str(server.authority)],
+            site.path,
+            "superexec",
+        ),
+    )
+    said = [_killed_and_restarted(words, folder, last, temporary) for words, folder, last in commands]
+    assert list(temporary.iterdir()) == []
+    assert list((server.path / "flwr").glob("*/*")) + list((site.path / "flwr" / "tmp").iterdir()) == list(
+        (server.path / "flwr" / "apps").iterdir()
+    )
+    assert _processes_of(tmp_path) == []
+    for folder, lines in zip((server.path, site.path), said, strict=True):
+        assert f"{folder} is already running, as process" in lines
+        entries = [json.loads(line) for line in (folder / "logs" / "service.log").read_text().splitlines()]
+        assert [entry["message"] for entry in entries].count("Running.") == 2
+
+
+def _killed_and_restarted(words: list[str], folder: Path, last: str, temporary: Path) -> str:
+    """Start a command, start it once more, kill it, start it again and stop it; what the second start has said."""
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedgraft", *words],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def wait_until_running(started: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and started.poll() is None:
+            said = read_status(folder)
+            if said.get("pid") == started.pid and last in said["processes"]:
+                return
+            time.sleep(0.2)
+        raise AssertionError(started.communicate())
+
+    first = start()
+    wait_until_running(first)
+    second = start()
+    _, said = second.communicate(timeout=300)
+    assert second.returncode == 2
+    first.kill()
+    first.communicate(timeout=300)
+    third = start()
+    wait_until_running(third)
+    third.terminate()
+    third.communicate(timeout=300)
+    assert third.returncode == 0
+    return said.decode()
 
 
 def test_a_server_whose_port_is_taken_is_one_sentence(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """What fedgraft uses of Flower beyond its promises: in one module, and each thing by a test that names what broke."""
 
 import ast
+import inspect
 import math
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -146,3 +148,28 @@ def test_an_app_is_checked_before_it_is_installed(module: str, monkeypatch: pyte
         runtime.install_from_fab(b"foreign", None)
     runtime.install_from_fab(b"known", None)
     assert installed == [b"known"]
+
+
+def test_an_observer_hears_of_a_supernodes_messages(message: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`_pull_and_store_message` and `_push_messages`, and their arguments `receive` and `send`."""
+    supernode = import_module("flwr.supernode.start_client_internal")
+    monkeypatch.setattr(supernode, "_pull_and_store_message", lambda *, receive: 5 if receive() else None)
+    monkeypatch.setattr(supernode, "_push_messages", lambda *, send: send("answer"))
+    observer, send = MagicMock(), MagicMock()
+    internals.observe_messages(observer)
+    assert supernode._pull_and_store_message(receive=lambda: None) is None
+    assert [call[0] for call in observer.method_calls] == ["on_connected"]
+    assert supernode._pull_and_store_message(receive=lambda: (message, None)) == 5
+    observer.on_received.assert_called_once_with("train")
+    supernode._push_messages(send=send)
+    send.assert_called_once_with("answer")
+    assert [call[0] for call in observer.method_calls][-2:] == ["on_sending", "on_answered"]
+
+
+def test_the_parts_of_a_supernode_that_are_observed_have_these_arguments() -> None:
+    supernode = import_module("flwr.supernode.start_client_internal")
+    assert "receive" in inspect.signature(supernode._pull_and_store_message).parameters
+    assert "send" in inspect.signature(supernode._push_messages).parameters
+    source = inspect.getsource(supernode.start_client_internal)
+    assert "receive=receive" in source
+    assert "send=send" in source
