@@ -106,6 +106,8 @@ def _content(file: IO[str]) -> dict[str, Any]:
 def _belongs_to(pid: int, folder: Path) -> bool:
     """Whether a process of the folder still has the ID, which another may have got since; Linux only."""
     try:
-        return str(folder).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+        return f"FLWR_HOME={folder.absolute() / 'flwr'}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(
+            b"\0"
+        )
     except OSError:
         return False
