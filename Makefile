@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart check test lint clean
+.PHONY: quickstart check test packaging-check lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/fedgraft compare --methods zeroshot,local,promptfl,fedpgp --data digits --protocol base-to-novel --sites 5 --rounds 10 --shots 64 --out $(RUN) --resume
@@ -16,6 +16,10 @@ check: lint
 # The second tier: every test, those that start processes too.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# Units, proxies and containers: what is not installed (systemd-analyze, nginx, haproxy) is skipped, unless CI is set.
+packaging-check: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/packaging
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """`fedgraft server ...`: a deployed server's folder, its processes and the admitted sites."""
 
 import json
-import logging
 import shlex
 import socket
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgraft.cli.settings import Json
+from fedgraft.cli.settings import Json, MetricsPort
 
 if TYPE_CHECKING:
     from fedgraft.runs.run_queue import QueuedRun
@@ -38,19 +37,19 @@ def server_init(
 
 
 @server_app.command("start")
-def server_start(folder: Folder) -> None:
+def server_start(folder: Folder, metrics_port: MetricsPort = None) -> None:
     """Run Flower's SuperLink until Ctrl-C."""
     from fedgraft.deployment.running_server import RunningServer
-    from fedgraft.deployment.service import supervise_until_ended
+    from fedgraft.deployment.service import log_to_folder, supervise_until_ended
     from fedgraft.runs.server_folder import ServerFolder
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     server = RunningServer(ServerFolder.open(folder))
-    for process in server.processes:
+    log_to_folder(server)
+    for process in server.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
     server.start()
     typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
-    supervise_until_ended(server)
+    supervise_until_ended(server, metrics_port)
 
 
 @server_app.command("admit")

@@ -11,6 +11,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value for any setting or option of the method, the protocol or the data source."),
 ]
+MetricsPort = Annotated[
+    int | None, typer.Option(help="Serve Prometheus metrics on this port of 127.0.0.1.", show_default="no metrics")
+]
 
 
 def layered(config: Path | None, options: dict[str, Any], assignments: list[str] | None) -> dict[str, Any]:

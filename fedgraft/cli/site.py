@@ -1,7 +1,6 @@
 """`fedgraft site ...`: a deployed site's folder, its check and its processes."""
 
 import json
-import logging
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedgraft.cli.settings import Json
+from fedgraft.cli.settings import Json, MetricsPort
 
 if TYPE_CHECKING:
     from fedgraft.runs.asked_runs import AskedRun, AskedRuns
@@ -120,18 +119,19 @@ def site_start(
     folder: Folder,
     server: Annotated[str, typer.Option(help="HOST:PORT of the server.")],
     ca: Annotated[Path | None, typer.Option(help="The server's ca.pem.", show_default="DIR/ca.pem")] = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Run the site's worker and Flower's SuperNode until Ctrl-C."""
     from fedgraft.deployment.running_site import RunningSite
-    from fedgraft.deployment.service import supervise_until_ended
+    from fedgraft.deployment.service import log_to_folder, supervise_until_ended
     from fedgraft.runs.site_folder import SiteFolder
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     site = RunningSite(SiteFolder.open(folder), server, ca or folder / "ca.pem")
-    for process in site.processes:
+    log_to_folder(site)
+    for process in site.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
     site.start()
-    supervise_until_ended(site)
+    supervise_until_ended(site, metrics_port)
 
 
 @site_app.command("runs")

@@ -29,6 +29,7 @@ from fedgraft.client.site import require_fingerprint
 from fedgraft.client.worker_status import report_task, start_pulse
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.logs import log_lines_to_stderr
 from fedgraft.core.refusals import Refusal, refusal_of, refusing
 from fedgraft.data.sources.folder import open_site_images
 from fedgraft.flower.internals import record_from_bytes
@@ -166,7 +167,7 @@ def serve(worker: Worker, address: str) -> None:
 
 def main(make: Callable[[SiteFolder, Path], Worker] = Worker) -> None:
     """The main function of the worker process."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker: %(message)s", stream=sys.stderr)
+    log_lines_to_stderr("worker")
     folder, address = sys.argv[1:]
     status = Path(address.removeprefix("unix:")).parent
     start_pulse(status)

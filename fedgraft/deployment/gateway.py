@@ -5,9 +5,10 @@ one on the revocation list is refused within a second, and connections that are 
 """
 
 import asyncio
+import logging
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +18,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from fedgraft.core.logs import log_lines_to_stderr
+from fedgraft.deployment.contacts import Contacts
 from fedgraft.flower.guarded import FLEET, GATEWAY_HEADER, secret_text
 from fedgraft.runs.server_folder import ServerFolder
 
@@ -25,15 +29,21 @@ _LARGEST_BYTES = 256 * 1024 * 1024
 _SECONDS = 120.0
 
 
-def gateway_app(superlink: httpx.AsyncClient, secret: str) -> Starlette:
+Heard = Callable[[tuple[str, int], str], None]
+
+
+def gateway_app(superlink: httpx.AsyncClient, secret: str, heard: Heard = lambda client, method: None) -> Starlette:
     """An ASGI application that passes fleet requests on and answers all others with 404.
 
     Args:
         superlink: a client whose base URL is the SuperLink's.
         secret: by which the SuperLink knows the gateway.
+        heard: called with the address that a request comes from, and its method.
     """
 
     async def passed_on(request: Request) -> Response:
+        if request.client is not None:
+            heard((request.client.host, request.client.port), request.path_params["method"])
         if "content-length" not in request.headers:
             return PlainTextResponse("The message does not say its length.", 411)
         if int(request.headers["content-length"]) > _LARGEST_BYTES:
@@ -61,12 +71,20 @@ class Gateway(uvicorn.Server):
     """The gateway of a server's folder, which reads the revocation list again whenever it changes."""
 
     def __init__(self, folder: ServerFolder) -> None:
+        self._contacts = Contacts(folder.path)
+        names: dict[tuple[str, int], str] = {}
+
+        def heard(client: tuple[str, int], method: str) -> None:
+            if client in names:
+                self._contacts.heard(names[client], method)
+
         trusted = ssl.create_default_context(cafile=str(folder.authority))
         client = httpx.AsyncClient(
             base_url=f"https://127.0.0.1:{folder.superlink_port}", verify=trusted, timeout=_SECONDS
         )
         config = uvicorn.Config(
-            gateway_app(client, secret_text(folder.gateway_secret)),
+            gateway_app(client, secret_text(folder.gateway_secret), heard),
+            http=_naming(names),
             host="0.0.0.0",
             port=folder.port,
             ssl_certfile=str(folder.certificate),
@@ -74,6 +92,7 @@ class Gateway(uvicorn.Server):
             ssl_ca_certs=str(folder.authority),
             ssl_cert_reqs=ssl.CERT_REQUIRED,
             timeout_keep_alive=5,
+            log_config=None,
             log_level="warning",
             access_log=False,
         )
@@ -108,11 +127,31 @@ class Gateway(uvicorn.Server):
         if counter % 10 == 0:
             self._read_list()
             self._read_certificate()
+            self._contacts.write()
         return await super().on_tick(counter)
+
+
+def _naming(names: dict[tuple[str, int], str]) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which keeps in `names` whose certificate each open connection has shown."""
+
+    class Naming(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            subject = (transport.get_extra_info("peercert") or {}).get("subject", ())
+            self._address = tuple(transport.get_extra_info("peername")[:2])
+            names[self._address] = next((value for part in subject for key, value in part if key == "commonName"), "")
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            names.pop(self._address, None)
+            super().connection_lost(exc)
+
+    return Naming
 
 
 def main() -> None:
     """The process."""
+    log_lines_to_stderr("gateway")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # which has a line for every request
     asyncio.run(Gateway(ServerFolder.open(Path(sys.argv[1]))).serve())
 
 

@@ -1,7 +1,9 @@
 """Child processes that end with their parent, each with its own log."""
 
 import ctypes
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedgraft.core.errors import RunFailed
+from fedgraft.core.logs import LARGEST_BYTES, rotate_in_place
+from fedgraft.flower.guarded import APP_SHA256, READABLE, WRITABLE, install_app
 
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
+_LEFT = ("apps", "tmp", "runtime-envs", "local-superlink")
+"""Folders in Flower's own that it makes anew."""
 
 
 def guarded(command: str) -> list[str]:
     """The words that start one of Flower's commands as `fedgraft.flower.guarded` does."""
-    return [sys.executable, "-m", "fedgraft.flower.guarded", command]
+    return [sys.executable, "-P", "-m", "fedgraft.flower.guarded", command]
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -40,18 +46,48 @@ def flower_environment(home: Path) -> dict[str, str]:
     }
 
 
+def clean_home(home: Path) -> Path:
+    """Flower's own folder of a server or site that is not running, without what its killed processes have left."""
+    home = home.absolute()
+    for name in _LEFT:
+        shutil.rmtree(home / name, ignore_errors=True)
+    (home / "tmp").mkdir(parents=True)
+    return home
+
+
+def app_environment(
+    app: Path, home: Path, readable: Sequence[Path] = (), writable: Sequence[Path] = ()
+) -> dict[str, str]:
+    """For a SuperExec: the one app that it may start, installed, and what the app's process may read or change."""
+    sha256 = install_app(app, home)
+    return {
+        APP_SHA256: sha256,
+        READABLE: json.dumps([str(home / "apps"), *(str(path.absolute()) for path in readable)]),
+        WRITABLE: json.dumps([str(home / "tmp"), *(str(path.absolute()) for path in writable)]),
+        "TMPDIR": str(home / "tmp"),
+    }
+
+
 class Process:
-    """A command in its own process group; its output is appended to `log`, and messages call it `name`."""
+    """A command in its own process group; its output is appended to `log`, and messages call it `name`.
+
+    Attributes:
+        starts: how many times it has been started.
+    """
 
     def __init__(self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], log: Path) -> None:
         self.name, self.command, self.log = name, [str(word) for word in command], log
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._begins = self._seen = 0
+        self._unread = b""
+        self.starts = 0
 
     def start(self) -> None:
         """Start or restart the command, after ending what is left of its process group."""
         self.kill()
+        self.rotate_log()
+        self.starts += 1
         with self.log.open("ab") as log:
             self._begins = self._seen = log.tell()
             self._process = subprocess.Popen(
@@ -91,11 +127,28 @@ class Process:
 
     def new_output(self) -> str:
         """Its output since the last call."""
+        printed, self._unread = self._unread + self._read_on(), b""
+        return printed.decode(errors="replace")
+
+    def _read_on(self) -> bytes:
         with self.log.open("rb") as log:
             log.seek(self._seen)
             printed = log.read()
         self._seen += len(printed)
-        return printed.decode(errors="replace")
+        return printed
+
+    def rotate_log(self) -> None:
+        """Begin a new log file if the present one has become large; `output` then begins there."""
+        if self.log.exists() and self.log.stat().st_size > LARGEST_BYTES:
+            self._unread += self._read_on()
+            rotate_in_place(self.log)
+            self._begins = self._seen = 0
+
+    def others(self) -> list[int] | None:
+        """The other living processes of its group, which it has started; None where /proc does not tell."""
+        if self._process is None or not Path("/proc/self/stat").exists():
+            return None
+        return [pid for pid in _living(self._process.pid) if pid != self._process.pid]
 
     def last_line(self) -> str:
         """The last line of its output."""
@@ -124,6 +177,17 @@ class Process:
                 self._process.poll()
                 time.sleep(_POLL_SECONDS)
         self._process.wait()
+
+
+def _living(group: int) -> list[int]:
+    """The processes of a group that have not ended, by /proc/PID/stat: "PID (COMMAND) STATE PARENT GROUP ..."."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and state not in "ZX":
+                found.append(int(path.parent.name))
+    return found
 
 
 def _group_lives(group: int) -> bool:

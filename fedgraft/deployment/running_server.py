@@ -1,6 +1,7 @@
 """A server as running processes: for `fedgraft server start` and `fedgraft up`."""
 
 import logging
+import os
 import socket
 import ssl
 import subprocess
@@ -11,9 +12,13 @@ from pathlib import Path
 from typing import IO
 
 from fedgraft.core.errors import RunFailed, UserError
-from fedgraft.deployment.processes import Process, flower_environment, guarded
+from fedgraft.core.files import cache_root
+from fedgraft.deployment.folder_lock import FolderLock
+from fedgraft.deployment.processes import Process, app_environment, clean_home, flower_environment, guarded
 from fedgraft.deployment.registration import reconcile, retire_replaced_keys
-from fedgraft.flower.guarded import APP_SHA256, GATEWAY_FILE, OPERATOR_FILE, app_sha256
+from fedgraft.deployment.status_file import StatusFile
+from fedgraft.flower.confinement import shortcoming
+from fedgraft.flower.guarded import GATEWAY_FILE, OPERATOR_FILE, SUBMITTED
 from fedgraft.runs.certificates import certificate_serial, validity
 from fedgraft.runs.server_folder import ServerFolder
 
@@ -22,11 +27,17 @@ _log = logging.getLogger("fedgraft.deployment")
 
 
 class RunningServer:
-    """Flower's SuperLink on loopback with its state on disk, the SuperExec that starts its apps, and the gateway."""
+    """Flower's SuperLink on loopback with its state on disk, the SuperExec that starts its apps, and the gateway.
+
+    Raises:
+        UserError: another process runs the server.
+    """
 
     def __init__(self, folder: ServerFolder) -> None:
         self.folder = folder
-        environment = flower_environment(folder.path / "flwr")
+        self._lock = FolderLock(folder.path)
+        home = clean_home(folder.path / "flwr")
+        environment = flower_environment(home)
         secret = folder.write_secret()
         self._superlink = Process(
             "The SuperLink",
@@ -54,7 +65,7 @@ class RunningServer:
                 "--root-certificates", folder.authority,
                 "--superexec-auth-secret-file", secret,
             ],
-            {**environment, APP_SHA256: app_sha256(folder.app)},
+            {**environment, **_app_environment(folder, home)},
             folder.path / "logs" / "superexec.log",
         )  # fmt: skip
         self._gateway = Process(
@@ -64,11 +75,13 @@ class RunningServer:
             folder.path / "logs" / "gateway.log",
         )
         self._certificate, self._look_again = 0, 0.0
+        self._shortcoming = shortcoming([folder.path / "keys"])
+        self._status = StatusFile(folder.path, self.processes, "", self._shortcoming)
 
     @property
-    def processes(self) -> list[Process]:
-        """The SuperLink, its SuperExec and the gateway."""
-        return [self._superlink, self._superexec, self._gateway]
+    def processes(self) -> dict[str, Process]:
+        """The SuperLink, its SuperExec and the gateway, by what they are."""
+        return {"superlink": self._superlink, "superexec": self._superexec, "gateway": self._gateway}
 
     def start(self) -> None:
         """Start all, and let the SuperLink admit the folder's keys and no others.
@@ -85,10 +98,13 @@ class RunningServer:
         for complaint in self.folder.complaints():
             _log.warning("%s", complaint)
         self.folder.write_revocation_list()
+        if self._shortcoming:
+            _log.warning("%s", self._shortcoming)
         self._start()
         self._report(reconcile(self.folder))
         self._gateway.start()
         self._gateway.wait_until(lambda: answers(self.folder.port, self.folder.authority), _READY_SECONDS)
+        self._record()
 
     def supervise(self) -> None:
         """Restart what has ended, and retire replaced keys; the SuperLink restores its state from its database.
@@ -111,12 +127,21 @@ class RunningServer:
             with suppress(RunFailed):  # the SuperLink is about to be restarted
                 self._report(retire_replaced_keys(self.folder))
             self._take_new_certificate()
+        for process in self.processes.values():
+            process.rotate_log()
+        self._record()
 
     def stop(self) -> None:
         """Stop all, and with them what they started."""
         self._gateway.stop()
         self._superexec.stop()
         self._superlink.stop()
+        self._lock.release()
+
+    def _record(self) -> None:
+        """Leave on disk what `fedgraft server status` shows, and what a later start has to clean."""
+        if self._status.write():
+            self._lock.record(process.pid for process in self.processes.values() if process.starts)
 
     def _report(self, lines: list[str]) -> None:
         for line in lines:
@@ -137,6 +162,17 @@ class RunningServer:
         self._superlink.start()
         self._superlink.wait_until(lambda: answers(self.folder.superlink_port, self.folder.authority), _READY_SECONDS)
         self._superexec.start()
+
+
+def _app_environment(folder: ServerFolder, home: Path) -> dict[str, str]:
+    """What a ServerApp may read and change; run directories are known when a run is submitted."""
+    readable = [
+        folder.authority,
+        folder.path / "app",
+        Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"),
+    ]
+    writable = [cache_root(), Path(os.environ.get("MPLCONFIGDIR") or Path.home() / ".cache" / "matplotlib")]
+    return {**app_environment(folder.app, home, readable, writable), SUBMITTED: str((folder.path / "app").absolute())}
 
 
 def _secrets(folder: ServerFolder) -> dict[str, str]:

@@ -1,9 +1,6 @@
 """A site as running processes: for `fedgraft site start` and `fedgraft up`."""
 
 import logging
-import shutil
-import socket
-import ssl
 import sys
 import tempfile
 import time
@@ -12,8 +9,13 @@ from pathlib import Path
 from fedgraft.client.worker_status import clear_status, last_pulse, running_task
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.files import free_port
-from fedgraft.deployment.processes import Process, flower_environment, guarded
-from fedgraft.flower.guarded import APP_SHA256, CERTIFICATE, PRIVATE_KEY, app_sha256
+from fedgraft.deployment.connection_check import find_obstacle
+from fedgraft.deployment.folder_lock import TEMPORARY_PREFIX, FolderLock
+from fedgraft.deployment.processes import Process, app_environment, clean_home, flower_environment, guarded
+from fedgraft.deployment.status_file import StatusFile
+from fedgraft.flower.confinement import shortcoming
+from fedgraft.flower.guarded import CERTIFICATE, NODE_STATUS, PRIVATE_KEY
+from fedgraft.flower.node_status import WAITING, read_node_status
 from fedgraft.runs.certificates import validity
 from fedgraft.runs.key_rotation import adopt_certificate
 from fedgraft.runs.site_folder import SiteFolder
@@ -22,9 +24,10 @@ _AGAIN_SECONDS = 5.0
 """Between a SuperNode's attempts to connect."""
 _RETURN_SECONDS = 150.0
 """A SuperLink considers a vanished SuperNode connected for a minute, and refuses the same key meanwhile."""
-_ANSWER_SECONDS = 10.0
 _SILENT_SECONDS = 45.0
 """Without a sign of life from a worker, which gives one every two seconds."""
+_UNANSWERED_SECONDS = 15.0
+"""For which a SuperNode waits for an answer while no process works on one."""
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": "its ca.pem is not the server's",
     "[code: 2004]": "the server has not admitted the site's key, or still considers the site connected",
@@ -48,7 +51,8 @@ class RunningSite:
         worker_module: the module that runs as the worker.
 
     Raises:
-        UserError: the certificate does not exist, is not valid, or is not for the site's key.
+        UserError: a certificate does not exist, is not valid, or is not for the site's key, or another process runs the
+            site.
     """
 
     def __init__(
@@ -62,16 +66,20 @@ class RunningSite:
                 f"The site's certificate {folder.certificate} does not exist; `fedgraft server admit` issues it, as "
                 f"admitted/{folder.settings.name}.pem in the server's folder."
             )
+        self._lock = FolderLock(folder.path)
         adopt_certificate(folder)
         if not (valid := validity(folder.certificate)).valid:
+            self._lock.release()
             said = valid.complaint(f"The site's certificate {folder.certificate}")
             raise UserError(f"{said} `fedgraft server renew` on the server issues a new one.")
         self._certificate = _changed(folder.certificate)
-        self._status = Path(tempfile.mkdtemp(prefix="fedgraft-"))
-        address = f"unix:{self._status / 'worker'}"
-        environment = flower_environment(folder.path / "flwr")
-        identity = {CERTIFICATE: str(folder.certificate), PRIVATE_KEY: str(folder.tls_key)}
+        self._sockets = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
+        self._lock.add_folder(self._sockets)
+        home = clean_home(folder.path / "flwr")
+        address = f"unix:{self._sockets / 'worker'}"
+        environment = flower_environment(home)
         name, logs, runtime, secret = folder.settings.name, folder.logs, free_port(), folder.write_secret()
+        self._node_status = self._sockets / "supernode.json"
         self.worker = Process(
             f"The worker of {name!r}",
             [sys.executable, "-m", worker_module, folder.path, address],
@@ -91,7 +99,12 @@ class RunningSite:
                 "--superexec-auth-secret-file", secret,
                 "--node-config", f'worker="{address}"',
             ],
-            {**environment, **identity},
+            {
+                **environment,
+                CERTIFICATE: str(folder.certificate),
+                PRIVATE_KEY: str(folder.tls_key),
+                NODE_STATUS: str(self._node_status),
+            },
             logs / "supernode.log",
         )  # fmt: skip
         self.superexec = Process(
@@ -102,16 +115,20 @@ class RunningSite:
                 "--runtime-api-address", f"127.0.0.1:{runtime}",
                 "--superexec-auth-secret-file", secret,
             ],
-            {**environment, APP_SHA256: app_sha256(folder.app)},
+            {**environment, **app_environment(folder.app, home)},
             logs / "superexec.log",
         )  # fmt: skip
+        images = [Path(folder.settings.data)] if folder.settings.data else []
+        self._shortcoming = shortcoming([folder.state, folder.cache, folder.private_key, *images])
+        self._status = StatusFile(folder.path, self.processes, server, self._shortcoming)
         self._away_since: float | None = None
+        self._unanswered_since: float | None = None
         self._again = 0.0
 
     @property
-    def processes(self) -> list[Process]:
-        """The worker, the SuperNode and its SuperExec."""
-        return [self.worker, self.supernode, self.superexec]
+    def processes(self) -> dict[str, Process]:
+        """The worker, the SuperNode and its SuperExec, by what they are."""
+        return {"worker": self.worker, "supernode": self.supernode, "superexec": self.superexec}
 
     @property
     def pids(self) -> list[int]:
@@ -119,44 +136,83 @@ class RunningSite:
         return [self.worker.pid, self.supernode.pid]
 
     def start(self) -> None:
-        """Start all processes, without waiting until they are ready."""
-        for process in self.processes:
+        """Start all processes, without waiting until they are ready.
+
+        Raises:
+            RunFailed: the server would not accept the site, or is another one.
+        """
+        self._check_connection()
+        if self._shortcoming:
+            _log.warning("%s", self._shortcoming)
+        for process in self.processes.values():
             process.start()
+        self._record()
 
     def supervise(self) -> None:
-        """Restart what has ended, and a worker that hangs; raises RunFailed if the server does not accept the site."""
+        """Restart what has ended, and what hangs; raises RunFailed if the server does not accept the site."""
         self._end_hung_worker()
         if (status := self.worker.ended) is not None:
             _log.warning("%s ended with status %d and is restarted", self.worker.name, status)
-            clear_status(self._status)
+            clear_status(self._sockets)
             self.worker.start()
         if (status := self.superexec.ended) is not None:
             _log.warning("%s ended with status %d and is restarted", self.superexec.name, status)
             self.superexec.start()
-        if self.supernode.ended is not None:
-            self._reconnect(self.supernode.ended)
-            return
-        if _changed(self.folder.certificate) != self._certificate and running_task(self._status) is None:
-            self._take_new_certificate()
-            return
-        news = self.supernode.new_output()
-        if any(sign in news for sign in _LOST_SIGNS):
-            _log.warning("%s has lost the server and is restarted", self.supernode.name)
-            self.supernode.stop()  # with a signal, so that it deregisters and the server accepts it again
-            self._start_supernode()
-        elif "SuperNode ID:" in news:
-            self._away_since = None
-        elif "Connection attempt failed" in news:
-            self._check_certificate()
+        self._supervise_supernode()
+        for process in self.processes.values():
+            process.rotate_log()
+        self._record()
 
     def stop(self) -> None:
         """Stop all processes."""
         for process in (self.supernode, self.superexec, self.worker):
             process.stop()
-        shutil.rmtree(self._status, ignore_errors=True)
+        self._lock.release()
+
+    def _record(self) -> None:
+        """Leave on disk what `fedgraft site status` shows, and what a later start has to clean."""
+        if self._status.write(read_node_status(self._node_status), running_task(self._sockets)):
+            self._lock.record(process.pid for process in self.processes.values() if process.starts)
+
+    def _supervise_supernode(self) -> None:
+        if self.supernode.ended is not None:
+            self._reconnect(self.supernode.ended)
+            return
+        if _changed(self.folder.certificate) != self._certificate and running_task(self._sockets) is None:
+            self._take_new_certificate()
+            return
+        news = self.supernode.new_output()
+        if any(sign in news for sign in _LOST_SIGNS):
+            _log.warning("%s has lost the server and is restarted", self.supernode.name)
+            self._restart_supernode()
+        elif self._waits_in_vain():
+            _log.warning(
+                "%s has been waiting for an answer for %.0f seconds, but no process works on one; it is restarted, and "
+                "the server sends the message again",
+                self.supernode.name, _UNANSWERED_SECONDS,
+            )  # fmt: skip
+            self._restart_supernode()
+        elif "Connection attempt failed" in news:
+            self._check_connection()
+        elif read_node_status(self._node_status).connected is not None:
+            self._away_since, self._status.obstacle = None, ""
+
+    def _waits_in_vain(self) -> bool:
+        """Whether the SuperNode holds a message that nobody is going to answer.
+
+        That happens when the process for the message ends after it has taken the task and before it has fetched the
+        message, or when another process uses the task's token: Flower then keeps waiting.
+        """
+        others, now = self.superexec.others(), time.monotonic()
+        busy = others is None or bool(others) or running_task(self._sockets) is not None
+        if busy or read_node_status(self._node_status).doing != WAITING:
+            self._unanswered_since = None
+        elif self._unanswered_since is None:
+            self._unanswered_since = now
+        return self._unanswered_since is not None and now - self._unanswered_since > _UNANSWERED_SECONDS
 
     def _end_hung_worker(self) -> None:
-        task, pulse, now = running_task(self._status), last_pulse(self._status), time.monotonic()
+        task, pulse, now = running_task(self._sockets), last_pulse(self._sockets), time.monotonic()
         if pulse is not None and now - pulse > _SILENT_SECONDS:
             _log.warning("%s has given no sign of life for %.0f s and is restarted", self.worker.name, now - pulse)
             self.worker.kill()
@@ -173,12 +229,14 @@ class RunningSite:
         now, output = time.monotonic(), self.supernode.output()
         reason = next((text for sign, text in _REASONS.items() if sign in output), self.supernode.last_line())
         reason = f"signal {-status}" if status < 0 else reason
-        been_connected = b"SuperNode ID:" in self.supernode.log.read_bytes()
+        self._record()
         if self._away_since is None:
             self._away_since = now
+            self._status.obstacle = f"The SuperNode ended: {reason}."
             _log.warning("%s ended (%s) and is restarted until it connects", self.supernode.name, reason)
         wrong_authority = "CERTIFICATE_VERIFY_FAILED" in output
-        if wrong_authority or not been_connected or now - self._away_since > _RETURN_SECONDS:
+        if wrong_authority or not self._status.ever_connected or now - self._away_since > _RETURN_SECONDS:
+            self._check_connection()
             raise RunFailed(
                 f"{self.supernode.name} ended with status {status}: {reason} (see {self.supernode.log}). "
                 "Is the site admitted, and is ca.pem this server's?"
@@ -200,32 +258,24 @@ class RunningSite:
         self.supernode.stop()
         self._start_supernode()
 
-    def _check_certificate(self) -> None:
-        """Raise RunFailed if the server closes a connection without an answer once it has seen the certificate."""
-        context = ssl.create_default_context(cafile=str(self._authority))
-        context.load_cert_chain(self.folder.certificate, self.folder.tls_key)
-        host, _, port = self._server.rpartition(":")
-        try:
-            plain = socket.create_connection((host, int(port)), _ANSWER_SECONDS)
-            connection = context.wrap_socket(plain, server_hostname=host)
-        except OSError:
-            return  # the server is down, or its own certificate is wrong, which the SuperNode says
-        with connection:
-            try:
-                connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-                refused = not connection.recv(1)
-            except (ssl.SSLError, ConnectionError):
-                refused = True
-            except OSError:
-                refused = False
-        if refused:
-            raise RunFailed(
-                f"The server does not accept the certificate {self.folder.certificate}: it was issued by another "
-                "server, or has been revoked."
-            )
+    def _check_connection(self) -> None:
+        """Say what keeps the site from the server, once; raises RunFailed if it will not pass by itself."""
+        found = find_obstacle(self._server, self._authority, self.folder.certificate, self.folder.tls_key)
+        if found is not None and not found.passes:
+            raise RunFailed(found.reason)
+        reason = "" if found is None else found.reason
+        if reason and reason != self._status.obstacle:
+            _log.warning("%s The site keeps trying.", reason)
+        self._status.obstacle = reason
+
+    def _restart_supernode(self) -> None:
+        self.supernode.stop()  # with a signal, so that it deregisters and the server accepts it again
+        self._start_supernode()
 
     def _start_supernode(self) -> None:
         self.superexec.kill()  # and with it processes for messages that nobody waits for any more
+        self._unanswered_since = None
+        self._node_status.unlink(missing_ok=True)
         self.supernode.start()
         self.superexec.start()
 

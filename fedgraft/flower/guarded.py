@@ -4,22 +4,30 @@ flower-superlink   opens the control interface to the operator alone, and the fl
 flwr               sends the operator's secret
 flower-supernode   shows the site's certificate to the gateway
 flower-superexec   starts an app's process with its token on standard input, where no process list shows it
-flwr-clientapp     runs the app of the installed package, whatever the server hands out
+flwr-clientapp     runs the app of the installed package, whatever the server hands out, confined to what it needs
 flwr-serverapp     the same at the server
 
 Settings come from the environment, since the arguments are Flower's.
 """
 
+import ctypes
 import hashlib
 import hmac
+import json
 import os
+import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from fedgraft.flower import internals
+from fedgraft.flower.confinement import confine, landlock_version, python_paths
+from fedgraft.flower.node_status import NodeStatusFile
 
 OPERATOR_FILE, GATEWAY_FILE = "FEDGRAFT_OPERATOR_FILE", "FEDGRAFT_GATEWAY_FILE"
 """Environment variables that name the files of the two secrets."""
@@ -27,8 +35,15 @@ CERTIFICATE, PRIVATE_KEY = "FEDGRAFT_CERTIFICATE", "FEDGRAFT_PRIVATE_KEY"
 """Environment variables that name the files of a site's certificate and its key, both PEM."""
 APP_SHA256 = "FEDGRAFT_APP_SHA256"
 """The environment variable that holds the hash of the one app that may run."""
+READABLE, WRITABLE = "FEDGRAFT_READABLE", "FEDGRAFT_WRITABLE"
+"""Environment variables with a JSON list of what an app's process may read, or change, beside Python's libraries."""
+SUBMITTED = "FEDGRAFT_SUBMITTED"
+"""The environment variable that names the folder of the settings-*.toml of the runs that a server was asked for."""
+NODE_STATUS = "FEDGRAFT_NODE_STATUS"
+"""The environment variable that names the file in which a SuperNode says what it is doing."""
 OPERATOR_HEADER, GATEWAY_HEADER = "x-fedgraft-operator", "x-fedgraft-gateway"
 FLEET = "/v1/fleet/"
+_PARENT_DEATH_SIGNAL = 1
 _RUNTIME = "/v1/runtime/"  # Flower checks a token of its own there
 
 Scope = dict[str, Any]
@@ -62,11 +77,15 @@ def secret_text(path: Path) -> str:
     return path.read_bytes().hex()
 
 
-def app_sha256(app: Path) -> str:
-    """The hash by which Flower knows an app that is built from a folder."""
+def install_app(app: Path, home: Path) -> str:
+    """Install the app of a folder in Flower's own folder, as processes of apps find it, and return its hash."""
     from flwr.cli.build import build_fab_from_disk
+    from flwr.cli.install import install_from_fab
 
-    return hashlib.sha256(build_fab_from_disk(app)).hexdigest()
+    content = build_fab_from_disk(app)
+    with redirect_stdout(StringIO()):
+        install_from_fab(content, home, skip_prompt=True)
+    return hashlib.sha256(content).hexdigest()
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -82,6 +101,7 @@ def _flwr(command: str) -> None:
 
 def _supernode(command: str) -> None:
     internals.show_certificate(os.environ[CERTIFICATE], os.environ[PRIVATE_KEY])
+    internals.observe_messages(NodeStatusFile(Path(os.environ[NODE_STATUS])))
 
 
 def _superexec(command: str) -> None:
@@ -92,7 +112,7 @@ def _launch(command: str, arguments: list[str], token: str) -> None:
     """Start an app's process; other tasks than apps have no place in a federation."""
     if command not in internals.RUNTIMES:
         raise RuntimeError(f"A task of the kind {command!r} is not fedgraft's.")
-    words = [sys.executable, "-m", __spec__.name, command, *arguments]
+    words = [sys.executable, "-P", "-m", __spec__.name, command, *arguments]
     process = subprocess.Popen(words, stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(f"{token}\n".encode())
@@ -100,9 +120,45 @@ def _launch(command: str, arguments: list[str], token: str) -> None:
 
 
 def _app(command: str) -> None:
-    """Refuse any app but the known one, and read the token from standard input."""
+    """Confine the process, refuse any app but the known one, and read the token from standard input."""
+    _end_with_parent()
+    if landlock_version():
+        _confine(command)
     internals.install_apps_after(_check_app, internals.RUNTIMES[command])
     sys.argv += ["--token", sys.stdin.readline().strip()]
+
+
+def _confine(command: str) -> None:
+    readable, writable = ([Path(path) for path in json.loads(os.environ[name])] for name in (READABLE, WRITABLE))
+    port = None
+    if command == "flwr-clientapp":
+        port = int(sys.argv[sys.argv.index("--runtime-api-address") + 1].rpartition(":")[2])
+    else:
+        for settings in Path(os.environ[SUBMITTED]).glob("settings-*.toml"):
+            out, others = _places(settings)
+            out.mkdir(parents=True, exist_ok=True)
+            writable.append(out)
+            readable.extend(others)
+    confine([*python_paths(), *readable], writable, port)
+
+
+def _places(settings: Path) -> tuple[Path, list[Path]]:
+    """The run directory of a submitted run, and what else it has to read: the backbone, and who is admitted."""
+    given = tomllib.loads(settings.read_text())
+    run = json.loads(given["settings"])
+    return Path(given["out"]), [Path(run["config"]["backbone"]).expanduser(), Path(run["admitted"])]
+
+
+def _end_with_parent() -> None:
+    """End when the SuperExec does, by the kernel: a confined process may not send the signal by which Flower looks."""
+    if sys.platform != "linux" or "--parent-pid" not in sys.argv:
+        return
+    place = sys.argv.index("--parent-pid")
+    parent = int(sys.argv[place + 1])
+    del sys.argv[place : place + 2]
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGINT)
+    if os.getppid() != parent:
+        sys.exit("The SuperExec has ended.")
 
 
 def _check_app(content: bytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -310,6 +310,59 @@ def add_request_header(name: str, value: str) -> None:
         self._client.headers[name] = value
 
     ProtobufClient.__init__ = initialize  # type: ignore[method-assign]
+
+
+class MessageObserver(Protocol):
+    """What wants to know what a SuperNode does."""
+
+    def on_connected(self) -> None:
+        """It asks the server for messages; called again and again."""
+
+    def on_received(self, kind: str) -> None:
+        """It has received a message."""
+
+    def on_sending(self) -> None:
+        """Its app has answered."""
+
+    def on_answered(self) -> None:
+        """The answer has been sent, or given up."""
+
+
+def observe_messages(observer: MessageObserver) -> None:
+    """Let a SuperNode of this process tell an observer of its messages."""
+    from flwr.supernode import start_client_internal as supernode
+
+    pull, push = supernode._pull_and_store_message, supernode._push_messages
+    kinds: list[str] = []
+
+    def pulled(**arguments: Any) -> int | None:
+        receive = arguments["receive"]
+
+        def received() -> Any:
+            observer.on_connected()
+            found = receive()
+            if found is not None:
+                kinds.append(found[0].metadata.message_type)
+            return found
+
+        run = pull(**{**arguments, "receive": received})
+        if run is not None:
+            observer.on_received(kinds[-1])
+        kinds.clear()
+        return run
+
+    def pushed(**arguments: Any) -> None:
+        send = arguments["send"]
+
+        def sending(*given: Any) -> Any:
+            observer.on_sending()
+            return send(*given)
+
+        push(**{**arguments, "send": sending})
+        observer.on_answered()
+
+    supernode._pull_and_store_message = pulled  # type: ignore[assignment]
+    supernode._push_messages = pushed  # type: ignore[assignment]
 
 
 def launch_tasks_with(launch: Callable[[str, list[str], str], None]) -> None:

@@ -22,6 +22,7 @@ from fedgraft.core.files import free_port
 from fedgraft.deployment.local import SiteStatus, admit_here, up
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
+from fedgraft.deployment.status_file import read_status
 from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
@@ -92,7 +93,8 @@ def test_a_finished_deployment_typed_again_trains_nothing_and_its_sites_are_take
 ) -> None:
     """A SuperNode that did not deregister when it was stopped would be refused for a minute."""
     out = deployed.out
-    results = [path for folder in ("run", "sites") for path in (out / folder).rglob("*") if path.suffix in _RESULTS]
+    found = [path for folder in ("run", "sites") for path in (out / folder).rglob("*") if path.suffix in _RESULTS]
+    results = [path for path in found if path.name != "status.json"]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in results}
     assert {path.name for path in results} >= {"metrics.jsonl", "summary.json", "attempts.json", "sites.json"}
     assert up(images, SETTINGS, out) == deployed.summary
@@ -135,7 +137,7 @@ def test_who_is_refused_by_a_server_and_why(images: Path, tmp_path: Path) -> Non
             stranger,
             server.folder.authority,
             lambda site: None,
-            "does not accept the certificate .*issued by another server, or has been revoked",
+            "does not accept the certificate .*issued by another server, has been revoked",
         )
         admit_here(server.folder, stranger)  # while the server runs, but without registering its key
         refused(stranger, server.folder.authority, lambda site: None, "has not admitted the site's key")
@@ -192,6 +194,63 @@ def test_a_site_that_is_stopped_leaves_no_process_and_no_socket(
     assert list(sockets.iterdir()) == []
 
 
+def test_a_server_and_a_site_that_were_killed_and_restarted_leave_nothing(images: Path, tmp_path: Path) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port())
+    site = SiteFolder.create(tmp_path / "north", "north", images)
+    admit_here(server, site)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    commands = (
+        (["server", "start", str(server.path)], server.path, "gateway"),
+        (
+            ["site", "start", str(site.path), "--server", "127.0.0.1:1", "--ca", str(server.authority)],
+            site.path,
+            "superexec",
+        ),
+    )
+    for words, folder, last in commands:
+        _killed_and_restarted(words, folder, last, temporary)
+    assert list(temporary.iterdir()) == []
+    assert list((server.path / "flwr").glob("*/*")) + list((site.path / "flwr" / "tmp").iterdir()) == list(
+        (server.path / "flwr" / "apps").iterdir()
+    )
+    assert _processes_of(tmp_path) == []
+    for folder in (server.path, site.path):
+        entries = [json.loads(line) for line in (folder / "logs" / "service.log").read_text().splitlines()]
+        assert [entry["message"] for entry in entries].count("Running.") == 2
+
+
+def _killed_and_restarted(words: list[str], folder: Path, last: str, temporary: Path) -> None:
+    """Start a command, kill it, start it again and stop it."""
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedgraft", *words],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def wait_until_running(started: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and started.poll() is None:
+            said = read_status(folder)
+            if said.get("pid") == started.pid and last in said["processes"]:
+                return
+            time.sleep(0.2)
+        raise AssertionError(started.communicate())
+
+    first = start()
+    wait_until_running(first)
+    first.kill()
+    first.communicate(timeout=300)
+    second = start()
+    wait_until_running(second)
+    second.terminate()
+    second.communicate(timeout=300)
+    assert second.returncode == 0
+
+
 def test_a_server_whose_port_is_taken_is_one_sentence(tmp_path: Path) -> None:
     server = RunningServer(ServerFolder.create(tmp_path / "server", ["127.0.0.1"], free_port()))
     with (
@@ -217,7 +276,7 @@ def _wait_for_refusal(site: RunningSite) -> None:
         if site.supernode.ended is not None:
             site._reconnect(site.supernode.ended)
         elif "Connection attempt failed" in site.supernode.new_output():
-            site._check_certificate()
+            site._check_connection()
         time.sleep(0.2)
 
 

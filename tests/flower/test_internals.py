@@ -1,12 +1,14 @@
 """What fedgraft uses of Flower beyond its promises: in one module, and each thing by a test that names what broke."""
 
 import ast
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import MagicMock
 
 import httpx
 import numpy as np
@@ -263,3 +265,28 @@ def test_a_reply_that_is_no_message_is_an_error_of_its_site(
         assert received.has_error()
         assert received.error.code == internals.UNREADABLE
         assert received.metadata.reply_to_message_id == "1" * 64
+
+
+def test_an_observer_hears_of_a_supernodes_messages(message: Message, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`_pull_and_store_message` and `_push_messages`, and their arguments `receive` and `send`."""
+    supernode = import_module("flwr.supernode.start_client_internal")
+    monkeypatch.setattr(supernode, "_pull_and_store_message", lambda *, receive: 5 if receive() else None)
+    monkeypatch.setattr(supernode, "_push_messages", lambda *, send: send("answer"))
+    observer, send = MagicMock(), MagicMock()
+    internals.observe_messages(observer)
+    assert supernode._pull_and_store_message(receive=lambda: None) is None
+    assert [call[0] for call in observer.method_calls] == ["on_connected"]
+    assert supernode._pull_and_store_message(receive=lambda: (message, None)) == 5
+    observer.on_received.assert_called_once_with("train")
+    supernode._push_messages(send=send)
+    send.assert_called_once_with("answer")
+    assert [call[0] for call in observer.method_calls][-2:] == ["on_sending", "on_answered"]
+
+
+def test_the_parts_of_a_supernode_that_are_observed_have_these_arguments() -> None:
+    supernode = import_module("flwr.supernode.start_client_internal")
+    assert "receive" in inspect.signature(supernode._pull_and_store_message).parameters
+    assert "send" in inspect.signature(supernode._push_messages).parameters
+    source = inspect.getsource(supernode.start_client_internal)
+    assert "receive=receive" in source
+    assert "send=send" in source
