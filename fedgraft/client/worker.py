@@ -22,6 +22,7 @@ from fedgraft.backbones import Backbone
 from fedgraft.client import tasks
 from fedgraft.client.loaded_run import DeployedRun
 from fedgraft.client.relay import KINDS, OPTIONS, SERVICE
+from fedgraft.client.secure_answers import answer_stage
 from fedgraft.client.site import require_fingerprint
 from fedgraft.client.worker_status import report_task, start_pulse
 from fedgraft.config.run_config import RunConfig
@@ -32,12 +33,13 @@ from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, JOB, Job
 from fedgraft.methods.plan import Plan
 from fedgraft.runs.site_folder import SiteFolder
 
+_ANSWERED_ONCE = ("train", "secagg")
 _RUN_NAME = re.compile(r"\w[\w.-]{0,99}")
 _log = logging.getLogger("fedgraft.worker")
 
 
 class Worker:
-    """Answers one message at a time; a repeated training message gets the same answer again.
+    """Answers one message at a time; a repeated message of the current round gets the same answer again.
 
     Args:
         status: the folder of the worker's socket, where it reports what it is doing.
@@ -45,7 +47,7 @@ class Worker:
 
     def __init__(self, site: SiteFolder, status: Path) -> None:
         self._site, self._status = site, status
-        self._last: tuple[str, bytes, bytes] | None = None
+        self._answers: dict[tuple[str, bytes], bytes] = {}
         self._lock = threading.Lock()
         self._run = lru_cache(maxsize=1)(self._new_run)
         self._known: tuple[object, Backbone] | None = None
@@ -53,18 +55,18 @@ class Worker:
             "hello": self._hello,
             "train": lambda content: tasks.train(content, self._run_of),
             "evaluate": lambda content: tasks.evaluate(content, self._run_of),
+            "secagg": lambda content: answer_stage(content, self._run_of),
         }
 
     def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
         """The answer to one message; a refusal is returned as a sentence."""
         with self._lock, report_task(self._status, kind):
             try:
-                if self._last is not None and self._last[:2] == (kind, data):
-                    return self._last[2]
+                if (known := self._answers.get((kind, data))) is not None:
+                    return known
                 content = self._tasks[kind](record_from_bytes(data))
                 answer = record_bytes(content)
-                if kind == "train" and not content.config_records[FAILURES]:
-                    self._last = kind, data, answer
+                self._remember(kind, data, answer, content)
                 return answer
             except Exception as error:
                 if not isinstance(error, UserError):
@@ -73,6 +75,14 @@ class Worker:
                     _log.warning("%s: %s", kind, error)
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, reason_of(error))
                 raise AssertionError("abort raises") from error
+
+    def _remember(self, kind: str, data: bytes, answer: bytes, content: RecordDict) -> None:
+        """Keep what may not be computed twice, a training and the stages after it, until the next training."""
+        if kind not in _ANSWERED_ONCE or content.config_records[FAILURES]:
+            return
+        if kind == "train":
+            self._answers.clear()
+        self._answers[kind, data] = answer
 
     def _hello(self, content: RecordDict) -> RecordDict:
         """The site's name and what it holds, with image counts only if its configuration allows.
@@ -100,7 +110,8 @@ class Worker:
         name = self._site.settings.backbone or plan.config.backbone
         examples = open_site_images(self._site.data, plan.announced.class_names, self._site.settings.labels)
         state = self._site.state / _checked_name(run)
-        return DeployedRun(plan, self._loaded(name, plan), examples, state, self._site.cache)
+        settings = self._site.settings
+        return DeployedRun(plan, self._loaded(name, plan), examples, state, self._site.cache, settings.smallest_sum)
 
     def _loaded(self, name: str, plan: Plan) -> Backbone:
         """The backbone, reused by consecutive runs that need the same one."""

@@ -33,6 +33,7 @@ class SiteSettings(BaseModel):
     data: str = Field(default="", description="the folder of images: class/image or domain/class/image")
     backbone: str = Field(default="", description="the site's copy of the backbone, by default as the server names it")
     share_counts: bool = Field(default=True, description="whether the server learns the number of images per class")
+    smallest_sum: int = Field(default=3, ge=2, description="the fewest sites in a sum of secure aggregation")
     task_seconds: float = Field(default=3600.0, gt=0, description="a worker that takes longer over a message restarts")
     labels: dict[str, str] = Field(default_factory=dict, description="the federation's class for a folder's name")
 

@@ -1,5 +1,6 @@
 """The server's main program: find the sites, then train, checkpoint, evaluate and report the rounds of each fold."""
 
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -23,10 +24,13 @@ from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
-from fedgraft.server.rounds import RoundDriver
+from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply, Router
+from fedgraft.server.secure_round import SecureRound
 from fedgraft.server.sender import Grid, Sender
+from fedgraft.strategies.answers import LeftOut
 from fedgraft.strategies.components import State
+from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 
 class Coordinator:
@@ -85,7 +89,9 @@ class Coordinator:
         rows, fingerprint = self.directory.rows(), self.backbone.fingerprint
         seconds = time.monotonic() - began
         content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
-        content["privacy"] = summary.privacy_account(self.plan, drivers)
+        by_fold = {fold.name: driver for fold, driver in zip(self.split.folds, drivers, strict=True)}
+        content["privacy"] = summary.privacy_account(self.plan, by_fold, rows, content["shared_parameters"])
+        shutil.rmtree(self.directory.open_rounds, ignore_errors=True)
         self.directory.write_json("summary.json", content)
 
     def _found_sites(self, grid: Grid) -> Router:
@@ -176,7 +182,7 @@ class _FoldRun:
         measure = self._is_evaluated(earlier) and self._measures_later(earlier)
         content = self._content(replace(self._job, round=server_round, measure=measure))
         replies = self._router.ask(MessageType.TRAIN, content, self._driver.participants(server_round))
-        result = self._driver.conclude(server_round, self._arrays, replies, self._state)
+        result = self._conclude(server_round, replies)
         seconds = time.monotonic() - began
         rows = summary.training_rows(self._place(server_round), result, replies, wire_size(content), seconds)
         if measure:
@@ -188,6 +194,19 @@ class _FoldRun:
         self._directory.append(rows)
         for entry in result.left_out:
             self._observer.on_site_left_out(server_round, entry.site, entry.reason)
+
+    def _conclude(self, server_round: int, replies: Sequence[Reply]) -> RoundResult:
+        """The round's result, from answers that the server sees or from their sum."""
+        rule = self._plan.composition.rule
+        if not isinstance(rule, SecureAggregation):
+            return self._driver.conclude(server_round, self._arrays, replies, self._state)
+
+        def require(sound: int, left_out: Sequence[LeftOut]) -> None:
+            self._driver.require_quorum(server_round, sound, left_out)
+
+        job, asked = replace(self._job, round=server_round), self._driver.participants(server_round)
+        secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self._arrays), require)
+        return self._driver.conclude_sum(server_round, self._arrays, secure.total(replies), self._state)
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Evaluate every scope at every site; return the confusion counts in the last round."""

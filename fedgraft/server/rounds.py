@@ -14,8 +14,10 @@ from fedgraft.core.randomness import generator, keyed_normal
 from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record
 from fedgraft.methods.plan import Plan, asked_sites
 from fedgraft.server.router import Reply
+from fedgraft.server.secure_round import MaskedSum
 from fedgraft.strategies.answers import Answer, LeftOut
 from fedgraft.strategies.components import Drift, Round, State
+from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class RoundResult:
         figures: loss, example count, and the metrics of rule and steps, for the round's row.
         counted: the sites whose answers count.
         left_out: the other sites that were asked, and why.
+        more_downlink, more_uplink: bytes per site of messages after the training.
     """
 
     arrays: Arrays
@@ -35,6 +38,8 @@ class RoundResult:
     figures: dict[str, float]
     counted: list[int]
     left_out: list[LeftOut]
+    more_downlink: int = 0
+    more_uplink: int = 0
 
 
 class RoundDriver:
@@ -72,15 +77,40 @@ class RoundDriver:
         answers, silent = _answers(replies, asked)
         kept, bad = composition.rule.check_answers(answers, previous)
         left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
-        self._require_quorum(server_round, len(kept), len(asked), left_out)
+        self.require_quorum(server_round, len(kept), left_out)
         total = sum(answer.num_examples for answer in kept)
         loss = sum(answer.loss * answer.num_examples for answer in kept) / total
         outcome = composition.aggregate(kept, self._round(server_round, previous, len(asked)), state)
         figures = {"loss": loss, "num_examples": total, **outcome.figures}
         return RoundResult(outcome.arrays, outcome.state, figures, [answer.site for answer in kept], left_out)
 
-    def _require_quorum(self, server_round: int, sound: int, asked: int, left_out: Sequence[LeftOut]) -> None:
-        quorum, least = max(1, round(self._plan.config.quorum * asked)), self._plan.composition.rule.min_answers()
+    def conclude_sum(self, server_round: int, previous: Arrays, total: MaskedSum, state: State) -> RoundResult:
+        """Go on from the sum of answers that were masked.
+
+        Args:
+            previous, state: as in `conclude`.
+
+        Raises:
+            RunFailed: no sites that keep to the protocol have this sum.
+        """
+        composition, asked = self._plan.composition, len(self.participants(server_round))
+        assert isinstance(composition.rule, SecureAggregation)
+        now = self._round(server_round, previous, asked)
+        try:
+            outcome, told = composition.rule.mean(total.vector, len(total.counted), now)
+        except ValueError as error:
+            raise RunFailed(f"Round {server_round} cannot use the sum of its sites: {error}.") from error
+        outcome = composition.followed(outcome, now, state)
+        figures = {"loss": told.loss, "num_examples": told.num_examples, **outcome.figures}
+        return RoundResult(
+            outcome.arrays, outcome.state, figures, total.counted, total.left_out, total.downlink, total.uplink
+        )
+
+    def require_quorum(self, server_round: int, sound: int, left_out: Sequence[LeftOut]) -> None:
+        """Raise RunFailed, with the reasons, if a round has too few sites left."""
+        asked = len(self.participants(server_round))
+        quorum = max(1, round(self._plan.config.quorum * asked))
+        least = self._plan.composition.rule.needed_answers(asked)
         if sound < max(quorum, least):
             reasons = "; ".join(f"site {entry.site}: {entry.reason}" for entry in left_out)
             needed = f"the quorum is {quorum}" if quorum >= least else f"the strategy needs {least}"

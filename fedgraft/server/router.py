@@ -6,7 +6,7 @@ common travels once and one worker computes them together.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType, RecordDict
@@ -103,8 +103,14 @@ class Router:
         self._node_of = {numbers[name]: node for name, (node, _) in connected.items()}
         return Greeting(numbers, {name: hello for name, (_, hello) in connected.items()}, refused)
 
-    def ask(self, kind: str, content: RecordDict, sites: Sequence[int]) -> list[Reply]:
-        """The replies of some sites to a Flower message of a kind, in their order, without those that are late."""
+    def ask(
+        self, kind: str, content: RecordDict, sites: Sequence[int], own: Mapping[int, RecordDict] | None = None
+    ) -> list[Reply]:
+        """The replies of some sites to a Flower message of a kind, in their order, without those that are late.
+
+        Args:
+            own: records that only one site gets, by site.
+        """
         groups: dict[int, list[int]] = defaultdict(list)
         replies: dict[int, Reply] = {}
         for site in sites:
@@ -113,7 +119,8 @@ class Router:
             else:
                 groups[node].append(site)
         messages = [
-            Message(for_sites(content, group), dst_node_id=node, message_type=kind) for node, group in groups.items()
+            Message(for_sites(content, group, own), dst_node_id=node, message_type=kind)
+            for node, group in groups.items()
         ]
         for group, reply in zip(groups.values(), self._sender(messages), strict=True):
             if reply is not None:
