@@ -45,7 +45,14 @@ def secure_rule(run: LoadedRun) -> SecureAggregation | None:
 
 
 def begin_round(run: LoadedRun, rule: SecureAggregation, answer: Answer, received: Arrays, job: Job) -> ConfigRecord:
-    """Keep a site's update for the round, and return its public keys; raises UserError if it cannot be summed."""
+    """Keep a site's update for the round, and return its public keys.
+
+    Raises:
+        UserError: it cannot be summed, or the job is older than the round that the site is in.
+    """
+    kept = run.open_rounds.kept(job.fold, answer.site)
+    if kept is not None and job.attempt and (job.attempt, job.round) < (kept.attempt, kept.round):
+        raise UserError(f"round {job.round} was begun by a server process that has ended since")
     key, place = run.noise_key(), (job.fold, answer.site, job.round)
     vector = rule.encoded(
         answer, received, _asked(run), lambda count, content: keyed_normal(key, count, "site noise", *place, content)
