@@ -11,6 +11,7 @@ import pytest
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.deployment.local import up
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.testing.in_process import FIRST_NODE, InProcessGrid, outcome, run_to_the_end
@@ -134,3 +135,15 @@ def test_the_server_sees_no_update_no_count_and_no_loss_of_a_site(deploy: Deploy
     assert len(seen) == 4 * len(sites)
     for name in (b"num-examples", b"loss", b"shared"):
         assert not any(name in answer for answer in seen)
+
+
+@pytest.mark.slow
+def test_three_sites_in_processes_of_their_own_reach_one_sum(images: Path, tmp_path: Path) -> None:
+    settings = {
+        "method": "promptfl", "sites": 3, "rounds": 1, "local_epochs": 1, "strategy": "secagg",
+        "method_options": {"n_ctx": 2},
+    }  # fmt: skip
+    summary = up(images, settings, tmp_path / "up")
+    (row,) = [row for row in RunDirectory(tmp_path / "up" / "run").rows() if row["scope"] == "train"]
+    assert (row["sites"], row["num_examples"], row["clipped_sites"]) == ([0, 1, 2], 36 - 3 * 3, 0)
+    assert summary["left_out"] == 0
