@@ -3,8 +3,9 @@
 The updates are random, in the shapes of rank-4 adapters of both towers of CLIP ViT-B/16, taken from the library's own
 list of maps. All sites and the server work in this process, one after the other, with every message written and read as
 bytes; there is no network. Seconds are this work's alone: of each site (the slowest one), of all sites together, and of
-the server. CPU seconds are the process's own, which other programs disturb less. Bytes are those of all messages of the round, in both directions. Some sites drop out, either before their
-masked vectors arrive, when the server has the most to compute, or after.
+the server. CPU seconds are the process's own, which other programs disturb less. Bytes are those of all messages of the
+round, in both directions. Some sites drop out, either before their masked vectors arrive, when the server has the most
+to compute, or after.
 """
 
 import argparse

@@ -90,7 +90,8 @@ class SecureRound:
         dropped = sorted(set(sharers) - set(survivors))
         left_out = self._left_out()
         revealed = self._stage(records.unmask_request(survivors, dropped), survivors, records.revealed_of)
-        masked = reduce(np.add, vectors.values())
+        width = self.rule.encoding(len(self.asked)).width
+        masked = reduce(np.add, (unpacked(data, self.size, width) for data in vectors.values()))
         try:
             vector = unmasked(masked, keys, commitments, survivors, revealed, terms)
         except ValueError as error:
@@ -138,8 +139,8 @@ class SecureRound:
                 self._failed[reply.site] = reply.error or f"its answer cannot be read: {error}"
         return answers
 
-    def _vector(self, record: ConfigRecord) -> Integers:
-        return unpacked(records.vector_of(record), self.size, self.rule.encoding(len(self.asked)).width)
+    def _vector(self, record: ConfigRecord) -> bytes:
+        return records.vector_of(record, self.size * self.rule.encoding(len(self.asked)).width)
 
     def _left_out(self) -> list[LeftOut]:
         return [LeftOut(site, reason) for site, reason in sorted(self._failed.items())]

@@ -50,7 +50,7 @@ class SecureOptions(Options):
     clipping_norm: float = Field(10.0, gt=0, description="maximum norm of a site's update", examples=[1.0])
     bits: int = Field(26, ge=12, le=32, description="bits of a value, with its sign", examples=[24])
     max_examples: int = Field(65536, ge=1, description="a site with more counts as one with so many", examples=[1000])
-    threshold: float = Field(0.67, gt=0.5, le=1, description="the fraction of sites that must stay", examples=[0.8])
+    threshold: float = Field(0.66, gt=0.5, le=1, description="the fraction of sites that must stay", examples=[0.8])
     min_sites: int = Field(3, ge=2, description="the fewest sites in a sum", examples=[5])
     neighbours: int = Field(64, ge=2, description="how many others each site masks with", examples=[32])
     noise_multiplier: float = Field(0.0, ge=0, description="the sum's noise over clipping_norm", examples=[1.0])
@@ -71,7 +71,7 @@ class DistributedPrivacy(Privacy):
     """
 
     bits: int = 26
-    threshold: float = 0.67
+    threshold: float = 0.66
     min_sites: int = 3
     accounting = "zero-concentrated, of the distributed discrete Gaussian"
 

@@ -71,7 +71,7 @@ class _Server:
         keys = {**{site: secrets.public() for site, secrets in self.others.items()}, SITE: own}
         shared = self.stage(records.shares_request(keys))
         assert isinstance(shared, RecordDict)
-        terms = Terms(self.job.place.encode(), 0.67, 64, 3)
+        terms = Terms(self.job.place.encode(), 0.66, 64, 3)
         sealed = {site: sealed_shares(site, own, keys, terms)[SITE] for site, own in self.others.items()}
         return {**sealed, SITE: records.sealed_of(shared.config_records[records.SECAGG])[SITE]}
 

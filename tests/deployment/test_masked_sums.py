@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.local import up
+from fedgraft.flower.internals import record_bytes, record_from_bytes
+from fedgraft.flower.messages import pack
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.strategies.secagg import records
 from fedgraft.testing.in_process import FIRST_NODE, InProcessGrid, outcome, run_to_the_end
 
 NAMES = ["blue circle", "green square", "red triangle"]
@@ -100,6 +104,31 @@ def test_resent_messages_and_a_killed_server_change_nothing(
     got, _, _, happened = _run(deploy, {}, {mishap: 0.1})
     assert happened, "the schedule has no mishap in it; choose another seed"
     assert got == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (records.masked_answer(b"short"), "its answer cannot be read: a value that is not"),
+        (ConfigRecord({"vector": [1, 2]}), "its answer cannot be read: a value that is not"),
+        (ConfigRecord({}), "its answer cannot be read: 'vector'"),
+    ],
+    ids=["short", "list", "missing"],
+)
+def test_a_masked_vector_that_is_none_is_left_out_and_the_round_goes_on(
+    record: ConfigRecord, said: str, deploy: Deploy
+) -> None:
+    root, sites = deploy()
+
+    def answering(kind: str, node: int, answer: bytes) -> bytes:
+        content = record_from_bytes(answer)
+        spoil = node == FIRST_NODE + 3 and "vector" in content.config_records.get("3/secagg", ConfigRecord())
+        return record_bytes(pack({3: RecordDict({records.SECAGG: record})})) if spoil else answer
+
+    with InProcessGrid(sites, 1, {}, answering) as grid:
+        run_to_the_end(CONFIG.model_copy(update={"rounds": 1}), root / "run", grid)
+    (left_out,) = [row for row in RunDirectory(root / "run").rows() if row["scope"] == "left_out"]
+    assert (left_out["site"], left_out["reason"][: len(said)]) == (3, said)
 
 
 def test_distributed_noise_is_accounted_for_in_the_summary(deploy: Deploy) -> None:

@@ -25,7 +25,7 @@ def _run(engine: Engine, out: Path, **settings: Any) -> tuple[dict[str, float], 
     "settings",
     [
         {"method": "fedpgp", "method_options": {"n_ctx": 2, "rank": 2}},
-        {"protocol": "dirichlet", "sites": 36, "participation": 0.6},
+        pytest.param({"protocol": "dirichlet", "sites": 36, "participation": 0.6}, marks=pytest.mark.slow),
     ],
     ids=["fedpgp", "several sites a node"],
 )

@@ -78,11 +78,9 @@ def masked_answer(vector: bytes) -> ConfigRecord:
     return ConfigRecord({"vector": vector})
 
 
-def vector_of(record: ConfigRecord) -> bytes:
-    """The vector in `masked_answer`; raises ValueError or KeyError if there is none."""
-    if not isinstance(vector := record["vector"], bytes):
-        raise ValueError("a vector that is not bytes")
-    return vector
+def vector_of(record: ConfigRecord, length: int) -> bytes:
+    """The packed vector of so many bytes in `masked_answer`; raises ValueError or KeyError if there is none."""
+    return _bytes(record["vector"], length)
 
 
 def unmask_request(survivors: Sequence[int], dropped: Sequence[int]) -> ConfigRecord:
