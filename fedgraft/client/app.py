@@ -34,6 +34,12 @@ def train(message: Message, context: Context) -> Message:
     return _answered("train", message, context)
 
 
+@app.train("secagg")
+def secagg(message: Message, context: Context) -> Message:
+    """A stage of secure aggregation."""
+    return _answered("secagg", message, context)
+
+
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """One evaluation of every scope."""
@@ -49,8 +55,10 @@ def _answered(kind: str, message: Message, context: Context) -> Message:
         else:
             from fedgraft.client import tasks
             from fedgraft.client.loaded_run import simulated_run
+            from fedgraft.client.secure_answers import answer_stage
 
-            content = {"train": tasks.train, "evaluate": tasks.evaluate}[kind](message.content, simulated_run)
+            answer = {"train": tasks.train, "evaluate": tasks.evaluate, "secagg": answer_stage}[kind]
+            content = answer(message.content, simulated_run)
         return Message(content, reply_to=message)
     except Exception as error:  # a node's failure is an answer: the round continues without its sites
         return Message(Error(_FAILED, _told(error, context)), reply_to=message)

@@ -11,6 +11,7 @@ import torch
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.required_features import feature_rows, fill_store
+from fedgraft.client.open_rounds import OpenRounds, RoundsInFolder, RoundsInMemory
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError, reason_of
 from fedgraft.core.files import cache_root, stored_key
@@ -27,7 +28,15 @@ _log = logging.getLogger("fedgraft.worker")
 
 
 class LoadedRun(ABC):
-    """What all sites of a process share: the frozen backbone, the features mapped from `cache`, and the split."""
+    """What all sites of a process share: the frozen backbone, the features mapped from `cache`, and the split.
+
+    Attributes:
+        open_rounds: what its sites keep of rounds of secure aggregation.
+        smallest_sum: the fewest sites in a sum that its sites take part in.
+    """
+
+    open_rounds: OpenRounds
+    smallest_sum = 1
 
     def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
         self.plan, self.backbone, self.split = plan, backbone, split
@@ -74,6 +83,7 @@ class SimulatedRun(LoadedRun):
 
     def __init__(self, config: RunConfig, run: Path) -> None:
         self._directory = RunDirectory(run)
+        self.open_rounds = RoundsInFolder(self._directory.open_rounds)
         plan = Plan.of(config)
         super().__init__(plan, plan.load_backbone(), self._directory.split, cache_root())
 
@@ -111,8 +121,11 @@ class SimulatedRun(LoadedRun):
 class DeployedRun(LoadedRun):
     """At a deployed site: its own images, split by the site itself, and its own state."""
 
-    def __init__(self, plan: Plan, backbone: Backbone, examples: Examples, folder: Path, cache: Path) -> None:
+    def __init__(
+        self, plan: Plan, backbone: Backbone, examples: Examples, folder: Path, cache: Path, smallest_sum: int
+    ) -> None:
         self._examples, self._folder = examples, folder
+        self.open_rounds, self.smallest_sum = RoundsInMemory(), smallest_sum
         super().__init__(plan, backbone, plan.split(examples), cache)
 
     def examples(self) -> Examples:

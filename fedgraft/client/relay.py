@@ -12,7 +12,7 @@ from fedgraft.core.refusals import Refusal
 from fedgraft.flower.internals import record_bytes, record_from_bytes
 
 SERVICE = "fedgraft.Worker"
-KINDS = ("hello", "train", "evaluate")
+KINDS = ("hello", "train", "evaluate", "secagg")
 _START_SECONDS = 120.0
 """How long a message waits for a worker that is being restarted."""
 _TRIES = 3

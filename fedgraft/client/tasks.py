@@ -9,10 +9,13 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft.client.evaluation import ScopeResult
 from fedgraft.client.loaded_run import LoadedRun
+from fedgraft.client.secure_answers import begin_round, secure_rule
 from fedgraft.client.site import Site, evaluate_sites, sites_for, train_sites
+from fedgraft.core.errors import UserError
 from fedgraft.flower import messages
 from fedgraft.flower.messages import Arrays, Job, from_array_record, pack, sites_of, to_array_record
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.secagg.records import SECAGG
 
 RunOf = Callable[[Job], LoadedRun]
 """Finds or loads the run that a job is for."""
@@ -24,9 +27,19 @@ def train(content: RecordDict, run_of: RunOf) -> RecordDict:
     If the job asks for it, the answer also holds what `evaluate` would have returned for the round before.
     """
     sites, shared, job = _read(content, run_of)
+    run, rule = sites[0].run, secure_rule(sites[0].run)
     measured = evaluate_sites(sites, shared, job.round - 1) if job.measure else {}
-    answers = train_sites(sites, shared, job.round)
-    return pack({site: _trained(answer, measured.get(site)) for site, answer in answers.items()})
+    answers: dict[int, RecordDict | str] = {}
+    for site, answer in train_sites(sites, shared, job.round).items():
+        if isinstance(answer, str):
+            answers[site] = answer
+            continue
+        try:
+            released = _shown(answer) if rule is None else _hidden(answer, begin_round(run, rule, answer, shared, job))
+            answers[site] = _trained(released, measured.get(site))
+        except UserError as error:
+            answers[site] = run.reason(error)
+    return pack(answers)
 
 
 def evaluate(content: RecordDict, run_of: RunOf) -> RecordDict:
@@ -43,11 +56,19 @@ def _read(content: RecordDict, run_of: RunOf) -> tuple[list[Site], Arrays, Job]:
     return sites_for(run_of(job), job, sites_of(content)), shared, job
 
 
-def _trained(answer: Answer | str, measured: dict[str, ScopeResult] | str | None) -> RecordDict | str:
-    if isinstance(answer, str):
-        return answer
+def _shown(answer: Answer) -> RecordDict:
+    """An answer whose update the server sees."""
     metrics = MetricRecord({messages.NUM_EXAMPLES: answer.num_examples, "loss": answer.loss, "seconds": answer.seconds})
-    content = RecordDict({messages.SHARED: to_array_record(answer.arrays), messages.METRICS: metrics})
+    return RecordDict({messages.SHARED: to_array_record(answer.arrays), messages.METRICS: metrics})
+
+
+def _hidden(answer: Answer, keys: ConfigRecord) -> RecordDict:
+    """An answer whose update, loss and example count go into a sum."""
+    return RecordDict({SECAGG: keys, messages.METRICS: MetricRecord({"seconds": answer.seconds})})
+
+
+def _trained(content: RecordDict, measured: dict[str, ScopeResult] | str | None) -> RecordDict:
+    """An answer with what was measured before training."""
     if isinstance(measured, dict):
         content[messages.MEASURED] = _counts(measured)
     elif measured is not None:

@@ -25,6 +25,7 @@ from fedgraft.client.admission import Admission, Task
 from fedgraft.client.loaded_run import DeployedRun
 from fedgraft.client.relay import KINDS, OPTIONS, SERVICE
 from fedgraft.client.release import class_counts
+from fedgraft.client.secure_answers import answer_stage
 from fedgraft.client.site import require_fingerprint
 from fedgraft.client.worker_status import report_task, start_pulse
 from fedgraft.config.run_config import RunConfig
@@ -37,11 +38,12 @@ from fedgraft.flower.messages import CLASS_COUNTS, FAILURES, HELLO, IMAGES, JOB,
 from fedgraft.methods.plan import Plan
 from fedgraft.runs.site_folder import SiteFolder
 
+_ANSWERED_ONCE = ("train", "secagg")
 _log = logging.getLogger("fedgraft.worker")
 
 
 class Worker:
-    """Answers one message at a time; a repeated training message gets the same answer again.
+    """Answers one message at a time; a repeated message of the current round gets the same answer again.
 
     Args:
         status: the folder of the worker's socket, where it reports what it is doing.
@@ -49,7 +51,7 @@ class Worker:
 
     def __init__(self, site: SiteFolder, status: Path) -> None:
         self._site, self._status, self._admission = site, status, Admission(site)
-        self._last: tuple[str, bytes, bytes] | None = None
+        self._answers: dict[tuple[str, bytes], bytes] = {}
         self._lock = threading.Lock()
         self._run = lru_cache(maxsize=1)(self._new_run)
         self._known: tuple[object, Backbone] | None = None
@@ -57,6 +59,7 @@ class Worker:
             "hello": self._hello,
             "train": lambda content: tasks.train(content, self._run_of),
             "evaluate": lambda content: tasks.evaluate(content, self._run_of),
+            "secagg": lambda content: answer_stage(content, self._run_of),
         }
 
     def answer(self, kind: str, data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -75,13 +78,20 @@ class Worker:
                 raise AssertionError("abort raises") from error
 
     def _admitted(self, task: Task, data: bytes, began: float) -> bytes:
-        if self._last is not None and self._last[:2] == (task.kind, data):
-            return self._admission.repeat(task, self._last[2])
+        if (known := self._answers.get((task.kind, data))) is not None:
+            return self._admission.repeat(task, known)
         content = self._tasks[task.kind](task.content)
         answer = self._admission.release(task, content, time.monotonic() - began)
-        if task.kind == "train" and not content.config_records[FAILURES]:
-            self._last = task.kind, data, answer
+        self._remember(task.kind, data, answer, content)
         return answer
+
+    def _remember(self, kind: str, data: bytes, answer: bytes, content: RecordDict) -> None:
+        """Keep what may not be computed twice, a training and the stages after it, until the next training."""
+        if kind not in _ANSWERED_ONCE or content.config_records[FAILURES]:
+            return
+        if kind == "train":
+            self._answers.clear()
+        self._answers[kind, data] = answer
 
     def _hello(self, content: RecordDict) -> RecordDict:
         """The site's name and what it holds, with image counts as far as its policy allows.
@@ -114,7 +124,8 @@ class Worker:
         with refusing("backbone"):
             backbone = self._loaded(name, plan)
         with refusing("images"):
-            return DeployedRun(plan, backbone, examples, self._site.state / run, self._site.cache)
+            smallest = self._site.settings.policy.smallest_sum
+            return DeployedRun(plan, backbone, examples, self._site.state / run, self._site.cache, smallest)
 
     def _own_backbone(self, asked: str) -> str:
         """Which backbone the site loads where a server names one; a name that site.toml does not have is not tried.

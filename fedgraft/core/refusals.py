@@ -26,6 +26,7 @@ SENTENCES = {
     "refused-by-operator": "the site's operator has refused this run",
     "policy": "the site's policy does not accept this run",
     "run-name": "a run's name has only letters, digits and . - _",
+    "secure-sum": "the site does not go on with this masked sum",
     "stale": "the message is stale: the site knows a later round, or a later start of the server",
     "state": "the site's personal state cannot be read or written",
     "too-large": "the message or its answer is larger than a site accepts",

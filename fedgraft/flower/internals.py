@@ -254,17 +254,6 @@ def is_lost_server(error: Exception) -> bool:
     return isinstance(error, httpx.HTTPError)
 
 
-def gaussian_epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of a repeated Gaussian mechanism of sensitivity 1: Renyi accounting, no amplification."""
-    from flwr.supercore import privacy_accounting as accounting
-    from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
-
-    relation, sampling = accounting.NeighboringRelation.ADD_OR_REMOVE_ONE, accounting.SamplingMethod.NO_AMPLIFICATION
-    accountant = RdpAccountant(accounting.PrivacyConfig(delta, 1, relation, sampling))
-    accountant.compose(accounting.GaussianPrivacyEvent(noise_multiplier, 1, 1), releases)
-    return accountant.get_epsilon(delta)
-
-
 def noise_deviation(noise_multiplier: float, clipping_norm: float, sampled: int) -> float:
     """Standard deviation of the noise on the mean of clipped updates."""
     from flwr.supercore.differential_privacy import compute_stdv

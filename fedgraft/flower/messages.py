@@ -25,6 +25,8 @@ MEASURED, UNMEASURED = "measured", "unmeasured"
 SITES, FAILURES = "sites", "failures"
 HELLO, CLASS_COUNTS, IMAGES = "hello", "class-counts", "images"
 NUM_EXAMPLES = "num-examples"
+SECAGG_STAGE = "train.secagg"
+"""The type of the messages that follow a training whose answers are summed under masks."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Job:
     measure: bool = False
     attempt: int = 0
     version: str = __version__
+
+    @property
+    def place(self) -> str:
+        """The round among all that any server process has begun; one that is repeated after a restart is another."""
+        return f"{self.run}/{self.fold}/{self.round}/{self.attempt}"
 
     def to_record(self) -> ConfigRecord:
         """As a Flower record.
@@ -137,9 +144,14 @@ def wire_size(content: RecordDict) -> int:
 # --- several sites on one node: what they have in common travels once -----------------------------
 
 
-def for_sites(content: RecordDict, sites: Sequence[int]) -> RecordDict:
-    """A message's content, addressed to some of the receiving node's sites."""
-    return RecordDict({**content, SITES: MetricRecord({SITES: list(sites)})})
+def for_sites(content: RecordDict, sites: Sequence[int], own: Mapping[int, RecordDict] | None = None) -> RecordDict:
+    """A message's content, addressed to some of the receiving node's sites.
+
+    Args:
+        own: records for one site only, by site; they are named SITE/NAME.
+    """
+    single = {f"{site}/{name}": record for site in sites for name, record in (own or {}).get(site, {}).items()}
+    return RecordDict({**content, **single, SITES: MetricRecord({SITES: list(sites)})})
 
 
 def sites_of(content: RecordDict) -> list[int]:

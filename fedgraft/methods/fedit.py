@@ -21,6 +21,8 @@ class FedIT(LoraAdapter):
 class MeasuredAverage(LowRankRule):
     """`weighted_average` with its error measured."""
 
+    is_weighted_mean = True
+
     def next(self, answers: Sequence[Answer], previous: Arrays) -> Arrays:
         """The weighted mean."""
         return weighted_average(answers)

@@ -154,6 +154,11 @@ class RunDirectory:
         """The folder of a simulated site's personal state."""
         return self.path / "sites" / f"{fold:03d}" / f"{site:06d}"
 
+    @property
+    def open_rounds(self) -> Path:
+        """The folder of what simulated sites keep between the messages of secure aggregation."""
+        return self.path / "open_rounds"
+
     # --- metrics ----------------------------------------------------------------------------------
 
     def append(self, rows: Iterable[Row]) -> None:

@@ -1,7 +1,9 @@
 """The server's main program: find the sites, then train, checkpoint, evaluate and report the rounds of each fold."""
 
+import shutil
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +27,14 @@ from fedgraft.server.drift_monitor import DriftMonitor
 from fedgraft.server.greeting import Greeting, Names
 from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.measurements import Measurements, evaluated, measured
-from fedgraft.server.rounds import RoundDriver
-from fedgraft.server.router import Router
+from fedgraft.server.rounds import RoundDriver, RoundResult
+from fedgraft.server.router import Reply, Router
+from fedgraft.server.secure_round import SecureRound
 from fedgraft.server.sender import Grid, Sender
 from fedgraft.server.site_bounds import SiteBounds, SplitBounds, ToldBounds
 from fedgraft.strategies.answers import LeftOut
 from fedgraft.strategies.components import State
+from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 
 class Coordinator:
@@ -100,10 +104,12 @@ class Coordinator:
         rows, fingerprint = self.directory.rows(), self.backbone.fingerprint
         seconds = time.monotonic() - began
         content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
-        content["privacy"] = summary.privacy_account(self.plan, drivers)
+        by_fold = {fold.name: driver for fold, driver in zip(self.split.folds, drivers, strict=True)}
+        content["privacy"] = summary.privacy_account(self.plan, by_fold, rows, content["shared_parameters"])
         content["often_left_out"] = summary.often_left_out(rows, self.names)
         if self.stopped_after is not None:
             content |= {"rounds": self.stopped_after, "stopped_after": self.stopped_after}
+        shutil.rmtree(self.directory.open_rounds, ignore_errors=True)
         self.directory.write_json("summary.json", content)
         for entry in content["often_left_out"]:
             self.observer.on_notice(summary.often_left_out_sentence(entry))
@@ -267,7 +273,7 @@ class _FoldRun:
         measure = self._is_evaluated(earlier) and self._measures_later(earlier)
         content = self._content(replace(self._job, round=server_round, measure=measure))
         replies = self._router.ask(MessageType.TRAIN, content, self._driver.participants(server_round))
-        result = self._driver.conclude(server_round, self._arrays, replies, self._state)
+        result = self._conclude(server_round, replies)
         seconds = time.monotonic() - began
         rows = summary.training_rows(self._place(server_round), result, replies, wire_size(content), seconds)
         if measure:
@@ -283,6 +289,19 @@ class _FoldRun:
             self._observer.on_notice(
                 f"Round {server_round}: the update of site {site} was {times:.1f} times the norm bound; it is cut."
             )
+
+    def _conclude(self, server_round: int, replies: Sequence[Reply]) -> RoundResult:
+        """The round's result, from answers that the server sees or from their sum."""
+        rule = self._plan.composition.rule
+        if not isinstance(rule, SecureAggregation):
+            return self._driver.conclude(server_round, self._arrays, replies, self._state)
+
+        def require(sound: int, left_out: Sequence[LeftOut]) -> None:
+            self._driver.require_quorum(server_round, sound, left_out)
+
+        job, asked = replace(self._job, round=server_round), self._driver.participants(server_round)
+        secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self._arrays), require)
+        return self._driver.conclude_sum(server_round, self._arrays, secure.total(replies), self._state)
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Evaluate every scope at every site; return the confusion counts in the last round."""

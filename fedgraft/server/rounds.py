@@ -15,10 +15,12 @@ from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, Arrays, from
 from fedgraft.flower.record_values import arrays_in, metrics_in, real_number, whole_number
 from fedgraft.methods.plan import Plan, asked_sites
 from fedgraft.server.router import Reply
+from fedgraft.server.secure_round import MaskedSum
 from fedgraft.server.site_bounds import SiteBounds, ToldBounds
 from fedgraft.strategies.answers import Answer, LeftOut
 from fedgraft.strategies.components import Drift, Round, State
 from fedgraft.strategies.norm_bound import Bounded, bounded
+from fedgraft.strategies.secure_aggregation import SecureAggregation
 from fedgraft.strategies.site_share import capped
 
 _USUAL = "usual norm"
@@ -37,6 +39,7 @@ class RoundResult:
         left_out: the other sites that were asked, and why.
         shortened: how many times the norm bound a site's update was, where it was longer.
         seconds: that the sites whose answers can be read have trained, together, as they report it.
+        more_downlink, more_uplink: bytes per site of messages after the training.
     """
 
     arrays: Arrays
@@ -46,6 +49,8 @@ class RoundResult:
     left_out: list[LeftOut]
     shortened: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
+    more_downlink: int = 0
+    more_uplink: int = 0
 
 
 class RoundDriver:
@@ -93,7 +98,7 @@ class RoundDriver:
         answers, silent = _answers(replies, asked, self._bounds)
         kept, bad = composition.rule.check_answers(answers, previous)
         left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
-        self._require_quorum(server_round, len(kept), len(asked), left_out)
+        self.require_quorum(server_round, len(kept), left_out)
         examples = sum(answer.num_examples for answer in kept)
         weighted = capped(kept, self._plan.config.max_site_share)
         total = sum(answer.num_examples for answer in weighted)
@@ -118,8 +123,40 @@ class RoundDriver:
         starts = [rule.start(answer, previous) for answer in answers]
         return bounded(answers, starts, float(state.get(_USUAL, 0.0)), multiple)
 
-    def _require_quorum(self, server_round: int, sound: int, asked: int, left_out: Sequence[LeftOut]) -> None:
-        quorum, least = max(1, round(self._plan.config.quorum * asked)), self._plan.composition.rule.min_answers()
+    def conclude_sum(self, server_round: int, previous: Arrays, total: MaskedSum, state: State) -> RoundResult:
+        """Go on from the sum of answers that were masked.
+
+        Args:
+            previous, state: as in `conclude`.
+
+        Raises:
+            RunFailed: no sites that keep to the protocol have this sum.
+        """
+        composition, asked = self._plan.composition, len(self.participants(server_round))
+        assert isinstance(composition.rule, SecureAggregation)
+        now = self._round(server_round, previous, asked)
+        try:
+            outcome, told = composition.rule.mean(total.vector, len(total.counted), now)
+        except ValueError as error:
+            raise RunFailed(f"Round {server_round} cannot use the sum of its sites: {error}.") from error
+        outcome = composition.followed(outcome, now, state)
+        figures = {"loss": told.loss, "num_examples": told.num_examples, **outcome.figures}
+        return RoundResult(
+            outcome.arrays,
+            outcome.state,
+            figures,
+            total.counted,
+            total.left_out,
+            seconds=total.seconds,
+            more_downlink=total.downlink,
+            more_uplink=total.uplink,
+        )
+
+    def require_quorum(self, server_round: int, sound: int, left_out: Sequence[LeftOut]) -> None:
+        """Raise RunFailed, with the reasons, if a round has too few sites left."""
+        asked = len(self.participants(server_round))
+        quorum = max(1, round(self._plan.config.quorum * asked))
+        least = self._plan.composition.rule.needed_answers(asked)
         if sound < max(quorum, least):
             reasons = "; ".join(f"site {entry.site}: {entry.reason}" for entry in left_out)
             needed = f"the quorum is {quorum}" if quorum >= least else f"the strategy needs {least}"

@@ -6,7 +6,7 @@ common travels once and one worker computes them together.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType, RecordDict
@@ -130,8 +130,14 @@ class Router:
             del self._node_of[number]
         return gone
 
-    def ask(self, kind: str, content: RecordDict, sites: Sequence[int]) -> list[Reply]:
-        """The replies of some sites to a Flower message of a kind, in their order, without those that are late."""
+    def ask(
+        self, kind: str, content: RecordDict, sites: Sequence[int], own: Mapping[int, RecordDict] | None = None
+    ) -> list[Reply]:
+        """The replies of some sites to a Flower message of a kind, in their order, without those that are late.
+
+        Args:
+            own: records that only one site gets, by site.
+        """
         groups: dict[int, list[int]] = defaultdict(list)
         replies: dict[int, Reply] = {}
         for site in sites:
@@ -142,7 +148,8 @@ class Router:
             else:
                 groups[node].append(site)
         messages = [
-            Message(for_sites(content, group), dst_node_id=node, message_type=kind) for node, group in groups.items()
+            Message(for_sites(content, group, own), dst_node_id=node, message_type=kind)
+            for node, group in groups.items()
         ]
         for group, reply in zip(groups.values(), self._sender(messages), strict=True):
             if reply is not None:

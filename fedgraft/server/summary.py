@@ -15,6 +15,7 @@ from fedgraft.methods.adapter import Adapter
 from fedgraft.methods.plan import Plan
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply
+from fedgraft.strategies.privacy import Participation
 
 _REASONS = 10
 OFTEN = 3
@@ -34,8 +35,9 @@ def training_rows(
         **place,
         "scope": "train",
         **result.figures,
-        "downlink_bytes_per_site": downlink,
-        "uplink_bytes_per_site": _mean([wire_size(reply.content) for reply in replies if reply.content is not None]),
+        "downlink_bytes_per_site": downlink + result.more_downlink,
+        "uplink_bytes_per_site": result.more_uplink
+        + _mean([wire_size(reply.content) for reply in replies if reply.content is not None]),
         "seconds": round(seconds, 3),
         "training_seconds": round(result.seconds, 3),
         "sites": result.counted,
@@ -114,13 +116,21 @@ def run_summary(
     }
 
 
-def privacy_account(plan: Plan, drivers: Sequence[RoundDriver]) -> dict[str, Any] | None:
-    """The privacy spent by the run's strategy over all folds, or None if it has no mechanism."""
+def privacy_account(
+    plan: Plan, drivers: Mapping[str | None, RoundDriver], rows: Sequence[Row], values: int
+) -> dict[str, Any] | None:
+    """The privacy spent by the run's strategy over all folds, or None if it has no mechanism.
+
+    Args:
+        drivers: by the name of the fold.
+        rows: of the whole run.
+        values: the number of values in an update.
+    """
     if (promise := plan.composition.privacy()) is None:
         return None
-    rounds = range(1, plan.config.rounds + 1)
-    asked = Counter(site for driver in drivers for number in rounds for site in driver.participants(number))
-    return promise.spent(max(asked.values()))
+    trained = [row for row in rows if row["scope"] == "train"]
+    rounds = [Participation(drivers[row["fold"]].participants(row["round"]), row["sites"]) for row in trained]
+    return promise.spent(rounds, values)
 
 
 def _mean(values: list[int]) -> int:

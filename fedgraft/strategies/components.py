@@ -89,9 +89,18 @@ class Rule(Component, ABC):
     bounds_updates = False
     """Whether it clips every update, so that none is left out for its size, which would depend on the other sites."""
 
+    is_weighted_mean = False
+    """Whether it is the mean of the answers, weighted by examples, which a sum over all sites is enough for."""
+    hides_answers = False
+    """Whether the server gets only the sum of the answers, see `fedgraft.strategies.secure_aggregation`."""
+
     def min_answers(self) -> int:
         """The minimum number of answers."""
         return 1
+
+    def needed_answers(self, asked: int) -> int:
+        """The minimum number of answers in a round that asks so many sites."""
+        return self.min_answers()
 
     def check_participation(self, asked: int) -> None:
         """Raise UserError if the options do not suit the number of sites asked per round; accepts all by default."""

@@ -23,7 +23,10 @@ class Composition:
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The result of rule and steps, with the state and metrics of all of them."""
-        outcome = self.rule.aggregate(answers, now, _own_state(0, state))
+        return self.followed(self.rule.aggregate(answers, now, _own_state(0, state)), now, state)
+
+    def followed(self, outcome: Outcome, now: Round, state: State) -> Outcome:
+        """The result of the steps after the rule's outcome, with the state and metrics of all of them."""
         kept = _named(0, outcome.state)
         for number, step in enumerate(self.steps, 1):
             following = step.next(outcome.arrays, now, _own_state(number, state))
@@ -52,6 +55,7 @@ def compose(text: str, own_rule: Rule) -> Composition:
     Raises:
         UserError: an option is invalid, or the components cannot be combined.
     """
+    terms = [term.name for term in parse_terms(text)]
     components = [STRATEGIES.load(term.name).make(term.options) for term in parse_terms(text)]
     kinds = [_kind(component) for component in components]
     if kinds != sorted(kinds):
@@ -62,6 +66,7 @@ def compose(text: str, own_rule: Rule) -> Composition:
     transforms = [component for component in components if isinstance(component, SiteTransform)]
     rules = [component for component in components if isinstance(component, Rule)]
     steps = tuple(component for component in components if isinstance(component, Step))
+    _require_visible_answers(text, terms, components, own_rule)
     for kind, found in (("site-side transform", transforms), ("rule", rules)):
         if len(found) > 1:
             raise UserError(f"The strategy {text!r} has more than one {kind}; keep one.")
@@ -69,6 +74,25 @@ def compose(text: str, own_rule: Rule) -> Composition:
     if transform is not None and rule is not None and transform.privacy() and rule.privacy():
         raise UserError(f"The strategy {text!r} has two privacy mechanisms and would add noise twice; keep one.")
     return Composition(rule or own_rule, transform, steps)
+
+
+def _require_visible_answers(text: str, names: Sequence[str], components: Sequence[Component], own_rule: Rule) -> None:
+    """Raise UserError if one rule hides the answers and another one must see them."""
+    rules = [(name, rule) for name, rule in zip(names, components, strict=True) if isinstance(rule, Rule)]
+    hiding = next((name for name, rule in rules if rule.hides_answers), None)
+    if hiding is None:
+        return
+    for name, rule in rules:
+        if not rule.hides_answers and not rule.is_weighted_mean:
+            raise UserError(
+                f"The strategy {text!r} cannot work: {name!r} needs every site's own answer, and {hiding!r} shows the "
+                "server only their sum; keep one of them."
+            )
+    if not own_rule.is_weighted_mean:
+        raise UserError(
+            f"The strategy {text!r} cannot work with this method: its own rule is not a weighted mean and needs every "
+            f"site's own answer, and {hiding!r} shows the server only their sum; choose another method."
+        )
 
 
 def _kind(component: Component) -> int:

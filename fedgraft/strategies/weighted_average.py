@@ -24,6 +24,8 @@ def weighted_average(answers: Sequence[Answer]) -> Arrays:
 class WeightedAverage(Rule):
     """`weighted_average` as a rule."""
 
+    is_weighted_mean = True
+
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The weighted mean."""
         return Outcome(weighted_average(answers))

@@ -20,6 +20,7 @@ from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.flower.internals import LOST_CODES, record_bytes, record_from_bytes
+from fedgraft.flower.messages import SECAGG_STAGE
 from fedgraft.runs.personal_state import PersonalState
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
@@ -29,7 +30,12 @@ from fedgraft.testing.grids import FakeGrid, Said
 MISHAPS = ("lost message", "lost reply", "node away", "crash", "late copy", "new worker", "server killed")
 FIRST_NODE = 70
 """The number of the first site's node."""
-_KINDS = {MessageType.QUERY: "hello", MessageType.TRAIN: "train", MessageType.EVALUATE: "evaluate"}
+_KINDS = {
+    MessageType.QUERY: "hello",
+    MessageType.TRAIN: "train",
+    SECAGG_STAGE: "secagg",
+    MessageType.EVALUATE: "evaluate",
+}
 _SITE_FAILED, _LOST = 100, min(LOST_CODES)
 Answering = Callable[[str, int, bytes], bytes]
 """Changes a site's answer to a kind of message; the number is of the site's node."""

@@ -10,6 +10,7 @@ from fedgraft.config.registry import STRATEGIES
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Component, Outcome, Rule, SiteTransform, State, Step, StrategyComponent
+from fedgraft.strategies.privacy import Participation
 from fedgraft.testing.rounds import round_after
 
 SHAPES = {"first": (2, 3), "second": (4,)}
@@ -122,4 +123,5 @@ def test_what_a_component_promises_of_privacy_can_be_accounted_for(entry: Strate
     promise = entry.make({}).privacy()
     if promise is None:
         pytest.skip("it promises nothing")
-    assert 0 < promise.spent(1)["epsilon"] < promise.spent(10)["epsilon"]
+    once, often = ([Participation([0, 1, 2], [0, 1, 2])] * rounds for rounds in (1, 10))
+    assert 0 < promise.spent(once, 10)["epsilon"] < promise.spent(often, 10)["epsilon"]

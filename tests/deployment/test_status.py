@@ -79,7 +79,7 @@ def test_the_state_of_every_site_and_why(server: ServerFolder, run: RunDirectory
     assert {name: line.last_round for name, line in lines.items()} == {
         "ill": None, "late": 1, "new": None, "quick": 1, "slow": 1,
     }  # fmt: skip
-    assert lines["ill"].reason == "left out of round 1: a [2J[b]bad[/b] update"
+    assert lines["ill"].reason == "left out of round 1: a(2J(b)bad(/b) update"
     assert lines["late"].reason.startswith("it has not been heard for 20")
     assert lines["slow"].reason == "it has had the message for 120 seconds."
     assert [problem.partition(":")[0] for problem in status.folder.problems] == [
@@ -116,7 +116,7 @@ def test_monitoring_is_told_by_the_exit_code(server: ServerFolder, run: RunDirec
     assert code == 1
     assert "Problem: It is not running." in shown
     assert "running, 1 of 3 rounds complete" in shown
-    assert "[b]bad[/b] update" in shown
+    assert "(b)bad(/b) update" in shown
     assert "\x1b" not in shown
     lock = FolderLock(server.path)
     StatusFile(server.path, {}, "", "").write()

@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -106,14 +105,6 @@ def test_what_stands_for_a_lost_site_is_no_error_of_a_sites_own() -> None:
 
 
 # --- privacy -------------------------------------------------------------------------------------------------------
-
-
-def test_epsilon_is_that_of_a_gaussian_mechanism_used_several_times() -> None:
-    """`RdpAccountant`; above nothing, and below the bound of zero-concentrated privacy (Bun and Steinke 2016)."""
-    rho, delta = 10 / (2 * 4.0**2), 1e-5
-    found = internals.gaussian_epsilon(4.0, 10, delta)
-    assert rho < found <= rho + 2 * math.sqrt(rho * math.log(1 / delta)) + 1e-6
-    assert internals.gaussian_epsilon(4.0, 20, delta) > found > internals.gaussian_epsilon(8.0, 10, delta)
 
 
 def test_the_noise_of_a_mean_is_that_of_the_sum_over_the_sites_asked() -> None:

@@ -12,6 +12,7 @@ from fedgraft.core.observer import Observer
 from fedgraft.server.preparation import prepare
 from fedgraft.strategies.components import Rule, SiteTransform, Step
 from fedgraft.strategies.composition import compose
+from fedgraft.strategies.secure_aggregation import SecureAggregation
 from fedgraft.strategies.weighted_average import WeightedAverage
 from tests.strategies.conftest import answers_of, round_of
 
@@ -48,7 +49,8 @@ def test_a_strategy_that_cannot_work_is_refused_before_anything_is_written(
 OTHER: dict[str, Any] = {
     "fraction": 0.4, "malicious": 2, "noise_multiplier": 0.5, "clipping_norm": 0.05, "delta": 1e-6, "quantile": 0.9,
     "clipping_rate": 0.5, "count_noise": 3.0, "coefficient": 0.2, "when": "every", "lr": 0.5, "momentum": 0.1,
-    "beta1": 0.1, "beta2": 0.1, "tau": 0.5, "drift": 0.5,
+    "beta1": 0.1, "beta2": 0.1, "tau": 0.5, "drift": 0.5, "bits": 28, "max_examples": 5, "threshold": 0.9,
+    "min_sites": 9, "neighbours": 4,
 }  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def test_every_option_of_every_component_changes_something(name: str, start: np.
         component = registered.make(options)
         now, last = (round_of(start, 11, number, drift=drift) for number in (1, 10))
         privacy = component.privacy()
-        said: list[object] = [privacy.spent(3)["epsilon"] if privacy else None]
+        said: list[object] = [privacy.epsilon(3) if privacy else None]
         if isinstance(component, SiteTransform):
             released = component.release({"context": values[0]}, now.previous, now.noise)
             return [*said, released["context"].tobytes()]
@@ -71,13 +73,16 @@ def test_every_option_of_every_component_changes_something(name: str, start: np.
             again = component.next({"context": values[1]}, last, stepped.state)
             return [*said, stepped.arrays["context"].tobytes(), again.arrays["context"].tobytes()]
         assert isinstance(component, Rule)
+        if isinstance(component, SecureAggregation):
+            said += [component.terms(11, ""), component.encoding(11)]
         first = component.aggregate(answers_of(values), now, {})
         return [*said, first.arrays["context"].tobytes(), *(value.tobytes() for value in first.state.values())]
 
+    base = {"noise_multiplier": 1.0} if "noise_multiplier" in registered.options.model_fields else {}
     for option in registered.options.model_fields:
         assert option in OTHER, f"give this test another value for the option {option!r}"
-        assert outcome({}) == outcome({})
-        assert outcome({option: OTHER[option]}) != outcome({}), option
+        assert outcome(base) == outcome(base)
+        assert outcome({**base, option: OTHER[option]}) != outcome(base), option
 
 
 def test_without_a_strategy_the_methods_own_rule_works_alone() -> None:

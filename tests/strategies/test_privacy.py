@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from dp_accounting import GaussianDpEvent
+from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,7 +14,7 @@ from fedgraft.config.registry import STRATEGIES
 from fedgraft.core.errors import UserError
 from fedgraft.core.randomness import keyed_normal
 from fedgraft.strategies.components import Rule, SiteTransform
-from fedgraft.strategies.privacy import clipped, epsilon, norm
+from fedgraft.strategies.privacy import Participation, ZeroConcentrated, clipped, epsilon, norm
 from tests.strategies.conftest import answers_of, round_of
 
 FLOATS = st.floats(-100, 100, width=32)
@@ -107,12 +109,19 @@ def test_a_site_releases_a_clipped_and_noised_update() -> None:
 
 @pytest.mark.parametrize("multiplier", [0.8, 2.0, 10.0])
 @pytest.mark.parametrize("rounds", [1, 25])
-def test_epsilon_lies_between_the_exact_gaussian_and_the_bound_by_hand(multiplier: float, rounds: int) -> None:
+def test_epsilon_is_the_exact_one_and_below_the_bound_by_hand(multiplier: float, rounds: int) -> None:
     """Rounds of noise z are one of z / sqrt(rounds). Exact: Balle and Wang 2018; bound: zCDP, Bun and Steinke 2016."""
     delta, rho = 1e-5, rounds / (2 * multiplier**2)
     found = epsilon(multiplier, rounds, delta)
-    assert found <= rho + 2 * math.sqrt(rho * math.log(1 / delta)) + 1e-6
-    assert found >= _exact_epsilon(multiplier / math.sqrt(rounds), delta)
+    assert found == pytest.approx(_exact_epsilon(multiplier / math.sqrt(rounds), delta), rel=1e-6)
+    assert found < rho + 2 * math.sqrt(rho * math.log(1 / delta))
+    assert found < ZeroConcentrated(rho).epsilon(delta) < rho + 2 * math.sqrt(rho * math.log(1 / delta))
+
+
+@pytest.mark.parametrize(("multiplier", "rounds"), [(2.0, 1), (8.0, 25)])
+def test_epsilon_is_that_of_composed_privacy_loss_distributions(multiplier: float, rounds: int) -> None:
+    accountant = PLDAccountant().compose(GaussianDpEvent(multiplier), rounds)
+    assert epsilon(multiplier, rounds, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-4)
 
 
 def _exact_epsilon(sigma: float, delta: float) -> float:
@@ -139,5 +148,6 @@ def test_local_noise_is_accounted_against_any_two_data_sets_of_a_site() -> None:
     central, local = (
         STRATEGIES.load(name).make({"noise_multiplier": 4.0}).privacy() for name in ("central-dp", "local-dp")
     )
-    assert central.spent(5)["epsilon"] == epsilon(4.0, 5, 1e-5)
-    assert local.spent(5)["epsilon"] == epsilon(2.0, 5, 1e-5)
+    rounds = [Participation([0, 1], [0])] * 5
+    assert central.spent(rounds, 10)["epsilon"] == epsilon(4.0, 5, 1e-5)
+    assert local.spent(rounds, 10)["epsilon"] == epsilon(2.0, 5, 1e-5)
