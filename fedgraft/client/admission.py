@@ -37,8 +37,8 @@ from fedgraft.runs.site_policy import planned_measurements
 
 _REPEATS = 2
 """How many times what a run needs a server may ask for different things: one that resumes has to ask some again."""
-_STAGES = 4
-"""Messages of another kind that a round may have."""
+_STAGES = 100
+"""Messages of another kind that a round may have: a server that resumes repeats its stages with other keys."""
 _TURNED_AWAY = 1000
 """Refusals of messages without a readable run that a worker logs."""
 _log = logging.getLogger("fedgraft.worker")

@@ -1,5 +1,6 @@
 """What the operator of a malicious server gains at a site: a server that hands out an app of its own."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fedgraft.deployment.local import started
 from fedgraft.deployment.processes import guarded
 from fedgraft.deployment.running_server import RunningServer, _operator
 from fedgraft.deployment.running_site import RunningSite
-from fedgraft.flower.guarded import APP_SHA256, app_sha256
+from fedgraft.flower.guarded import APP_SHA256, WRITABLE, install_app
 from fedgraft.runs.flower_app_folder import write_app
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
@@ -56,7 +57,7 @@ def test_a_site_does_not_run_the_app_of_a_malicious_server(tmp_path: Path, monke
     def site(folder_of_site: SiteFolder) -> RunningSite:
         return RunningSite(folder_of_site, f"127.0.0.1:{folder.port}", folder.authority)
 
-    _let_the_server_run(app, monkeypatch)
+    _let_the_server_run(app, tmp_path, monkeypatch)
     with started(folder, [site_folder], site):
         command = [*guarded("flwr"), "run", str(app), folder.write_connection(), "--stream"]
         done = subprocess.run(command, env=_operator(folder), capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -66,12 +67,13 @@ def test_a_site_does_not_run_the_app_of_a_malicious_server(tmp_path: Path, monke
     assert "is not the app of the installed fedgraft" in log
 
 
-def _let_the_server_run(app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of somebody who took the check of its own app away."""
+def _let_the_server_run(app: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of somebody who took the checks of its own apps away, and the bounds of what they may write."""
     begin = RunningServer.__init__
 
     def initialize(self: RunningServer, folder: ServerFolder) -> None:
         begin(self, folder)
-        self._superexec._environment = {**self._superexec._environment, APP_SHA256: app_sha256(app)}
+        own = {APP_SHA256: install_app(app, folder.path / "flwr"), WRITABLE: json.dumps([str(place)])}
+        self._superexec._environment = {**self._superexec._environment, **own}
 
     monkeypatch.setattr(RunningServer, "__init__", initialize)
