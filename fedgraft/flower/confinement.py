@@ -28,7 +28,7 @@ _ABSTRACT_SOCKETS, _SIGNALS = 1 << 0, 1 << 1
 NETWORK_SINCE, SIGNALS_SINCE = 4, 6
 """The versions of Landlock that can restrict TCP, and signals to processes outside."""
 _SYSTEM = (
-    "/usr", "/lib", "/lib64", "/bin", "/opt/hostedtoolcache", "/proc", "/sys/devices/system", "/sys/fs/cgroup",
+    "/usr", "/lib", "/lib64", "/bin", "/proc", "/sys/devices/system", "/sys/fs/cgroup",
     *(f"/etc/{name}" for name in (
         "ld.so.cache", "ssl/certs", "ssl/openssl.cnf", "localtime", "resolv.conf", "hosts", "host.conf", "gai.conf",
         "nsswitch.conf", "passwd", "group", "services", "protocols", "mime.types", "fonts",
