@@ -47,11 +47,11 @@ def _error(spec: str) -> str:
     return str(error.value)
 
 
-def test_a_local_parquet_folder_is_read_with_sorted_classes(tmp_path: Path) -> None:
-    """The dataset's own order of classes must neither survive nor move a label."""
+def test_a_local_parquet_folder_is_read_with_its_own_order_of_classes(tmp_path: Path) -> None:
+    """It decides which classes are base, so that everybody who reads the dataset has the same."""
     images = [_plain(RED), _plain(GREEN), _plain(BLUE), _plain(GREEN)]
     examples = _open(_write(tmp_path / "data", images, [0, 1, 2, 1], ["red_mug", "green_mug", "blue_mug"]))
-    assert examples.class_names == ("blue mug", "green mug", "red mug")
+    assert examples.class_names == ("red mug", "green mug", "blue mug")
     assert [examples.class_names[label] for label in examples.labels] == [
         "red mug",
         "green mug",
@@ -101,7 +101,12 @@ def test_a_broken_image_is_named_by_its_row(tmp_path: Path) -> None:
     _plain(RED, (64, 64)).save(buffer, "jpeg")
     whole, half = buffer.getvalue(), buffer.getvalue()[:300]
     images = [{"bytes": content, "path": None} for content in (whole, half, whole)]
-    assert "row 1" in _error(_write(tmp_path / "data", images, [0, 0, 1], ["a", "b"]))
+    spec = _write(tmp_path / "data", images, [0, 0, 1], ["a", "b"])
+    with pytest.raises(UserError, match=r"row 1 of 'train'.*on_bad_image=skip"):
+        _open(spec).load(1)
+    examples = open_source(spec, 0, {"on_bad_image": "skip"})
+    assert examples.labels.tolist() == [0, 1]
+    assert [line for line in examples.skipped if "row 1 of 'train'" in line]
 
 
 @pytest.mark.parametrize(("kept", "lacking"), [("picture", "ClassLabel"), ("kind", "Image")])
