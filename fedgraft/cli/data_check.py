@@ -79,7 +79,7 @@ def _facts(found: dict[str, Any]) -> list[str]:
     smallest, fewest = found["smallest"], min(found["counts"])
     lines = [f"smallest class: {smallest!r} with {fewest} {'image' if fewest == 1 else 'images'}"]
     absent = {
-        "splits": "no splits; test images are drawn by test_fraction", "domains": "no domains", "sites": "no writers"
+        "splits": "none; test images are drawn by test_fraction", "domains": "none", "sites": "none"
     }  # fmt: skip
     for key, nothing in absent.items():
         listed = [f"{name} {count}" for name, count in found[key].items()]
