@@ -13,6 +13,7 @@ from fedgraft.data.examples import SPLIT_NAMES, Examples, IntArray
 from fedgraft.data.split import content_groups, overlap_mask
 
 _PROMPTS = 3
+_NOTICES = 5
 _AT_ONCE = 64
 Progress = Callable[[int], None]
 
@@ -84,6 +85,19 @@ def check_examples(examples: Examples, decoding: bool = True, progress: Progress
         skipped=examples.skipped,
         unreadable=tuple(_unreadable(examples, progress)) if decoding else (),
     )
+
+
+def notices(examples: Examples) -> list[str]:
+    """What a user should know before a run: what was left out, and which training images do not train."""
+    lines = [f"Left out: {line.removesuffix('.')}." for line in examples.skipped[:_NOTICES]]
+    if (more := len(examples.skipped) - _NOTICES) > 0:
+        lines.append(f"Left out: {more} more; `fedgraft data check` lists all.")
+    if overlap := int(overlap_mask(examples).sum()):
+        lines.append(
+            f"Left out of training, because the same image is for validation or testing: {overlap} "
+            f"training {'image' if overlap == 1 else 'images'}."
+        )
+    return lines
 
 
 def _counts(names: Sequence[str], positions: IntArray) -> dict[str, int]:

@@ -17,7 +17,7 @@ from fedgraft.data.sources.file_keys import keys_of
 @pytest.fixture
 def files(tmp_path: Path, write_image: Any, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Five images whose folder has an empty cache, and files that count as settled at once."""
-    monkeypatch.setattr(file_keys, "_SETTLED_NS", -(10**12))
+    monkeypatch.setattr(file_keys, "SETTLED_NS", -(10**12))
     monkeypatch.setenv("FEDGRAFT_CACHE", str(tmp_path / "cache"))
     return [write_image(tmp_path / "images" / f"{number}.png", colour=(number, 0, 0)) for number in range(5)]
 
@@ -26,13 +26,14 @@ def files(tmp_path: Path, write_image: Any, monkeypatch: pytest.MonkeyPatch) -> 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are opened."""
     opened: list[Path] = []
-    plain = Path.open
+    plain = os.open
 
-    def observed(path: Path, *arguments: Any, **more: Any) -> Any:
-        opened.append(path)
+    def observed(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith(".png"):
+            opened.append(Path(path))
         return plain(path, *arguments, **more)
 
-    monkeypatch.setattr(Path, "open", observed)
+    monkeypatch.setattr(file_keys.os, "open", observed)
     return opened
 
 
@@ -73,7 +74,7 @@ def test_an_edit_that_keeps_size_and_time_is_noticed(files: list[Path], reads: l
 
 
 def test_a_file_that_has_just_changed_is_not_trusted(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_keys, "_SETTLED_NS", 10**12)
+    monkeypatch.setattr(file_keys, "SETTLED_NS", 10**12)
     keys_of(files, files[0].parent)
     assert not (cache_root() / "keys").exists()
 

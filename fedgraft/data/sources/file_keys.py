@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from fedgraft.core.files import cache_root, write_bytes
 from fedgraft.data.examples import KEY_BYTES
 from fedgraft.data.sources.decoding import decode
 
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 _AT_ONCE = 64
 _THREADS = 8
 _STATE_FIELDS = 4
@@ -39,8 +39,7 @@ class FileKeys:
     faults: dict[int, str]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     state: tuple[int, ...]
     key: bytes
     decoded: bool
@@ -54,19 +53,19 @@ def keys_of(paths: Sequence[Path], root: Path, decoding: bool = False) -> FileKe
         decoding: whether to decode each image once as well, and report those that are damaged.
     """
     store = _store(root)
-    known = _read(store)
+    known = _kept(store)
     now = time.time_ns()
     chunks = [paths[begin : begin + _AT_ONCE] for begin in range(0, len(paths), _AT_ONCE)]
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda chunk: [_entry(path, known, decoding) for path in chunk], chunks))
     entries = [entry for part in parts for entry in part]
-    keys = np.zeros((len(paths), KEY_BYTES), np.uint8)
+    content = b"".join(bytes(KEY_BYTES) if isinstance(entry, str) else entry.key for entry in entries)
+    keys = np.frombuffer(content, np.uint8).reshape(-1, KEY_BYTES)
     faults, kept, changed = {}, {}, False
     for position, (path, entry) in enumerate(zip(paths, entries, strict=True)):
         if isinstance(entry, str):
             faults[position] = entry
             continue
-        keys[position] = np.frombuffer(entry.key, np.uint8)
         name = os.fspath(path)
         if known.get(name) is entry:
             kept[name] = entry
@@ -82,9 +81,8 @@ def _entry(path: Path, known: dict[str, _Entry], decoding: bool) -> _Entry | str
     try:
         entry = known.get(os.fspath(path))
         if entry is None or entry.state != state_of(os.stat(path)) or (decoding and not entry.decoded):  # noqa: PTH116
-            with path.open("rb", buffering=0) as file:
-                state = state_of(os.fstat(file.fileno()))
-                entry = _Entry(state, hashlib.sha256(file.read()).digest(), decoding)
+            state, content = _read(path)
+            entry = _Entry(state, hashlib.sha256(content).digest(), decoding)
             if decoding:
                 decode(path)
         return entry
@@ -97,6 +95,19 @@ def _entry(path: Path, known: dict[str, _Entry], decoding: bool) -> _Entry | str
         return f"The image {path} cannot be read: {error.strerror}."
 
 
+def _read(path: Path) -> tuple[tuple[int, ...], bytes]:
+    """A file's state and content, by the system's own calls: opening a Python file takes longer than reading it."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        found = os.fstat(opened)
+        content = os.read(opened, found.st_size)
+        while len(content) < found.st_size and (more := os.read(opened, found.st_size - len(content))):
+            content += more
+        return state_of(found), content
+    finally:
+        os.close(opened)
+
+
 def state_of(found: os.stat_result) -> tuple[int, ...]:
     """What changes when a file does: size, time of change of content and of status in nanoseconds, and inode."""
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
@@ -104,7 +115,7 @@ def state_of(found: os.stat_result) -> tuple[int, ...]:
 
 def is_settled(state: tuple[int, ...], now: int | None = None) -> bool:
     """Whether a file last changed so long ago that a later change gives it another state."""
-    return max(state[1:3]) < (now or time.time_ns()) - _SETTLED_NS
+    return max(state[1:3]) < (now or time.time_ns()) - SETTLED_NS
 
 
 def _store(root: Path) -> Path:
@@ -112,7 +123,7 @@ def _store(root: Path) -> Path:
     return cache_root() / "keys" / f"{name}.safetensors"
 
 
-def _read(store: Path) -> dict[str, _Entry]:
+def _kept(store: Path) -> dict[str, _Entry]:
     """What was kept; nothing if the file is missing or damaged."""
     try:
         arrays = load_file(store)

@@ -191,7 +191,7 @@ def _files(
 
 def _skipped(tree: _Folder, files: Sequence[ImageFile]) -> list[str]:
     """A line for each kind of file that is left out."""
-    read = {file.path for file in files}
+    read = {str(file.path) for file in files}
     kinds: dict[tuple[str, str], list[Path]] = {}
     for folder in tree.walk():
         for path in folder.others:
@@ -199,7 +199,7 @@ def _skipped(tree: _Folder, files: Sequence[ImageFile]) -> list[str]:
             kind = ("hidden file", "hidden files") if hidden else ("file is no image", "files are no images")
             kinds.setdefault(kind, []).append(path)
         for path in folder.images:
-            if path not in read:
+            if str(path) not in read:
                 strays = ("image is outside the class folders", "images are outside the class folders")
                 kinds.setdefault(strays, []).append(path)
     return [told(paths, tree.path, *kind) for kind, paths in sorted(kinds.items())]

@@ -127,10 +127,12 @@ def told(paths: Sequence[Path], root: Path, one: str, many: str) -> str:
 
 def _without_repeats(files: Sequence[ImageFile]) -> tuple[Sequence[ImageFile], list[str]]:
     """The files without those that are given again, and a line on these; raises UserError for a second label."""
-    labels: dict[Path, str] = {}
+    labels: dict[str, str] = {}
     for file in files:
-        if labels.setdefault(file.path, file.label) != file.label:
-            raise UserError(f"The image {file.path} has two labels, {labels[file.path]!r} and {file.label!r}.")
+        if labels.setdefault(str(file.path), file.label) != file.label:
+            raise UserError(f"The image {file.path} has two labels, {labels[str(file.path)]!r} and {file.label!r}.")
+    if len(labels) == len(files):
+        return files, []
     once = list(dict.fromkeys(files))
     again = len(files) - len(once)
     return once, [f"{again} {'image is' if again == 1 else 'images are'} listed more than once"] if again else []
