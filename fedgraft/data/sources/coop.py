@@ -17,7 +17,14 @@ from pydantic import Field
 from fedgraft.core.errors import UserError, unknown
 from fedgraft.data.examples import SPLIT_NAMES, Examples
 from fedgraft.data.sources.decoding import SUFFIXES
-from fedgraft.data.sources.labelled_files import FileOptions, ImageFile, examples_of_files, path_below, readable, told
+from fedgraft.data.sources.labelled_files import (
+    FileOptions,
+    ImageFile,
+    examples_of_files,
+    location_below,
+    readable,
+    told,
+)
 from fedgraft.data.sources.source import Source
 
 PAGE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
@@ -135,7 +142,7 @@ def _split_file(dataset: CoopDataset, root: Path) -> Contents:
     for name, written, label, class_name in rows:
         if names.setdefault(label, class_name) != class_name:
             raise UserError(f"The split file {path} calls the label {label} both {names[label]!r} and {class_name!r}.")
-        files.append(ImageFile(path_below(root / dataset.images, written, str(path)), "all", str(label), name))
+        files.append(ImageFile(location_below(root / dataset.images, written, str(path)), "all", str(label), name))
     return Contents(files, {str(label): names[label] for label in sorted(names)})
 
 
@@ -156,7 +163,7 @@ def _aircraft(dataset: CoopDataset, root: Path) -> Contents:
             if image and variant not in variants:
                 raise UserError(f"Line {number} of {path} has the variant {variant!r}, which is not in variants.txt.")
             if image:
-                written = path_below(root / dataset.images, f"{image}.jpg", f"Line {number} of {path}")
+                written = location_below(root / dataset.images, f"{image}.jpg", f"Line {number} of {path}")
                 files.append(ImageFile(written, "all", variant, split))
     return Contents(files, variants)
 
@@ -195,7 +202,7 @@ def _in_folders(images: Path, parts: Iterable[list[tuple[Path, str]]], names: di
         found.add(folder.name)
         for path in sorted(folder.iterdir()):
             if path.name.lower().endswith(SUFFIXES) and not path.name.startswith("."):
-                files.append(ImageFile(path, "all", folder.name, split))
+                files.append(ImageFile(str(path), "all", folder.name, split))
             else:
                 others.append(path)
     skipped = (told(others, images, "file is no image", "files are no images"),) if others else ()
@@ -262,4 +269,5 @@ SOURCE = Source(
     open_examples,
     options=CoopOptions,
     argument="path",
+    local="path",
 )

@@ -15,7 +15,7 @@ from fedgraft.data.sources.labelled_files import (
     FileOptions,
     ImageFile,
     examples_of_files,
-    path_below,
+    location_below,
     readable,
     sorted_names,
 )
@@ -104,7 +104,7 @@ def _file(root: Path, row: _Row) -> ImageFile:
     if split and split.lower() not in SPLITS:
         raise UserError(f"{row.place} has the split {split!r}; expected train, val or test.")
     return ImageFile(
-        path=path_below(root, row.cells["path"], row.place),
+        location=location_below(root, row.cells["path"], row.place),
         domain=row.cells.get("domain") or "all",
         label=row.cells["label"],
         split=SPLITS[split.lower()] if split else "",
@@ -126,4 +126,5 @@ SOURCE = Source(
     open_examples,
     options=CsvOptions,
     argument="file",
+    local="file",
 )

@@ -26,8 +26,9 @@ from fedgraft.data.examples import KEY_BYTES
 from fedgraft.data.sources.decoding import decode
 
 SETTLED_NS = 2_000_000_000
-_AT_ONCE = 64
-_THREADS = 8
+_AT_ONCE = 256
+_READERS = 2
+"""Threads that read and hash: more of them wait for each other on small files."""
 _STATE_FIELDS = 4
 
 
@@ -45,7 +46,7 @@ class _Entry(NamedTuple):
     decoded: bool
 
 
-def keys_of(paths: Sequence[Path], root: Path, decoding: bool = False) -> FileKeys:
+def keys_of(paths: Sequence[str | Path], root: Path, decoding: bool = False) -> FileKeys:
     """The SHA-256 of each file, from the cache where the file has not changed since.
 
     Args:
@@ -55,18 +56,18 @@ def keys_of(paths: Sequence[Path], root: Path, decoding: bool = False) -> FileKe
     store = _store(root)
     known = _kept(store)
     now = time.time_ns()
-    chunks = [paths[begin : begin + _AT_ONCE] for begin in range(0, len(paths), _AT_ONCE)]
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda chunk: [_entry(path, known, decoding) for path in chunk], chunks))
+    names = [os.fspath(path) for path in paths]
+    chunks = [names[begin : begin + _AT_ONCE] for begin in range(0, len(names), _AT_ONCE)]
+    with ThreadPoolExecutor(os.cpu_count() if decoding else _READERS) as pool:
+        parts = list(pool.map(lambda chunk: [_entry(name, known, decoding) for name in chunk], chunks))
     entries = [entry for part in parts for entry in part]
     content = b"".join(bytes(KEY_BYTES) if isinstance(entry, str) else entry.key for entry in entries)
     keys = np.frombuffer(content, np.uint8).reshape(-1, KEY_BYTES)
     faults, kept, changed = {}, {}, False
-    for position, (path, entry) in enumerate(zip(paths, entries, strict=True)):
+    for position, (name, entry) in enumerate(zip(names, entries, strict=True)):
         if isinstance(entry, str):
             faults[position] = entry
             continue
-        name = os.fspath(path)
         if known.get(name) is entry:
             kept[name] = entry
         elif is_settled(entry.state, now):
@@ -76,26 +77,26 @@ def keys_of(paths: Sequence[Path], root: Path, decoding: bool = False) -> FileKe
     return FileKeys(keys, faults)
 
 
-def _entry(path: Path, known: dict[str, _Entry], decoding: bool) -> _Entry | str:
+def _entry(name: str, known: dict[str, _Entry], decoding: bool) -> _Entry | str:
     """What is known of a file, or why it cannot be read."""
     try:
-        entry = known.get(os.fspath(path))
-        if entry is None or entry.state != state_of(os.stat(path)) or (decoding and not entry.decoded):  # noqa: PTH116
-            state, content = _read(path)
+        entry = known.get(name)
+        if entry is None or entry.state != state_of(os.stat(name)) or (decoding and not entry.decoded):  # noqa: PTH116
+            state, content = _read(name)
             entry = _Entry(state, hashlib.sha256(content).digest(), decoding)
             if decoding:
-                decode(path)
+                decode(Path(name))
         return entry
     except UserError as error:
         return str(error)
     except FileNotFoundError:
-        target = f" links to {path.readlink()}, which" if path.is_symlink() else ""
-        return f"The image {path}{target} does not exist."
+        target = f" links to {Path(name).readlink()}, which" if Path(name).is_symlink() else ""
+        return f"The image {name}{target} does not exist."
     except OSError as error:
-        return f"The image {path} cannot be read: {error.strerror}."
+        return f"The image {name} cannot be read: {error.strerror}."
 
 
-def _read(path: Path) -> tuple[tuple[int, ...], bytes]:
+def _read(path: str) -> tuple[tuple[int, ...], bytes]:
     """A file's state and content, by the system's own calls: opening a Python file takes longer than reading it."""
     opened = os.open(path, os.O_RDONLY)
     try:

@@ -101,4 +101,5 @@ SOURCE = Source(
     options=FolderOptions,
     argument="path",
     folder="path",
+    local="path",
 )

@@ -37,7 +37,7 @@ class Listing:
 class _Folder:
     path: Path
     folders: list["_Folder"] = field(default_factory=list)
-    images: list[Path] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     others: list[Path] = field(default_factory=list)
 
     def walk(self) -> Iterator["_Folder"]:
@@ -92,15 +92,18 @@ def _scan(path: Path, depth: int, above: tuple[tuple[int, int], ...]) -> _Folder
     except OSError as error:
         raise UserError(f"The folder {path} cannot be read: {error.strerror}.") from error
     for entry in listed:
-        inside = path / entry.name
         kind = _kind(entry)
-        if kind == "folder":
-            hidden = entry.name.startswith(".") or entry.name == "__MACOSX"
-            if depth and not hidden and _identity(entry.stat()) not in above:
-                found.folders.append(_scan(inside, depth - 1, above))
-        else:
-            (found.images if kind == "image" else found.others).append(inside)
+        if kind == "image":
+            found.images.append(entry.path)
+        elif kind == "other":
+            found.others.append(path / entry.name)
+        elif depth and _is_read(entry) and _identity(entry.stat()) not in above:
+            found.folders.append(_scan(path / entry.name, depth - 1, above))
     return found
+
+
+def _is_read(folder: os.DirEntry[str]) -> bool:
+    return not folder.name.startswith(".") and folder.name != "__MACOSX"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -179,8 +182,8 @@ def _files(
         domain, label = ("all", *names)[-2:]
         if not folder.images and not split_level:
             raise UserError(f"The class folder {folder.path} contains no images ({', '.join(SUFFIXES)}).")
-        for path in folder.images:
-            yield ImageFile(path, domain, label, split)
+        for location in folder.images:
+            yield ImageFile(location, domain, label, split)
         return
     for below in folder.folders:
         if roles[0] == "name":
@@ -191,15 +194,14 @@ def _files(
 
 def _skipped(tree: _Folder, files: Sequence[ImageFile]) -> list[str]:
     """A line for each kind of file that is left out."""
-    read = {str(file.path) for file in files}
+    read = {file.location for file in files}
     kinds: dict[tuple[str, str], list[Path]] = {}
     for folder in tree.walk():
         for path in folder.others:
             hidden = path.name.startswith(".")
             kind = ("hidden file", "hidden files") if hidden else ("file is no image", "files are no images")
             kinds.setdefault(kind, []).append(path)
-        for path in folder.images:
-            if str(path) not in read:
-                strays = ("image is outside the class folders", "images are outside the class folders")
-                kinds.setdefault(strays, []).append(path)
+        if strays := [Path(location) for location in folder.images if location not in read]:
+            kind = ("image is outside the class folders", "images are outside the class folders")
+            kinds.setdefault(kind, []).extend(strays)
     return [told(paths, tree.path, *kind) for kind, paths in sorted(kinds.items())]

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,19 @@ from fedgraft.data.sources.file_keys import keys_of
 _SHOWN = 3
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """An image, with the names that its source gives to domain, class, split and writer."""
+class ImageFile(NamedTuple):
+    """The location of an image, with the names that its source gives to domain, class, split and writer."""
 
-    path: Path
+    location: str
     domain: str
     label: str
     split: str = ""
     site: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The location as a path."""
+        return Path(self.location)
 
 
 class FileOptions(Options):
@@ -61,7 +64,7 @@ def examples_of_files(
     """
     files, repeated = _without_repeats(files)
     leave_out = options.on_bad_image == "skip"
-    found = keys_of([file.path for file in files], root, decoding=leave_out)
+    found = keys_of([file.location for file in files], root, decoding=leave_out)
     faults = list(found.faults.values())
     if faults and not leave_out:
         raise UserError(
@@ -103,8 +106,8 @@ def sorted_names(names: Iterable[str]) -> list[str]:
     return sorted(given, key=lambda name: (readable(name), name))
 
 
-def path_below(root: Path, written: str, where: str) -> Path:
-    """The path of an image that a file names, relative to `root`.
+def location_below(root: Path, written: str, where: str) -> str:
+    """The location of an image that a file names, relative to `root`.
 
     Args:
         where: the file and line, for the message.
@@ -116,7 +119,7 @@ def path_below(root: Path, written: str, where: str) -> Path:
     path = os.path.normpath(os.path.join(base, written))  # noqa: PTH118
     if not path.startswith(os.path.join(base, "")):  # noqa: PTH118
         raise UserError(f"{where} names the image {written!r}, which is outside the folder {root}.")
-    return Path(path)
+    return path
 
 
 def told(paths: Sequence[Path], root: Path, one: str, many: str) -> str:
@@ -129,8 +132,8 @@ def _without_repeats(files: Sequence[ImageFile]) -> tuple[Sequence[ImageFile], l
     """The files without those that are given again, and a line on these; raises UserError for a second label."""
     labels: dict[str, str] = {}
     for file in files:
-        if labels.setdefault(str(file.path), file.label) != file.label:
-            raise UserError(f"The image {file.path} has two labels, {labels[str(file.path)]!r} and {file.label!r}.")
+        if labels.setdefault(file.location, file.label) != file.label:
+            raise UserError(f"The image {file.location} has two labels, {labels[file.location]!r} and {file.label!r}.")
     if len(labels) == len(files):
         return files, []
     once = list(dict.fromkeys(files))

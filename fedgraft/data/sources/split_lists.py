@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from fedgraft.core.errors import UserError
 from fedgraft.data.sources.decoding import SUFFIXES
 from fedgraft.data.sources.folder_layout import split_named
-from fedgraft.data.sources.labelled_files import ImageFile, path_below
+from fedgraft.data.sources.labelled_files import ImageFile, location_below
 
 
 def find_lists(root: Path, subfolder: str) -> list[Path]:
@@ -38,7 +38,7 @@ def read_lists(root: Path, lists: Sequence[Path]) -> tuple[list[ImageFile], dict
             name = PurePosixPath(written).parent.name
             if names.setdefault(label, name) != name:
                 raise UserError(f"{place} gives the label {label} to {name!r}, but elsewhere it is {names[label]!r}.")
-            files.append(ImageFile(path_below(root, written, place), domain, str(label), split))
+            files.append(ImageFile(location_below(root, written, place), domain, str(label), split))
     return files, {str(label): names[label] for label in sorted(names)}
 
 
