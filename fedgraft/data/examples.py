@@ -1,6 +1,7 @@
 """The table of examples that a data source offers: labels, domains, content keys, and how to load an image."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from fedgraft.core.errors import UserError
 
 IntArray = NDArray[np.int64]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
+SPLIT_NAMES = ("train", "val", "test")
 KEY_BYTES = 32
 
 
@@ -21,7 +23,7 @@ class Examples:
     """Images with labels; nothing is decoded until `load` is called.
 
     Attributes:
-        class_names: sorted; a label is a position in it.
+        class_names: in the source's own order of labels where it has one, else sorted; a label is a position in it.
         labels: (n,) class of each example.
         domain_names: sorted; one entry where the source has no domains.
         domains: (n,) domain of each example.
@@ -30,6 +32,11 @@ class Examples:
         templates: hand-written prompts with one "{}" for the class name.
         class_protocol_domains: the domains that class-based protocols draw from; empty for all.
         partial: whether classes may have no images, as at a single site.
+        splits: (n,) the source's own split of each example, a position in `SPLIT_NAMES`; None if it has none.
+        site_names: the writers, hospitals or cameras that the images are from, where the source knows them.
+        sites: (n,) position of each example's in `site_names`; None if the source knows none.
+        skipped: what was left out and why, a line each.
+        repeated_names: whether several classes may have one name, as two of ImageNet's are called "missile".
     """
 
     class_names: tuple[str, ...]
@@ -41,12 +48,18 @@ class Examples:
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     class_protocol_domains: tuple[str, ...] = ()
     partial: bool = False
+    splits: NDArray[np.int8] | None = None
+    site_names: tuple[str, ...] = ()
+    sites: IntArray | None = None
+    skipped: tuple[str, ...] = ()
+    repeated_names: bool = False
 
     def __post_init__(self) -> None:
         """Raise UserError for fewer than two classes, two classes of one name, or a class without images."""
         if len(self.class_names) < 2:
             raise UserError(f"The data has only one class, {self.class_names}; a classifier needs at least two.")
-        if twice := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
+        twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
+        if twice and not self.repeated_names:
             raise UserError(f"Several classes have the name {', '.join(map(repr, twice))}; rename all but one.")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         if (counts == 0).any() and not self.partial:
@@ -58,13 +71,19 @@ class Examples:
         return len(self.labels)
 
 
-def content_key(content: bytes) -> NDArray[np.uint8]:
+def content_key(content: bytes | memoryview) -> NDArray[np.uint8]:
     """The key of an image: SHA-256 of its file, or of its pixels if it has no file."""
     return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; 16-bit gray is scaled, whereas Pillow alone would turn it white."""
+    """An image of any mode as RGB; 16-bit gray is scaled, whereas Pillow alone would turn it white.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers, whose range nobody knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; convert them to 8 or 16 bits")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")

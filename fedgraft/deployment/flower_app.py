@@ -148,8 +148,8 @@ def _run_config(given: Mapping[str, Any]) -> RunConfig:
     plain = {key: value for key, value in given.items() if key != "options"}
     config = RunConfig.build(sorted_into_tables(merged({**plain, "sites": given["sites"] or 1}, options)))
     source, parsed = find_source(config.data, config.data_options)
-    if source.folder:
-        _absolute("data", str(getattr(parsed, source.folder)))
+    if source.local:
+        _absolute("data", str(getattr(parsed, source.local)))
     if config.backbone.startswith("."):
         _absolute("backbone", config.backbone)
     return config

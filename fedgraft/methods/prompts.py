@@ -39,6 +39,7 @@ def initial_context(
         UserError: the context and the longest class name do not fit into the text tower.
     """
     text = vocabulary.backbone.text
+    text.require_short(vocabulary.class_names)
     if options.ctx_init:
         context = text.embed_words(options.ctx_init).detach().cpu().expand(prompts, -1, -1).clone()
     else:

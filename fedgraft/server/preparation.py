@@ -11,6 +11,7 @@ from fedgraft.backbones.required_features import fill_store
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
+from fedgraft.data.check import notices
 from fedgraft.data.examples import Examples
 from fedgraft.data.split import Split, joined
 from fedgraft.methods.plan import Plan
@@ -60,6 +61,8 @@ def prepare(
 
 def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[Split, Backbone, FeatureStore]:
     """Split the data and compute the image features missing from the store."""
+    for sentence in notices(examples):
+        observer.on_notice(sentence)
     split = plan.split(examples)
     backbone = plan.load_backbone()
     store = plan.feature_store(cache_root(), backbone)

@@ -29,6 +29,7 @@ TRAINING = {
 TESTED_ELSEWHERE = {
     "protocol_options": "tests/data/test_protocols.py",
     "data_options": "tests/data/test_folder_source.py",
+    "evaluate_on": "tests/data/test_coop_source.py",
     "backbone_options": "fedgraft/testing/test_backbones.py",
     "participation": "tests/server/test_rounds.py",
     "quorum": "tests/server/test_rounds.py",

@@ -1,7 +1,8 @@
 """Base to novel classes (Zhou et al., CVPR 2022), dealt as FedPGP deals them (Cui et al., ICML 2024).
 
-The first half of the sorted classes is base and dealt to the sites; the rest is novel, and nobody trains on it. With
-more sites than base classes, several sites hold the same class, each with its own part of the images.
+The first half of the classes, in the source's order, is base and dealt to the sites; the rest is novel, and nobody
+trains on it. With more sites than base classes, several sites hold the same class, each with its own part of the
+images.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from fedgraft.core.randomness import generator
 from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.protocols.protocol import Protocol
 from fedgraft.data.results import Metric, Results, Row, harmonic_mean, mean_of_last, scope_accuracy
-from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, shots_of, test_mask
+from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, shots_of, test_mask, train_mask
 
 
 def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
@@ -36,7 +37,16 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     owners = _dealt_classes(generator(config.seed, "deal-classes").permutation(base), config.sites)
     base_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, base))
     novel_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, novel))
-    shots = {label: shots_of(examples, usable & ~testing, label, config) for label in base}
+    training = usable & train_mask(examples, config)
+    shots = {label: shots_of(examples, training, label, config) for label in base}
+    if lacking := [examples.class_names[label] for label in base if not len(shots[label])]:
+        raise UserError(
+            f"Nothing is left to train on in the base {'class' if len(lacking) == 1 else 'classes'} "
+            f"{', '.join(map(repr, lacking))}: every image is for validation or testing, or a copy of one."
+        )
+    for name, positions in (("base", base_tests), ("novel", novel_tests)):
+        if not len(positions):
+            raise UserError(f"The split {config.evaluate_on!r} has no images of the {name} classes.")
     holders = {label: [site for site, own in enumerate(owners) if label in own] for label in base}
     shares = []
     for site, own in enumerate(owners):

@@ -18,6 +18,7 @@ class Source(Registered):
         argument: the option given after the colon, as in `folder:PATH`; empty if there is none.
         folder: the option that names a local folder class/image or domain/class/image, which a local deployment
             divides among its sites; empty if there is none.
+        local: the option that names a local file or folder; empty if there is none.
     """
 
     kind: ClassVar[str] = "data source"
@@ -27,6 +28,7 @@ class Source(Registered):
     _: KW_ONLY
     argument: str = ""
     folder: str = ""
+    local: str = ""
 
     @property
     def usage(self) -> str:
