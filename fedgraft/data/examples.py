@@ -1,6 +1,7 @@
 """The table of examples that a data source offers: labels, domains, content keys, and how to load an image."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from fedgraft.core.errors import UserError
 IntArray = NDArray[np.int64]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 KEY_BYTES = 32
+SPLIT_NAMES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class Examples:
         templates: hand-written prompts with one "{}" for the class name.
         class_protocol_domains: the domains that class-based protocols draw from; empty for all.
         partial: whether classes may have no images, as at a single site.
+        splits: (n,) position of each example's split in `SPLIT_NAMES`; None where the source has none.
+        site_names: writers, hospitals or cameras.
+        sites: (n,) position of each example's in `site_names`; None where unknown.
+        data_sets: those that were joined into this table, one after another, as `fedgraft.data.joined` does it. Then
+            two classes may have one name, and each class has the templates of its own data set.
     """
 
     class_names: tuple[str, ...]
@@ -41,12 +48,17 @@ class Examples:
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     class_protocol_domains: tuple[str, ...] = ()
     partial: bool = False
+    splits: NDArray[np.int8] | None = None
+    site_names: tuple[str, ...] = ()
+    sites: IntArray | None = None
+    data_sets: "tuple[DataSet, ...]" = ()
 
     def __post_init__(self) -> None:
         """Raise UserError for fewer than two classes, two classes of one name, or a class without images."""
         if len(self.class_names) < 2:
             raise UserError(f"The data has only one class, {self.class_names}; a classifier needs at least two.")
-        if twice := sorted({name for name in self.class_names if self.class_names.count(name) > 1}):
+        several = [name for name, count in Counter(self.class_names).items() if count > 1]
+        if (twice := sorted(several)) and not self.data_sets:
             raise UserError(f"Several classes have the name {', '.join(map(repr, twice))}; rename all but one.")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         if (counts == 0).any() and not self.partial:
@@ -56,6 +68,14 @@ class Examples:
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One of several data sets, under the name that results show."""
+
+    name: str
+    examples: Examples
 
 
 def content_key(content: bytes) -> NDArray[np.uint8]:

@@ -93,6 +93,12 @@ class _Draft:
         self._out, self._options, self._observer = out, options, observer
         self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder)
         names = self.trained.split.class_names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(
+                f"Several data sets of the run in {run} have a class {twice!r}, and a bundle tells classes apart by "
+                "name; train on data sets whose classes differ."
+            )
         self._labels = options.labels or names
         self.adapter = self.trained.adapter(self._labels)
         self._run_adapter = self.adapter if self._labels == names else self.trained.adapter(names)

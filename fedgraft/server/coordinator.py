@@ -48,7 +48,7 @@ class Coordinator:
         self.plan, self.config, self.directory = plan, plan.config, directory
         self.split, self.backbone, self.observer, self.zero_shot = split, backbone, observer, zero_shot
         self._stopping = threading.Event()
-        self._adapter = plan.adapter(Vocabulary(backbone, split.class_names, split.templates))
+        self._adapter = plan.adapter(Vocabulary.of(backbone, split))
         self._monitor = DriftMonitor(plan, backbone, split.class_names, self.initial())
         if plan.composition.needs_drift:
             self._monitor.require_sensitivity()

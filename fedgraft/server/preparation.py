@@ -11,9 +11,10 @@ from fedgraft.backbones.required_features import fill_store
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
-from fedgraft.data.examples import Examples
-from fedgraft.data.split import Split, joined
+from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.split import Fold, Scope, Split, joined
 from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server.coordinator import Coordinator
 
@@ -73,21 +74,33 @@ def zero_shot_accuracy(split: Split, backbone: Backbone, store: FeatureStore, ob
     A result near chance is reported: then the backbone does not know the classes, or names and labels do not match,
     and no federated result is meaningful until that is explained.
     """
-    texts = backbone.text.encode_classes(split.class_names, split.templates).cpu().numpy()
+    texts = Vocabulary.of(backbone, split).zero_shot.cpu().numpy()
     accuracies: dict[str, float] = {}
     for fold in split.folds:
         for scope in fold.scopes:
-            positions = joined(share.tests[scope.name] for share in fold.sites)
-            if not len(positions):
+            tasks = _tasks(fold, scope)
+            right, total = 0, 0
+            for classes, positions in tasks.items():
+                features = store.features(require_rows(store, split.keys[positions]))
+                predicted = np.asarray(classes)[(features @ texts[list(classes)].T).argmax(1)]
+                right, total = right + int((predicted == split.labels[positions]).sum()), total + len(positions)
+            if not total:
                 continue
-            features = store.features(require_rows(store, split.keys[positions]))
-            predicted = np.asarray(scope.classes)[(features @ texts[list(scope.classes)].T).argmax(1)]
             name = fold.series(scope.name)
-            accuracies[name] = float((predicted == split.labels[positions]).mean() * 100)
-            chance = 100 / len(scope.classes)
+            accuracies[name] = right / total * 100
+            chance = 100 / min(map(len, tasks))
             if accuracies[name] < 1.5 * chance:
                 observer.on_notice(
                     f"Zero-shot accuracy of {name!r} is {accuracies[name]:.1f} %, while chance is {chance:.1f} %: "
                     "the backbone does not know these classes, or class names and labels do not match."
                 )
     return accuracies
+
+
+def _tasks(fold: Fold, scope: Scope) -> dict[tuple[int, ...], IntArray]:
+    """A scope's test images by the classes that they are classified among."""
+    shares: dict[tuple[int, ...], list[IntArray]] = {}
+    for share in fold.sites:
+        shares.setdefault(fold.candidates(scope, share), []).append(share.tests[scope.name])
+    tasks = {classes: joined(tests) for classes, tests in shares.items()}
+    return {classes: positions for classes, positions in tasks.items() if len(positions)}

@@ -34,7 +34,7 @@ def test_zero_shot_at_chance_is_said_before_any_federated_figure(
     coordinator = prepare(config, tmp_path / "run", False, listener)
     assert coordinator is not None
     coordinator.directory.unlock()
-    assert set(coordinator.zero_shot) == {"local", "base", "novel"}
+    assert set(coordinator.zero_shot) == {"local", "base", "novel", "base_all"}
     assert (not listener.heard) is silent
     assert silent or "chance is 20.0 %" in listener.heard[0]
 

@@ -16,7 +16,7 @@ from fedgraft.data.examples import Examples
 from fedgraft.data.partition import partition
 from fedgraft.data.protocols.protocol import Protocol
 from fedgraft.data.results import SITE_METRICS, site_results
-from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, test_mask, training_images
+from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, test_mask, train_mask, training_images
 
 
 class DirichletOptions(Options):
@@ -32,7 +32,7 @@ class DirichletOptions(Options):
 def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> tuple[Fold, ...]:
     """One federation, training and test images partitioned alike; raises UserError if a site gets too few."""
     usable = np.flatnonzero(class_protocol_mask(examples))
-    testing = test_mask(examples, config)
+    testing, training = test_mask(examples, config), train_mask(examples, config)
     seed = derived_seed(config.seed, "deal-examples") % 2**32
     labels = examples.labels[usable]
     parts = partition(options.partition, labels, config.sites, seed, options.alpha, options.classes_per_site)
@@ -40,7 +40,7 @@ def folds(examples: Examples, config: RunConfig, options: DirichletOptions) -> t
     for site, members in enumerate(parts):
         mask = np.zeros(len(examples), bool)
         mask[usable[members]] = True
-        train = training_images(examples, mask & ~testing, config, site)
+        train = training_images(examples, mask & training, config, site)
         tests = np.flatnonzero(mask & testing)
         if not len(train):
             raise UserError(

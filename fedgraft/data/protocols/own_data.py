@@ -9,7 +9,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples
 from fedgraft.data.protocols.protocol import Protocol
 from fedgraft.data.results import SITE_METRICS, site_results
-from fedgraft.data.split import Fold, Scope, SiteShare, Split, test_mask, training_images
+from fedgraft.data.split import Fold, Scope, SiteShare, Split, test_mask, train_mask, training_images
 
 
 class OwnDataOptions(Options):
@@ -32,7 +32,7 @@ def folds(examples: Examples, config: RunConfig, options: OwnDataOptions) -> tup
         UserError: nothing is left to train on.
     """
     testing = test_mask(examples, config)
-    train = training_images(examples, ~testing, config)
+    train = training_images(examples, train_mask(examples, config), config)
     if not len(train):
         raise UserError(f"All {len(examples)} images are for testing, and none is left to train on.")
     return (_fold(examples.class_names, (SiteShare(train, {"personal": np.flatnonzero(testing)}),)),)
