@@ -23,7 +23,7 @@ def read_toml(path: Path) -> Settings:
         UserError: it does not exist or is not TOML.
     """
     try:
-        return upgraded(tomllib.loads(path.read_text()))
+        return upgraded(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UserError(f"The configuration file {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 from fedgraft.backbones import Backbone, ClassTokens
+from fedgraft.core.errors import UserError
 from fedgraft.data.split import Split
 
+_SHOWN = 60
+"""How many characters of a class name a message shows."""
 _VALUES_PER_PASS = 64 * 1024
 """Token embeddings times width, beyond which more sites per pass bring no gain on a CPU; see docs/performance.md."""
+
+
+def _abridged(name: str) -> str:
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}..."
 
 
 class Vocabulary:
@@ -41,6 +48,24 @@ class Vocabulary:
         if classes not in self._tokens:
             self._tokens[classes] = self.backbone.text.tokenize_names([self.class_names[index] for index in classes])
         return self._tokens[classes]
+
+    def require_room(self, n_ctx: int = 0) -> None:
+        """Raise UserError unless a context of so many vectors and the longest class name fit into the text tower."""
+        tokens, text = self.tokens(tuple(range(len(self.class_names)))), self.backbone.text
+        longest = int(tokens.ends.max()) + 1
+        room = text.max_tokens - 1 - longest
+        if n_ctx <= room:
+            return
+        name = self.class_names[int(tokens.ends.argmax())]
+        if room < 1:
+            raise UserError(
+                f"The class name {_abridged(name)!r} is too long: it has {longest - 2} tokens, and the text tower has "
+                f"{text.max_tokens} positions for a whole prompt. Give the class a shorter name."
+            )
+        raise UserError(
+            f"A context of {n_ctx} vectors and the class name {_abridged(name)!r} need {1 + n_ctx + longest} "
+            f"positions, but the text tower has {text.max_tokens}. Lower n_ctx to {room} or less, or shorten the name."
+        )
 
     def template_prompts(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:
         """For each template, what the prompts of some classes begin with, as a context, and how they continue.

@@ -1,5 +1,6 @@
 """Everything before a run's first message: validate, split, compute features, write the configuration."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server.coordinator import Coordinator
 
+_TIMED = 8
+"""How many images the cost of augmentation is estimated from."""
+_NAMED = 5
+"""How many classes a notice names."""
 OpenExamples = Callable[[Plan], Examples]
 
 
@@ -63,8 +68,13 @@ def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[
     """Split the data and compute the image features missing from the store."""
     split = plan.split(examples)
     backbone = plan.load_backbone()
+    Vocabulary.of(backbone, split).require_room()
+    for sentence in _untrained(split):
+        observer.on_notice(sentence)
     store = plan.feature_store(cache_root(), backbone)
     fill_store(store, plan.config, examples, split, observer.on_images)
+    if plan.config.augment != "none" and plan.method.trains:
+        observer.on_notice(_cost_of_augmentation(plan, split, examples, backbone))
     return split, backbone, store
 
 
@@ -95,6 +105,43 @@ def zero_shot_accuracy(split: Split, backbone: Backbone, store: FeatureStore, ob
                     "the backbone does not know these classes, or class names and labels do not match."
                 )
     return accuracies
+
+
+def _cost_of_augmentation(plan: Plan, split: Split, examples: Examples, backbone: Backbone) -> str:
+    """What it takes to encode every training image anew in every step, from the time of a few."""
+    config = plan.config
+    timed = split.trained[:_TIMED]
+    began = time.perf_counter()
+    pixels = backbone.preprocess([examples.load(int(position)) for position in timed])
+    backbone.represent_images(pixels, plan.image_layer(backbone))
+    an_image = (time.perf_counter() - began) / len(timed)
+    trained = sum(len(share.train) for fold in split.folds for share in fold.sites)
+    passes = round(trained * config.participation * config.local_epochs * config.rounds)
+    return (
+        f"augment={config.augment!r} encodes every training image anew in every step: {passes:,} passes of the image "
+        f"tower in place of {len(split.trained):,}, about {_duration(passes * an_image)} in one process of this "
+        "machine."
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(1, round(seconds))} seconds"
+
+
+def _untrained(split: Split) -> list[str]:
+    """A sentence for each fold that has classes to train on of which no site got an image."""
+    sentences = []
+    for fold in split.folds:
+        trained = {int(label) for share in fold.sites for label in np.unique(split.labels[share.train])}
+        if missing := [split.class_names[label] for label in fold.train_classes if label not in trained]:
+            where = "" if fold.name is None else f" without {fold.name!r}"
+            more = f" and {len(missing) - _NAMED} others" if len(missing) > _NAMED else ""
+            named = ", ".join(map(repr, missing[:_NAMED])) + more
+            sentences.append(f"No image is left to train on{where} of the class {named}.")
+    return sentences
 
 
 def _tasks(fold: Fold, scope: Scope) -> dict[tuple[int, ...], IntArray]:
