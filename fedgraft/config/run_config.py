@@ -48,7 +48,12 @@ class RunConfig(BaseModel):
 
     shots: int = Field(default=16, ge=0, description="training images per class; 0 takes all")
     views: int = Field(default=1, ge=1, description="augmented views of each training image, computed once")
-    test_fraction: float = Field(default=0.3, gt=0, lt=1, description="fraction of each class held out for testing")
+    test_fraction: float = Field(
+        default=0.3, gt=0, lt=1, description="fraction of each class held out for testing, where the data has no splits"
+    )
+    evaluate_on: Literal["test", "val"] = Field(
+        default="test", description="which split of the data is measured, where it has splits of its own"
+    )
 
     local_epochs: int = Field(default=2, ge=1, description="epochs that a site trains per round")
     batch_size: int = Field(default=32, ge=1, description="images per step")

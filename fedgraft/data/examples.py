@@ -14,8 +14,8 @@ from fedgraft.core.errors import UserError
 
 IntArray = NDArray[np.int64]
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
-KEY_BYTES = 32
 SPLIT_NAMES = ("train", "val", "test")
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Examples:
     """Images with labels; nothing is decoded until `load` is called.
 
     Attributes:
-        class_names: sorted; a label is a position in it.
+        class_names: in the source's own order of labels where it has one, else sorted; a label is a position in it.
         labels: (n,) class of each example.
         domain_names: sorted; one entry where the source has no domains.
         domains: (n,) domain of each example.
@@ -32,11 +32,13 @@ class Examples:
         templates: hand-written prompts with one "{}" for the class name.
         class_protocol_domains: the domains that class-based protocols draw from; empty for all.
         partial: whether classes may have no images, as at a single site.
-        splits: (n,) position of each example's split in `SPLIT_NAMES`; None where the source has none.
-        site_names: writers, hospitals or cameras.
-        sites: (n,) position of each example's in `site_names`; None where unknown.
-        data_sets: those that were joined into this table, one after another, as `fedgraft.data.joined` does it. Then
-            two classes may have one name, and each class has the templates of its own data set.
+        splits: (n,) the source's own split of each example, a position in `SPLIT_NAMES`; None if it has none.
+        site_names: the writers, hospitals or cameras that the images are from, where the source knows them.
+        sites: (n,) position of each example's in `site_names`; None if the source knows none.
+        skipped: what was left out and why, a line each.
+        repeated_names: whether several classes may have one name, as two of ImageNet's are called "missile".
+        data_sets: those that were joined into this table, one after another, as `fedgraft.data.joined` does it; each
+            class then has the templates of its own data set.
     """
 
     class_names: tuple[str, ...]
@@ -51,14 +53,16 @@ class Examples:
     splits: NDArray[np.int8] | None = None
     site_names: tuple[str, ...] = ()
     sites: IntArray | None = None
+    skipped: tuple[str, ...] = ()
+    repeated_names: bool = False
     data_sets: "tuple[DataSet, ...]" = ()
 
     def __post_init__(self) -> None:
         """Raise UserError for fewer than two classes, two classes of one name, or a class without images."""
         if len(self.class_names) < 2:
             raise UserError(f"The data has only one class, {self.class_names}; a classifier needs at least two.")
-        several = [name for name, count in Counter(self.class_names).items() if count > 1]
-        if (twice := sorted(several)) and not self.data_sets:
+        twice = sorted(name for name, count in Counter(self.class_names).items() if count > 1)
+        if twice and not self.repeated_names:
             raise UserError(f"Several classes have the name {', '.join(map(repr, twice))}; rename all but one.")
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         if (counts == 0).any() and not self.partial:

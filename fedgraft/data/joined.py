@@ -44,12 +44,14 @@ def join(data_sets: Sequence[DataSet]) -> Examples:
         domains=np.concatenate([t.domains + first for t, first in zip(tables, first_domain, strict=False)]),
         keys=np.concatenate([table.keys for table in tables]),
         load=load,
+        skipped=tuple(f"{each.name}: {line}" for each in data_sets for line in each.examples.skipped),
         templates=tables[0].templates,
         class_protocol_domains=tuple(
             _domain(each, name)
             for each in data_sets
             for name in each.examples.class_protocol_domains or each.examples.domain_names
         ),
+        repeated_names=True,
         data_sets=tuple(data_sets),
     )
 

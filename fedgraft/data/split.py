@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
 from fedgraft.core.randomness import generator
-from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.examples import SPLIT_NAMES, Examples, IntArray
 
 BoolArray = NDArray[np.bool_]
 PART = ": "
@@ -134,12 +135,61 @@ def class_protocol_mask(examples: Examples) -> BoolArray:
 
 
 def test_mask(examples: Examples, config: RunConfig) -> BoolArray:
-    """Which examples are test images, (n,): a fixed fraction of each class; copies of an image stay together.
+    """Which examples are measured, (n,).
 
-    Joined data sets have the test images that each has alone.
+    The source's own split `evaluate_on` where it has splits; else a fixed fraction of each class, drawn from the seed,
+    with all copies of an image together. Joined data sets have the test images that each has alone.
+
+    Raises:
+        UserError: the source has no images in that split.
     """
     if examples.data_sets:
         return np.concatenate([test_mask(each.examples, config) for each in examples.data_sets])
+    if examples.splits is None:
+        if config.evaluate_on != "test":
+            raise UserError(f"evaluate_on is {config.evaluate_on!r}, but {config.data!r} has no splits of its own.")
+        return _drawn_test_mask(examples, config)
+    measured = _in_split(examples, config.evaluate_on)
+    if not measured.any():
+        present = [name for name in SPLIT_NAMES if _in_split(examples, name).any()]
+        raise UserError(
+            f"evaluate_on is {config.evaluate_on!r}, but {config.data!r} has no such images; its splits are "
+            f"{' and '.join(present)}."
+        )
+    return measured
+
+
+def train_mask(examples: Examples, config: RunConfig) -> BoolArray:
+    """Which examples may train, (n,).
+
+    The source's own training images where it has splits, without those whose content is also for validation or testing;
+    else all that are not measured. Of joined data sets, none trains that another measures.
+    """
+    if examples.data_sets:
+        groups = content_groups(examples)
+        own = np.concatenate([train_mask(each.examples, config) for each in examples.data_sets])
+        trains: BoolArray = own & ~np.isin(groups, groups[test_mask(examples, config)])
+        return trains
+    if examples.splits is None:
+        return ~_drawn_test_mask(examples, config)
+    return _in_split(examples, "train") & ~overlap_mask(examples)
+
+
+def overlap_mask(examples: Examples) -> BoolArray:
+    """Which of the source's training images are also for validation or testing, by content, (n,)."""
+    training = _in_split(examples, "train")
+    groups = content_groups(examples)
+    return training & np.isin(groups, groups[~training])
+
+
+def _in_split(examples: Examples, name: str) -> BoolArray:
+    if examples.splits is None:
+        return np.zeros(len(examples), bool)
+    chosen: BoolArray = examples.splits == SPLIT_NAMES.index(name)
+    return chosen
+
+
+def _drawn_test_mask(examples: Examples, config: RunConfig) -> BoolArray:
     groups = content_groups(examples)
     rng = generator(config.seed, "test-split")
     taken = np.zeros(groups.max() + 1, bool)
@@ -148,12 +198,6 @@ def test_mask(examples: Examples, config: RunConfig) -> BoolArray:
         count = min(max(1, round(len(members) * config.test_fraction)), len(members))
         taken[rng.permutation(members)[:count]] = True
     return taken[groups]
-
-
-def train_mask(examples: Examples, config: RunConfig) -> BoolArray:
-    """Which examples may train, (n,): those that are no test image and no copy of one."""
-    groups = content_groups(examples)
-    return ~np.isin(groups, groups[test_mask(examples, config)])
 
 
 def shots_of(examples: Examples, allowed: BoolArray, label: int, config: RunConfig, site: int = 0) -> IntArray:

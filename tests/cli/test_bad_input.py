@@ -231,6 +231,7 @@ def test_every_option_of_simulate_reaches_the_configuration(configured: Callable
         "method": "promptfl", "strategy": "median", "data": "shapes", "protocol": "dirichlet", "backbone": "x/y",
         "precision": "bfloat16", "sites": 7, "rounds": 3, "seed": 9, "participation": 0.5, "quorum": 0.25,
         "answer_seconds": 7.0, "resend_seconds": 8.0, "eval_every": 2, "shots": 5, "views": 3, "test_fraction": 0.125,
+        "evaluate_on": "val",
         "local_epochs": 4, "batch_size": 6, "optimizer": "sgd", "lr": 0.5, "momentum": 0.75, "weight_decay": 0.0625,
     }  # fmt: skip
     assert set(given) == {key for key in RunConfig.model_fields if not key.endswith("_options")}

@@ -1,4 +1,7 @@
-"""Leave one domain out: a federation for each domain, trained on the others and measured on all of its images."""
+"""Leave one domain out: a federation for each domain, trained on the others and measured on it.
+
+A source's own splits are kept: then only training images train, and only a domain's test images are measured.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,7 @@ from fedgraft.data.examples import Examples
 from fedgraft.data.partition import by_domain
 from fedgraft.data.protocols.protocol import Protocol
 from fedgraft.data.results import Metric, Results, Row, evaluated_rounds, scope_accuracy
-from fedgraft.data.split import Fold, Scope, SiteShare, content_groups, training_images
+from fedgraft.data.split import Fold, Scope, SiteShare, content_groups, test_mask, train_mask, training_images
 
 
 def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
@@ -26,11 +29,20 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
         raise UserError(f"Leaving one domain out needs at least two domains; the data has {examples.domain_names}.")
     classes = tuple(range(len(examples.class_names)))
     groups = content_groups(examples)
+    everything = np.ones(len(examples), bool)
+    has_splits = examples.splits is not None
+    testing = test_mask(examples, config) if has_splits else everything
+    training = train_mask(examples, config) if has_splits else everything
     made = []
     for held_out in domains:
         kept = [domain for domain in domains if domain != held_out]
-        target = np.flatnonzero(examples.domains == held_out)
-        fresh = np.isin(groups, groups[target], invert=True)
+        is_held_out = examples.domains == held_out
+        target = np.flatnonzero(is_held_out & testing)
+        if not len(target):
+            raise UserError(
+                f"The domain {examples.domain_names[held_out]!r} has no images in the split {config.evaluate_on!r}."
+            )
+        fresh = training & np.isin(groups, groups[is_held_out], invert=True)
         seed = derived_seed(config.seed, "deal-domains", held_out) % 2**32
         shares = []
         for site, (_, members) in enumerate(by_domain(examples.domains, kept, config.sites, seed)):

@@ -26,7 +26,7 @@ class OwnDataOptions(Options):
 
 
 def folds(examples: Examples, config: RunConfig, options: OwnDataOptions) -> tuple[Fold, ...]:
-    """One site's own images: part of each class for testing, the rest for training; copies of an image stay together.
+    """One site's own images: by its own splits, else part of each class for testing and the rest for training.
 
     Raises:
         UserError: nothing is left to train on.
