@@ -9,6 +9,7 @@ import typer
 from fedgraft.cli import listings, runs
 from fedgraft.cli.deploy import run, up
 from fedgraft.cli.edge import device_app, export
+from fedgraft.cli.recipes import recipes
 from fedgraft.cli.server import server_app
 from fedgraft.cli.site import site_app
 from fedgraft.cli.ticket import edge_report, ticket_app
@@ -27,6 +28,7 @@ for command in (runs.simulate, runs.compare, runs.report, runs.adapter, run, up,
 app.command("edge-report")(edge_report)
 for listing in (listings.methods, listings.strategies, listings.data, listings.protocols, listings.backbones):
     app.command(rich_help_panel="What there is")(listing)
+app.command(rich_help_panel="What there is")(recipes)
 for name, group in (("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app)):
     app.add_typer(group, name=name)
 
