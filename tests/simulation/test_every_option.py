@@ -27,6 +27,7 @@ TRAINING = {
     "strategy": "local-dp(noise_multiplier=0.1)", "warmup_epochs": 1,
 }  # fmt: skip
 TESTED_ELSEWHERE = {
+    "evaluate_on": "tests/data/test_splits.py",
     "schedule": "tests/client/test_schedule.py",
     "step_epochs": "tests/client/test_schedule.py",
     "step_factor": "tests/client/test_schedule.py",
