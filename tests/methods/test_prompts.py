@@ -40,6 +40,18 @@ def test_a_class_learns_from_its_own_context_alone(method: str, mini: Backbone) 
     assert gradient[0, :2].norm() == 0
 
 
+@pytest.mark.parametrize(
+    "name", ["a {} b", "{0}", "a 'quoted' \"name\"", "\u043a\u043e\u0448\u043a\u0430", "jack-o'-lantern"]
+)
+def test_a_name_stands_in_prompts_letter_by_letter(name: str, mini: Backbone) -> None:
+    """Braces in a name are no place for another."""
+    vocabulary = Vocabulary(mini, (name, "seven"), ("a photo of a {}.",))
+    written = mini.text.encode_texts([f"a photo of a {name}."])[0]
+    assert torch.allclose(vocabulary.zero_shot[0], written, atol=1e-6)
+    (context, tokens), *_ = vocabulary.template_prompts((0, 1))
+    assert torch.allclose(mini.text.encode_prompts(context[None], tokens)[0, 0], written, atol=1e-5)
+
+
 def test_a_name_that_no_prompt_can_hold_is_told_as_that(mini: Backbone) -> None:
     name = "x y z " * 100
     with pytest.raises(UserError, match=r"class name 'x y z .*\.\.\.' is too long: it has 300 tokens") as error:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgraft import RunConfig
+from fedgraft import RunConfig, UserError
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.feature_store import FeatureStore
 from fedgraft.core.observer import Observer
@@ -63,3 +63,33 @@ def test_scopes_of_a_fold_with_a_name_do_not_take_each_others_figure(
     assert several["photo: near"] == several["sketch: near"] < 100.0
     assert list(measured(fold("photo", scopes[:1]), fold("sketch", scopes[:1]))) == ["photo", "sketch"]
     assert list(measured(fold(None, scopes))) == ["near", "far"]
+
+
+def test_a_class_of_which_nothing_is_left_to_train_on_is_named(write_image: Any, tmp_path: Path) -> None:
+    """Its prompt would be learnt from other classes alone, and its accuracy would surprise."""
+    for label, count in (("cat", 6), ("dog", 6), ("rare bird", 1), ("fish", 6)):
+        for number in range(count):
+            write_image(tmp_path / "data" / label / f"{number}.png", (number, len(label), 9))
+    config = RunConfig(
+        method="zeroshot", data=f"folder:{tmp_path / 'data'}", protocol="dirichlet", sites=1, test_fraction=0.2,
+        protocol_options={"partition": "iid"},
+    )  # fmt: skip
+    listener = Listener()
+    coordinator = prepare(config, tmp_path / "run", False, listener)
+    assert coordinator is not None
+    coordinator.directory.unlock()
+    assert "No image is left to train on of the class 'rare bird'." in listener.heard
+
+
+def test_a_class_name_that_is_too_long_is_told_before_any_image_is_encoded(write_image: Any, tmp_path: Path) -> None:
+    """Cut off by the tokenizer, two such classes could not be told apart."""
+    for label in ("x y z " * 40, "dog"):
+        for number in range(4):
+            write_image(tmp_path / "data" / label / f"{number}.png", (number, len(label) % 99, 9))
+    config = RunConfig(
+        method="zeroshot", data=f"folder:{tmp_path / 'data'}", protocol="dirichlet", sites=1,
+        protocol_options={"partition": "iid"},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"The class name 'x y z .*' is too long: it has 120 tokens"):
+        prepare(config, tmp_path / "run", False, Observer())
+    assert not (tmp_path / "run").exists()
