@@ -12,7 +12,13 @@ _SIDE = 24
 
 def write_mock(mock: Mock, folder: Path) -> str:
     """Write the images as class/image or domain/class/image, and return the data source that reads them."""
-    rng = np.random.default_rng(0)
+    if mock.data_sets == 1:
+        return _write(mock, folder, 0)
+    return "several:" + "+".join(_write(mock, folder / f"data{number}", number) for number in range(mock.data_sets))
+
+
+def _write(mock: Mock, folder: Path, seed: int) -> str:
+    rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (mock.classes, 3))
     for domain in mock.domains or (".",):
         for number, colour in enumerate(colours):

@@ -42,6 +42,7 @@ class Mock(BaseModel):
     classes: int = Field(ge=2)
     per_class: int = Field(default=4, ge=1)
     domains: tuple[str, ...] = ()
+    data_sets: int = Field(default=1, ge=1)
     settings: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -257,6 +257,18 @@ def test_all_base_classes_are_measured_beside_those_that_others_hold(examples_of
         assert sorted(both.tolist()) == share.tests["base_all"].tolist()
 
 
+def test_a_run_that_an_earlier_version_began_has_the_results_that_all_its_rounds_have() -> None:
+    """It measured no `base_all`, and a run that is resumed today does."""
+    protocol = PROTOCOLS.load("base-to-novel")
+    rows = [
+        {"round": server_round, "scope": scope, "accuracy": 50.0, "fold": None}
+        for server_round, scopes in ((1, ("local", "base", "novel")), (2, ("local", "base", "novel", "base_all")))
+        for scope in scopes
+    ]
+    assert "base_all" in protocol.last_round(rows)
+    assert protocol.last_five(rows) == {"local": 50.0, "base": 50.0, "novel": 50.0, "hm": 50.0, "hm2": 50.0, "cm": 50.0}
+
+
 def test_a_source_without_writers_is_refused_by_the_protocol_of_writers(examples_of: Any) -> None:
     with pytest.raises(UserError, match="name no writers"):
         _fold(replace(examples_of(), sites=None), protocol="natural")
