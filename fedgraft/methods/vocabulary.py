@@ -52,7 +52,7 @@ class Vocabulary:
     def require_room(self, n_ctx: int = 0) -> None:
         """Raise UserError unless a context of so many vectors and the longest class name fit into the text tower."""
         tokens, text = self.tokens(tuple(range(len(self.class_names)))), self.backbone.text
-        longest = int(tokens.ends.max()) + 1
+        longest = tokens.ids.shape[1]
         room = text.max_tokens - 1 - longest
         if n_ctx <= room:
             return
