@@ -97,9 +97,25 @@ class TextTower(ABC):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Features (T, dim) of ordinary texts, without gradients."""
 
+    def require_short(self, names: Sequence[str]) -> None:
+        """Raise UserError for class names that leave no room for a prompt in the text tower."""
+        lengths = (self.tokenize_names(names).ends + 1).tolist()
+        room = self.max_tokens - 2  # of the start token and one more
+        if long := [(name, length) for name, length in zip(names, lengths, strict=True) if length > room]:
+            name, length = max(long, key=lambda item: item[1])
+            raise UserError(
+                f"The class name {name!r} has {length} tokens, but the text tower takes {self.max_tokens} for a whole "
+                f"prompt; shorten it{f' and {len(long) - 1} more' if len(long) > 1 else ''}."
+            )
+
     @torch.no_grad()
     def encode_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Zero-shot class features (C, dim): the normalized mean over hand-written templates (Radford et al. 2021)."""
+        """Zero-shot class features (C, dim): the normalized mean over hand-written templates (Radford et al. 2021).
+
+        Raises:
+            UserError: a class name is too long.
+        """
+        self.require_short(names)
         texts = [template.format(name) for name in names for template in templates]
         features = self.encode_texts(texts).view(len(names), len(templates), -1)
         return torch.nn.functional.normalize(features.mean(1), dim=-1)

@@ -3,7 +3,9 @@
 import json
 from typing import Annotated, Any
 
+import click
 import typer
+from typer.core import TyperGroup
 
 from fedgraft.cli.settings import Json
 from fedgraft.config.registry import BACKBONES, METHODS, PROTOCOLS, SOURCES, STRATEGIES, Registered, Registry
@@ -22,6 +24,19 @@ def strategies(name: Name = None, verbose: Verbose = False, as_json: Json = Fals
     _list(STRATEGIES, name, verbose, as_json)
 
 
+class _ListUnlessNamed(TyperGroup):
+    """A group whose command `list` is run where none of its commands is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `list` in front of anything but a command or a call for help."""
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["list", *args])
+
+
+data_app = typer.Typer(cls=_ListUnlessNamed, help="Where images can come from, and how a source is read.")
+
+
+@data_app.command("list")
 def data(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
     """Where images can come from."""
     _list(SOURCES, name, verbose, as_json)
@@ -60,6 +75,7 @@ def _described(entry: Registered) -> dict[str, Any]:
 def _print_table(entries: list[Registered]) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     columns = entries[0].columns
@@ -69,22 +85,23 @@ def _print_table(entries: list[Registered]) -> None:
         table.add_column(column)
     for entry in entries:
         facts = entry.facts()
-        table.add_row(entry.name, *(facts[column] for column in columns), entry.summary)
+        table.add_row(entry.name, *(escape(facts[column]) for column in columns), escape(entry.summary))
     Console().print(table)
 
 
 def _print_entry(entry: Registered) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    console.print(f"[bold]{entry.name}[/bold]: {entry.summary}", highlight=False)
+    console.print(f"[bold]{entry.name}[/bold]: {escape(entry.summary)}", highlight=False)
     for key, value in entry.facts().items():
-        console.print(f"  {key}: {value or 'nothing'}", highlight=False)
+        console.print(f"  {key}: {escape(value) or 'nothing'}", highlight=False)
     if entry.options.model_fields:
         table = Table("option", "default", "example", "description", box=box.SIMPLE, pad_edge=False)
         for key, field in entry.options.model_fields.items():
             default = "required" if field.is_required() else repr(field.default)
-            table.add_row(key, default, repr((field.examples or [""])[0]), field.description or "")
+            table.add_row(key, *map(escape, (default, repr((field.examples or [""])[0]), field.description or "")))
         console.print(table)

@@ -52,7 +52,7 @@ class BarObserver(Observer):
 
     def on_notice(self, sentence: str) -> None:
         """Print above the bars."""
-        self._bars.console.print(sentence)
+        self._bars.console.print(sentence, markup=False)
 
     def on_fold_start(self, name: str | None, number: int, count: int) -> None:
         """Start a bar of rounds."""

@@ -11,7 +11,9 @@ import torch
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import DEFAULT_TEMPLATES
-from fedgraft.data.sources.folder import decode, list_images, readable
+from fedgraft.data.sources.decoding import decode
+from fedgraft.data.sources.folder_layout import list_images
+from fedgraft.data.sources.labelled_files import readable
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 

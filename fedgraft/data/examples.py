@@ -82,13 +82,19 @@ class DataSet:
     examples: Examples
 
 
-def content_key(content: bytes) -> NDArray[np.uint8]:
+def content_key(content: bytes | memoryview) -> NDArray[np.uint8]:
     """The key of an image: SHA-256 of its file, or of its pixels if it has no file."""
     return np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB; 16-bit gray is scaled, whereas Pillow alone would turn it white."""
+    """An image of any mode as RGB; 16-bit gray is scaled, whereas Pillow alone would turn it white.
+
+    Raises:
+        ValueError: its pixels are floating-point numbers, whose range nobody knows.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; convert them to 8 or 16 bits")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")

@@ -18,7 +18,8 @@ from fedgraft.core.errors import UserError
 from fedgraft.core.files import free_port, write_bytes
 from fedgraft.core.randomness import generator
 from fedgraft.data.results import is_evaluation
-from fedgraft.data.sources.folder import ImageFile, list_images, readable
+from fedgraft.data.sources.folder_layout import list_images
+from fedgraft.data.sources.labelled_files import ImageFile, readable
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
@@ -169,7 +170,7 @@ def _site(out: Path, name: str, files: list[ImageFile]) -> SiteFolder:
     if (out / "sites" / name / "site.toml").exists():
         return SiteFolder.open(out / "sites" / name)
     for file in files:
-        link = images / file.label / f"{file.domain}-{file.path.name}"
+        link = images / file.split / file.label / f"{file.domain}-{file.path.name}"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(file.path.absolute())

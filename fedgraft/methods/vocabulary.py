@@ -58,10 +58,7 @@ class Vocabulary:
             return
         name = self.class_names[int(tokens.ends.argmax())]
         if room < 1:
-            raise UserError(
-                f"The class name {_abridged(name)!r} is too long: it has {longest - 2} tokens, and the text tower has "
-                f"{text.max_tokens} positions for a whole prompt. Give the class a shorter name."
-            )
+            text.require_short(self.class_names)
         raise UserError(
             f"A context of {n_ctx} vectors and the class name {_abridged(name)!r} need {1 + n_ctx + longest} "
             f"positions, but the text tower has {text.max_tokens}. Lower n_ctx to {room} or less, or shorten the name."

@@ -12,6 +12,7 @@ from fedgraft.backbones.required_features import fill_store
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
+from fedgraft.data.check import notices
 from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.split import Fold, Scope, Split, joined
 from fedgraft.methods.plan import Plan
@@ -66,6 +67,8 @@ def prepare(
 
 def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[Split, Backbone, FeatureStore]:
     """Split the data and compute the image features missing from the store."""
+    for sentence in notices(examples):
+        observer.on_notice(sentence)
     split = plan.split(examples)
     backbone = plan.load_backbone()
     Vocabulary.of(backbone, split).require_room()

@@ -236,6 +236,12 @@ def opened(tmp_path: Path) -> Any:
     return open_text
 
 
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """Editors on Windows put one in front."""
+    (tmp_path / "run.toml").write_bytes(b"\xef\xbb\xbfsites = 3\r\n")
+    assert read_toml(tmp_path / "run.toml") == {"sites": 3}
+
+
 def test_a_configuration_of_0_1_0_opens_with_each_option_at_what_has_it(opened: Any) -> None:
     assert opened(OF_0_1_0) == RunConfig(
         method="fedit",

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedgraft.core.errors import UserError
-from fedgraft.data.examples import Examples
+from fedgraft.data.examples import SPLIT_NAMES, Examples
+from fedgraft.data.sources.decoding import SUFFIXES
 from fedgraft.data.sources.folder import open_site_images
 from fedgraft.data.sources.source import open_source
 
@@ -22,14 +23,19 @@ UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[Health
 OFFICE = Path(__file__).parents[3] / "shared" / "data" / "office_caltech10"
 
 
-def _open(root: Path, domains: bool = False) -> Examples:
-    return open_source(f"folder:{root}", seed=0, values={"domains": domains})
+def _open(root: Path, domains: bool = False, **values: Any) -> Examples:
+    return open_source(f"folder:{root}", seed=0, values={"domains": domains, **values})
 
 
-def _error(root: Path, domains: bool = False) -> str:
+def _error(root: Path, domains: bool = False, **values: Any) -> str:
     with pytest.raises(UserError) as error:
-        _open(root, domains)
+        _open(root, domains, **values)
     return str(error.value)
+
+
+def _splits(examples: Examples) -> list[str]:
+    assert examples.splits is not None
+    return [SPLIT_NAMES[value] for value in examples.splits]
 
 
 def test_class_slash_image(tmp_path: Path, write_image: Any) -> None:
@@ -86,6 +92,49 @@ def test_jpeg_png_webp_and_other_modes_load_as_rgb(tmp_path: Path) -> None:
         assert image.mode == "RGB"
         np.testing.assert_allclose(np.asarray(image)[3, 3], (200, 40, 40), atol=12)
     assert examples.load(0).mode == "RGB"
+
+
+def test_every_kind_of_image_is_read_whatever_the_case_of_its_ending(tmp_path: Path, write_image: Any) -> None:
+    """A class of TIFF files used to be empty, and one of mixed files smaller than it is."""
+    write_image(tmp_path / "lamp" / "1.png")
+    (tmp_path / "mug").mkdir()
+    colour = Image.new("RGB", (8, 6), (200, 40, 40))
+    names = ["1.TIFF", "2.tif", "3.BMP", "4.GIF", "5.JPG", "6.WebP", *(["7.AVIF"] if ".avif" in SUFFIXES else [])]
+    for name in names:
+        kind = {"tif": "tiff", "jpg": "jpeg"}.get(name[2:].lower(), name[2:].lower())
+        colour.save(tmp_path / "mug" / name, kind)
+    moving = [colour, Image.new("RGB", (8, 6), (0, 0, 250))]
+    moving[0].save(tmp_path / "mug" / "8.gif", save_all=True, append_images=moving[1:])
+    examples = _open(tmp_path)
+    assert np.bincount(examples.labels).tolist() == [1, len(names) + 1]
+    for index in np.flatnonzero(examples.labels == 1):
+        np.testing.assert_allclose(np.asarray(examples.load(int(index)))[3, 3], (200, 40, 40), atol=12)
+
+
+def test_what_is_no_image_is_left_out_counted_and_told(tmp_path: Path, write_image: Any) -> None:
+    for name in ("mug", "lamp"):
+        write_image(tmp_path / name / "1.png")
+        (tmp_path / name / "Thumbs.db").write_bytes(b"x")
+        (tmp_path / name / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "mug" / "._1.png").write_bytes(b"a resource fork of macOS")
+    (tmp_path / "mug" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "__MACOSX" / "mug").mkdir(parents=True)
+    write_image(tmp_path / "sheet.png")
+    examples = _open(tmp_path)
+    assert len(examples) == 2
+    assert set(examples.skipped) == {
+        "2 files are no images: lamp/Thumbs.db, mug/Thumbs.db",
+        "3 hidden files: lamp/.DS_Store, mug/.DS_Store, mug/._1.png",
+        "1 image is outside the class folders: sheet.png",
+    }
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path: Path, write_image: Any) -> None:
+    write_image(tmp_path / "lamp" / "1.png")
+    (tmp_path / "mug").mkdir()
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "mug" / "1.tif")
+    with pytest.raises(UserError, match="floating-point"):
+        _open(tmp_path).load(1)
 
 
 def test_exif_orientation_is_honoured(tmp_path: Path, write_image: Any) -> None:
@@ -157,7 +206,7 @@ def test_a_truncated_jpeg_is_named_when_it_is_loaded(tmp_path: Path, write_image
 
 
 @UNTIMED
-@given(kind=st.sampled_from(["jpeg", "png", "webp"]), data=st.data())
+@given(kind=st.sampled_from(["jpeg", "png", "webp", "tiff", "bmp", "gif"]), data=st.data())
 def test_a_damaged_file_is_decoded_or_refused_but_never_a_traceback(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
 ) -> None:
@@ -195,6 +244,190 @@ def test_labels_and_keys_do_not_depend_on_the_order_of_creation(
     assert examples.labels.tolist() == [1, 1, 2, 2, 0, 0]
 
 
+# --- splits ---------------------------------------------------------------------------------------
+
+
+LAYOUTS = {
+    "{split}/{name}/{number}.png": ("all",), "{name}/{split}/{number}.png": ("all",),
+    "{split}/{domain}/{name}/{number}.png": ("photo", "web"), "{domain}/{split}/{name}/{number}.png": ("photo", "web"),
+    "{domain}/{name}/{split}/{number}.png": ("photo", "web"), "set_{split}/{name}/{number}.png": ("all",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", LAYOUTS)
+@pytest.mark.parametrize("called", [("train", "val", "test"), ("Training", "validation", "TEST")])
+def test_train_val_and_test_are_splits_wherever_they_stand(
+    pattern: str, called: tuple[str, ...], tmp_path: Path, write_image: Any
+) -> None:
+    number = itertools.count()
+    for split, name, domain in itertools.product(called, ("mug", "train"), ("web", "photo")):
+        place = {"split": split, "name": name, "domain": domain, "number": next(number)}
+        write_image(tmp_path / pattern.format(**place), colour=(place["number"], 0, 0))
+    examples = _open(tmp_path)
+    assert examples.class_names == ("mug", "train")
+    assert examples.domain_names == LAYOUTS[pattern]
+    for index, split in enumerate(_splits(examples)):
+        shown = int(np.asarray(examples.load(index))[0, 0, 0])
+        assert (split, examples.labels[index]) == (SPLIT_NAMES[shown // 4], shown // 2 % 2)
+
+
+def test_a_class_that_is_missing_in_one_split_is_read(tmp_path: Path, write_image: Any) -> None:
+    for place in ("train/lamp", "train/mug", "test/mug"):
+        write_image(tmp_path / place / "1.png")
+    (tmp_path / "test" / "lamp").mkdir()
+    examples = _open(tmp_path)
+    assert examples.class_names == ("lamp", "mug")
+    assert _splits(examples) == ["test", "train", "train"]
+
+
+def test_train_alone_leaves_testing_to_a_fraction(tmp_path: Path, write_image: Any) -> None:
+    for name in ("lamp", "mug"):
+        write_image(tmp_path / "train" / name / "1.png")
+    examples = _open(tmp_path)
+    assert examples.class_names == ("lamp", "mug")
+    assert examples.splits is None
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("cars_train", "cars_test"), ("train", "test"), ("cars_train/cars_train", "cars_test/cars_test"),
+        ("train/test", "test/test"),
+    ],
+)  # fmt: skip
+def test_splits_without_class_folders_are_a_question(
+    folders: tuple[str, ...], tmp_path: Path, write_image: Any
+) -> None:
+    """Stanford Cars used to be read as two classes, cars_train and cars_test."""
+    for folder in folders:
+        write_image(tmp_path / folder / "1.png")
+    (tmp_path / "devkit").mkdir()
+    (tmp_path / "devkit" / "cars_meta.mat").write_bytes(b"x")
+    sentence = _error(tmp_path)
+    assert "csv:FILE" in sentence
+    assert "coop:PATH" in sentence
+    assert "splits=false" in sentence
+
+
+def test_folders_named_as_splits_can_be_classes(tmp_path: Path, write_image: Any) -> None:
+    for folder in ("crash_train", "crash_test"):
+        write_image(tmp_path / folder / "1.png")
+    assert _open(tmp_path, splits=False).class_names == ("crash test", "crash train")
+
+
+def test_classes_that_end_like_splits_are_classes(tmp_path: Path, write_image: Any) -> None:
+    for folder in ("bullet_train", "blood_test", "mug"):
+        write_image(tmp_path / folder / "1.png")
+    assert _open(tmp_path).class_names == ("blood test", "bullet train", "mug")
+
+
+def test_images_that_are_too_deep_are_told_what_was_expected(tmp_path: Path, write_image: Any) -> None:
+    for name in ("mug", "lamp"):
+        write_image(tmp_path / "a" / "b" / name / "1.png")
+    assert "3 levels of folders" in _error(tmp_path)
+
+
+def test_a_split_file_that_is_not_read_is_pointed_out(tmp_path: Path, write_image: Any) -> None:
+    for name in ("mug", "lamp"):
+        write_image(tmp_path / "images" / name / "1.png")
+    (tmp_path / "split_zhou_DescribableTextures.json").write_text("{}")
+    assert any(f"coop:{tmp_path}" in line for line in _open(tmp_path / "images").skipped)
+
+
+# --- DomainNet's lists ----------------------------------------------------------------------------
+
+
+def _domainnet(root: Path, write_image: Any, lists: str = "splits") -> Path:
+    """Labels that are not in the order of the names, as in DomainNet's lists; one class is missing in one list."""
+    (root / lists).mkdir(parents=True)
+    labels = {"The_Eiffel_Tower": 0, "aircraft_carrier": 1, "zebra": 2}
+    for domain, split in itertools.product(("clipart", "real"), ("train", "test")):
+        lines = []
+        for name, label in labels.items():
+            if (domain, split, name) != ("clipart", "train", "zebra"):
+                path = f"{domain}/{name}/{split} {label}.jpg"
+                write_image(root / path, colour=(label * 20, len(domain), len(split)))
+                lines.append(f"{path} {label}")
+        (root / lists / f"{domain}_{split}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_domainnets_lists_are_splits_with_the_order_of_its_labels(tmp_path: Path, write_image: Any) -> None:
+    examples = _open(_domainnet(tmp_path, write_image))
+    assert examples.class_names == ("The Eiffel Tower", "aircraft carrier", "zebra")
+    assert examples.domain_names == ("clipart", "real")
+    assert examples.labels.tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 0, 1, 2]
+    assert examples.domains.tolist() == [0] * 5 + [1] * 6
+    assert _splits(examples) == ["test"] * 3 + ["train"] * 2 + ["test"] * 3 + ["train"] * 3
+
+
+def test_another_folder_of_lists_can_be_chosen_and_lists_can_be_ignored(tmp_path: Path, write_image: Any) -> None:
+    root = _domainnet(tmp_path, write_image, "splits_mini")
+    assert _open(root).splits is None
+    assert _open(root, lists="splits_mini").splits is not None
+    assert _open(root, lists="splits_mini", splits=False).splits is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("clipart/zebra/1.jpg two", "expected the path of an image"),
+        ("clipart/lion/1.jpg 2", "gives the label 2 to 'lion', but elsewhere it is 'zebra'"),
+        ("../../zebra/1.jpg 2", "outside the folder"),
+        ("clipart/zebra/gone.jpg 2", "gone.jpg does not exist"),
+    ],
+)
+def test_a_mistake_in_a_list_is_named(line: str, said: str, tmp_path: Path, write_image: Any) -> None:
+    root = _domainnet(tmp_path, write_image)
+    with (root / "splits" / "real_train.txt").open("a") as file:
+        file.write(line + "\n")
+    assert said in _error(root)
+
+
+# --- images that cannot be read -------------------------------------------------------------------
+
+
+def _damaged(root: Path, write_image: Any) -> tuple[Path, Path]:
+    for name in ("lamp", "mug"):
+        for number in range(3):
+            write_image(root / name / f"{number}.jpg", colour=(number * 30, 0, len(name)), size=(64, 64))
+    broken, dangling = root / "mug" / "1.jpg", root / "mug" / "9.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    dangling.symlink_to(root / "gone.jpg")
+    return broken, dangling
+
+
+def test_a_dangling_link_is_one_sentence(tmp_path: Path, write_image: Any) -> None:
+    _, dangling = _damaged(tmp_path, write_image)
+    sentence = _error(tmp_path)
+    assert "1 of the 7 images" in sentence
+    assert f"{dangling} links to {tmp_path / 'gone.jpg'}, which does not exist" in sentence
+    assert "on_bad_image=skip" in sentence
+
+
+def test_images_that_cannot_be_read_are_left_out_on_request_by_name(tmp_path: Path, write_image: Any) -> None:
+    broken, dangling = _damaged(tmp_path, write_image)
+    examples = _open(tmp_path, on_bad_image="skip")
+    assert np.bincount(examples.labels).tolist() == [3, 2]
+    assert all(examples.load(index).size == (64, 64) for index in range(5))
+    assert [any(str(path) in line for line in examples.skipped) for path in (broken, dangling)] == [True, True]
+
+
+def test_a_class_of_damaged_images_alone_is_named(tmp_path: Path, write_image: Any) -> None:
+    write_image(tmp_path / "lamp" / "1.png")
+    (tmp_path / "mug").mkdir()
+    (tmp_path / "mug" / "1.jpg").write_bytes(b"no image")
+    assert "No images in the class 'mug'" in _error(tmp_path, on_bad_image="skip")
+
+
+def test_links_in_a_circle_are_not_followed(tmp_path: Path, write_image: Any) -> None:
+    for name in ("lamp", "mug"):
+        write_image(tmp_path / name / "1.png")
+    (tmp_path / "mug" / "again").symlink_to(tmp_path)
+    (tmp_path / "mug" / "itself").symlink_to(tmp_path / "mug" / "itself")
+    assert len(_open(tmp_path)) == 2
+
+
 def test_a_key_follows_the_content_and_not_the_name(tmp_path: Path, write_image: Any) -> None:
     first = write_image(tmp_path / "mug" / "1.png")
     write_image(tmp_path / "lamp" / "other.png")
@@ -211,6 +444,24 @@ def test_a_class_that_the_federation_does_not_know_is_named(images: Path) -> Non
     renamed = open_site_images(images, known, {"blue_circle": "azure disk"})
     assert renamed.class_names == tuple(known)
     assert sorted(set(renamed.labels.tolist())) == [0, 1, 2]
+
+
+def test_a_site_keeps_the_splits_of_its_own_folder(tmp_path: Path, write_image: Any) -> None:
+    for split, name in itertools.product(("train", "test"), ("lamp", "mug")):
+        write_image(tmp_path / split / name / "1.png")
+    assert _splits(open_site_images(tmp_path, ["lamp", "mug"], {})) == ["test", "test", "train", "train"]
+
+
+STRANGE = ["{}", '{0!r} of "q"', "colt's foot", "Чашка", "杯子", "a[b]c", "100%", "x" * 200]
+
+
+def test_a_strange_class_name_is_read_as_it_is(tmp_path: Path, write_image: Any) -> None:
+    for number, name in enumerate(STRANGE):
+        write_image(tmp_path / name / f"{number}.png")
+    examples = _open(tmp_path)
+    assert set(examples.class_names) == set(STRANGE)
+    prompts = [examples.templates[0].format(name) for name in examples.class_names]
+    assert prompts == [f"a photo of a {name}." for name in examples.class_names]
 
 
 @pytest.mark.skipif(not OFFICE.is_dir(), reason="Office-Caltech10 is not beside the repository")

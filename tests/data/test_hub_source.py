@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fedgraft.core.errors import UserError
-from fedgraft.data.examples import Examples
+from fedgraft.data.examples import Examples, content_key
 from fedgraft.data.sources.source import open_source
 
 RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
@@ -47,11 +47,11 @@ def _error(spec: str) -> str:
     return str(error.value)
 
 
-def test_a_local_parquet_folder_is_read_with_sorted_classes(tmp_path: Path) -> None:
-    """The dataset's own order of classes must neither survive nor move a label."""
+def test_a_local_parquet_folder_is_read_with_its_own_order_of_classes(tmp_path: Path) -> None:
+    """It decides which classes are base, so that everybody who reads the dataset has the same."""
     images = [_plain(RED), _plain(GREEN), _plain(BLUE), _plain(GREEN)]
     examples = _open(_write(tmp_path / "data", images, [0, 1, 2, 1], ["red_mug", "green_mug", "blue_mug"]))
-    assert examples.class_names == ("blue mug", "green mug", "red mug")
+    assert examples.class_names == ("red mug", "green mug", "blue mug")
     assert [examples.class_names[label] for label in examples.labels] == [
         "red mug",
         "green mug",
@@ -101,7 +101,12 @@ def test_a_broken_image_is_named_by_its_row(tmp_path: Path) -> None:
     _plain(RED, (64, 64)).save(buffer, "jpeg")
     whole, half = buffer.getvalue(), buffer.getvalue()[:300]
     images = [{"bytes": content, "path": None} for content in (whole, half, whole)]
-    assert "row 1" in _error(_write(tmp_path / "data", images, [0, 0, 1], ["a", "b"]))
+    spec = _write(tmp_path / "data", images, [0, 0, 1], ["a", "b"])
+    with pytest.raises(UserError, match=r"row 1 of 'train'.*on_bad_image=skip"):
+        _open(spec).load(1)
+    examples = open_source(spec, 0, {"on_bad_image": "skip"})
+    assert examples.labels.tolist() == [0, 1]
+    assert [line for line in examples.skipped if "row 1 of 'train'" in line]
 
 
 @pytest.mark.parametrize(("kept", "lacking"), [("picture", "ClassLabel"), ("kind", "Image")])
@@ -128,3 +133,165 @@ def test_an_unknown_id_offline_is_one_sentence_with_the_id(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "nobody/no-such-dataset" in done.stdout
     assert done.stdout.count("\n") == 1
+
+
+# --- splits, domains and writers ------------------------------------------------------------------
+
+
+def _numbered(count: int, begin: int = 0) -> list[Image.Image]:
+    return [_plain((number * 20, 10, 10)) for number in range(begin, begin + count)]
+
+
+def _publish(folder: Path, features: dict[str, Any], **splits: dict[str, list[Any]]) -> str:
+    """Parquet files as on the hub: data/SPLIT-00000-of-00001.parquet."""
+    (folder / "data").mkdir(parents=True)
+    for split, columns in splits.items():
+        table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        table.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return f"hf:{folder}"
+
+
+FEMNIST = {
+    "image": datasets.Image(), "writer_id": datasets.Value("string"), "hsf_id": datasets.Value("int64"),
+    "character": datasets.ClassLabel(names=["0", "1", "A", "a"]),
+}  # fmt: skip
+PACS = {
+    "image": datasets.Image(), "domain": datasets.Value("string"),
+    "label": datasets.ClassLabel(names=["dog", "elephant", "giraffe"]),
+}  # fmt: skip
+OFFICE_HOME = {**PACS, "label": datasets.ClassLabel(names=["Alarm Clock", "Backpack"])}
+CALTECH101 = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["accordion", "car_side"])}
+ISIC = {
+    "image": datasets.Image(), "center": datasets.Value("int64"),
+    "label": datasets.ClassLabel(names=["MEL", "NV", "BCC"]),
+}  # fmt: skip
+CIFAR10 = {"img": datasets.Image(), "label": datasets.ClassLabel(names=["airplane", "automobile"])}
+
+
+def test_femnist_has_its_writers(tmp_path: Path) -> None:
+    columns = {"image": _numbered(4), "writer_id": ["f2_10", "f2_10", "f0_14", "f0_14"], "hsf_id": [0, 0, 1, 1]}
+    examples = _open(_publish(tmp_path / "data", FEMNIST, train={**columns, "character": [3, 0, 1, 2]}))
+    assert examples.class_names == ("0", "1", "A", "a")
+    assert examples.labels.tolist() == [3, 0, 1, 2]
+    assert examples.site_names == ("f0_14", "f2_10")
+    assert examples.sites is not None
+    assert examples.sites.tolist() == [1, 1, 0, 0]
+    assert examples.splits is None
+
+
+@pytest.mark.parametrize(
+    ("features", "names"), [(PACS, ["art_painting", "photo"]), (OFFICE_HOME, ["Art", "Real World"])]
+)
+def test_pacs_and_office_home_have_their_domains(features: Any, names: list[str], tmp_path: Path) -> None:
+    columns = {"image": _numbered(4), "domain": [names[1], names[0], names[0], names[1]], "label": [0, 0, 1, 1]}
+    examples = _open(_publish(tmp_path / "data", features, train=columns))
+    assert examples.domain_names == tuple(names)
+    assert examples.domains.tolist() == [1, 0, 0, 1]
+    assert examples.class_names == tuple(features["label"].names[:2])
+
+
+def test_a_class_without_images_is_left_out_and_told(tmp_path: Path) -> None:
+    columns = {"image": _numbered(2), "domain": ["photo", "photo"], "label": [0, 2]}
+    examples = _open(_publish(tmp_path / "data", PACS, train=columns))
+    assert examples.class_names == ("dog", "giraffe")
+    assert examples.labels.tolist() == [0, 1]
+    assert examples.skipped == ("the class 'elephant' has no images",)
+
+
+def test_fed_isic2019_has_its_centers_and_its_own_test_images(tmp_path: Path) -> None:
+    train = {"image": _numbered(3), "center": [5, 0, 10], "label": [0, 1, 2]}
+    test = {"image": _numbered(2, 5), "center": [0, 5], "label": [1, 0]}
+    examples = _open(_publish(tmp_path / "data", ISIC, train=train, test=test))
+    assert examples.site_names == ("0", "5", "10")
+    assert examples.sites is not None
+    assert examples.sites.tolist() == [1, 0, 2, 0, 1]
+    assert examples.splits is not None
+    assert examples.splits.tolist() == [0, 0, 0, 2, 2]
+    assert examples.load(4).getpixel((0, 0)) == (120, 10, 10)
+
+
+@pytest.mark.parametrize(("features", "image"), [(CALTECH101, "image"), (CIFAR10, "img")])
+def test_the_datasets_own_test_split_is_the_default(features: Any, image: str, tmp_path: Path) -> None:
+    spec = _publish(
+        tmp_path / "data", features,
+        train={image: _numbered(2), "label": [1, 0]}, test={image: _numbered(2, 4), "label": [0, 1]},
+        validation={image: _numbered(2, 8), "label": [0, 1]},
+    )  # fmt: skip
+    examples = _open(spec)
+    assert examples.splits is not None
+    assert dict(zip(*map(list, np.unique(examples.splits, return_counts=True)), strict=True)) == {0: 2, 1: 2, 2: 2}
+    tested = open_source(spec, 0, {"split": "test"})
+    assert tested.splits is not None
+    assert tested.splits.tolist() == [2, 2]
+    assert open_source(spec, 0, {"split": "train"}).splits is None
+
+
+def test_a_split_that_is_for_none_of_the_three_is_left_out_and_can_be_asked_for(tmp_path: Path) -> None:
+    both = {"label": [0, 1]}
+    spec = _publish(
+        tmp_path / "data", CALTECH101, train={"image": _numbered(2), **both}, extra={"image": _numbered(2, 4), **both}
+    )
+    assert len(_open(spec)) == 2
+    assert _open(spec).skipped == ("the split 'extra' is for neither training, validation nor testing",)
+    assert len(open_source(spec, 0, {"split": "train,extra"})) == 4
+    assert "Did you mean 'extra'?" in str(_raised(spec, {"split": "extras"}))
+
+
+def _raised(spec: str, values: dict[str, Any]) -> UserError:
+    with pytest.raises(UserError) as error:
+        open_source(spec, 0, values)
+    return error.value
+
+
+def test_several_columns_of_labels_are_a_question(tmp_path: Path) -> None:
+    features = {
+        "img": datasets.Image(), "coarse_label": datasets.ClassLabel(names=["fish", "flowers"]),
+        "fine_label": datasets.ClassLabel(names=["shark", "orchid"]),
+    }  # fmt: skip
+    columns = {"img": _numbered(2), "coarse_label": [0, 1], "fine_label": [1, 0]}
+    spec = _publish(tmp_path / "data", features, train=columns)
+    assert "coarse_label, fine_label. Choose one with --set label_column=NAME" in _error(spec)
+    assert open_source(spec, 0, {"label_column": "fine_label"}).class_names == ("shark", "orchid")
+    assert "Did you mean 'fine_label'?" in str(_raised(spec, {"label_column": "fine_labels"}))
+    assert "not images" in str(_raised(spec, {"label_column": "fine_label", "image_column": "coarse_label"}))
+
+
+def test_labels_can_be_text(tmp_path: Path) -> None:
+    features = {"photo": datasets.Image(), "label": datasets.Value("string"), "style": datasets.Value("string")}
+    columns = {"photo": _numbered(3), "label": ["green_mug", "lamp", "green_mug"], "style": ["a", "b", "b"]}
+    spec = _publish(tmp_path / "data", features, train=columns)
+    examples = open_source(spec, 0, {"domain_column": "style"})
+    assert examples.class_names == ("green mug", "lamp")
+    assert examples.labels.tolist() == [0, 1, 0]
+    assert examples.domain_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("written", "loaded"),
+    [
+        ("me/photos", ("me/photos", None, None)),
+        ("me/photos@v1.0", ("me/photos", "v1.0", None)),
+        ("me/photos:small", ("me/photos", None, "small")),
+        ("me/photos@0a1b:small.v2", ("me/photos", "0a1b", "small.v2")),
+    ],
+)
+def test_a_revision_and_a_configuration_are_passed_on(
+    written: str, loaded: tuple[str | None, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str | None, ...]] = []
+
+    def load(path: str, **more: str | None) -> None:
+        asked.append((path, more.get("revision"), more.get("name")))
+        raise OSError("that is all")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert f"The dataset {written!r} cannot be loaded: that is all" in _error(f"hf:{written}")
+    assert asked == [loaded]
+
+
+def test_images_are_keyed_by_their_bytes_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = _publish(tmp_path / "data", CALTECH101, train={"image": _numbered(2), "label": [0, 1]})
+    monkeypatch.setattr(datasets.Image, "decode_example", None)
+    buffer = io.BytesIO()
+    _numbered(1)[0].save(buffer, "png")
+    assert _open(spec).keys[0].tolist() == content_key(buffer.getvalue()).tolist()

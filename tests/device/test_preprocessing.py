@@ -11,7 +11,7 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fedgraft.backbones import Backbone
-from fedgraft.data.sources.folder import decode
+from fedgraft.data.sources.decoding import decode
 from fedgraft.device.image_files import ImageError, load_image
 from fedgraft.device.preprocessing import Preprocessing
 

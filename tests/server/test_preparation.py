@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgraft import RunConfig, UserError
+from fedgraft import RunConfig
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.feature_store import FeatureStore
+from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.data.split import Fold, Scope, SiteShare, Split
 from fedgraft.server.preparation import prepare, zero_shot_accuracy
@@ -81,15 +82,38 @@ def test_a_class_of_which_nothing_is_left_to_train_on_is_named(write_image: Any,
     assert "No image is left to train on of the class 'rare bird'." in listener.heard
 
 
-def test_a_class_name_that_is_too_long_is_told_before_any_image_is_encoded(write_image: Any, tmp_path: Path) -> None:
-    """Cut off by the tokenizer, two such classes could not be told apart."""
-    for label in ("x y z " * 40, "dog"):
-        for number in range(4):
-            write_image(tmp_path / "data" / label / f"{number}.png", (number, len(label) % 99, 9))
+def test_what_was_left_out_is_said_before_the_run(tmp_path: Path, write_image: Any) -> None:
+    """Training images that are test images as well, and files that were not read."""
+    for number, name in enumerate(("cat", "dog", "fox", "owl")):
+        for split, count in (("train", 4), ("test", 2)):
+            for image in range(count):
+                write_image(tmp_path / "photos" / split / name / f"{image}.png", colour=(number * 50, count, image))
+    (tmp_path / "photos" / "train" / "cat" / "2.png").write_bytes(
+        (tmp_path / "photos" / "test" / "cat" / "0.png").read_bytes()
+    )
+    (tmp_path / "photos" / "train" / "cat" / "Thumbs.db").write_bytes(b"x")
+    listener = Listener()
+    config = RunConfig(method="zeroshot", data=f"folder:{tmp_path / 'photos'}", sites=2)
+    coordinator = prepare(config, tmp_path / "run", False, listener)
+    assert coordinator is not None
+    coordinator.directory.unlock()
+    assert listener.heard[:2] == [
+        "Left out: 1 file is no image: train/cat/Thumbs.db.",
+        "Left out of training, because the same image is for validation or testing: 1 training image.",
+    ]
+
+
+@pytest.mark.parametrize("method", ["promptfl", "zeroshot"])
+def test_a_class_name_that_is_too_long_is_told_as_that(method: str, tmp_path: Path, write_image: Any) -> None:
+    """The advice used to be a context of a negative length."""
+    name = " ".join(["long"] * 80)
+    (tmp_path / "photos.csv").write_text(f"path,label\n1.png,{name}\n2.png,cat\n3.png,{name}\n4.png,cat\n")
+    for number in range(1, 5):
+        write_image(tmp_path / f"{number}.png", colour=(number, 0, 0))
     config = RunConfig(
-        method="zeroshot", data=f"folder:{tmp_path / 'data'}", protocol="dirichlet", sites=1,
+        method=method, data=f"csv:{tmp_path / 'photos.csv'}", protocol="dirichlet", sites=1, test_fraction=0.5,
         protocol_options={"partition": "iid"},
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"The class name 'x y z .*' is too long: it has 120 tokens"):
+    with pytest.raises(UserError, match=r"The class name 'long long .* shorten it"):
         prepare(config, tmp_path / "run", False, Observer())
     assert not (tmp_path / "run").exists()

@@ -27,7 +27,6 @@ TRAINING = {
     "strategy": "local-dp(noise_multiplier=0.1)", "warmup_epochs": 1,
 }  # fmt: skip
 TESTED_ELSEWHERE = {
-    "evaluate_on": "tests/data/test_splits.py",
     "schedule": "tests/client/test_schedule.py",
     "step_epochs": "tests/client/test_schedule.py",
     "step_factor": "tests/client/test_schedule.py",
@@ -36,6 +35,7 @@ TESTED_ELSEWHERE = {
     "drop_last": "tests/client/test_schedule.py",
     "protocol_options": "tests/data/test_protocols.py",
     "data_options": "tests/data/test_folder_source.py",
+    "evaluate_on": "tests/data/test_coop_source.py",
     "backbone_options": "fedgraft/testing/test_backbones.py",
     "participation": "tests/server/test_rounds.py",
     "quorum": "tests/server/test_rounds.py",

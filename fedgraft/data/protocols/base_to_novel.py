@@ -41,6 +41,14 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     base_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, base))
     novel_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, novel))
     shots = {label: shots_of(examples, training, label, config) for label in base}
+    if lacking := [examples.class_names[label] for label in base if not len(shots[label])]:
+        raise UserError(
+            f"Nothing is left to train on in the base {'class' if len(lacking) == 1 else 'classes'} "
+            f"{', '.join(map(repr, lacking))}: every image is for validation or testing, or a copy of one."
+        )
+    for name, positions in (("base", base_tests), ("novel", novel_tests)):
+        if not len(positions):
+            raise UserError(f"The split {config.evaluate_on!r} has no images of the {name} classes.")
     holders = {label: [site for site, own in enumerate(owners) if label in own] for label in base}
     shares = []
     for site, own in enumerate(owners):

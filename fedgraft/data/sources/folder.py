@@ -1,62 +1,58 @@
-"""A folder of images in ImageFolder's layout: class/image or domain/class/image, recognized by depth."""
+"""Local images in ImageFolder's layout, with splits where folders or lists name them, and a deployed site's images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 from pydantic import Field
 
-from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
-from fedgraft.data.examples import DEFAULT_TEMPLATES, KEY_BYTES, Examples, as_rgb, content_key
+from fedgraft.data.examples import SPLIT_NAMES, Examples, content_key
+from fedgraft.data.sources.decoding import decode
+from fedgraft.data.sources.folder_layout import list_folder
+from fedgraft.data.sources.labelled_files import FileOptions, examples_of_files, readable
 from fedgraft.data.sources.source import Source
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """An image and the names of its folders."""
-
-    path: Path
-    domain: str
-    label: str
+from fedgraft.data.sources.split_lists import find_lists, read_lists
 
 
-class FolderOptions(Options):
+class FolderOptions(FileOptions):
     """Which folder to read, and how."""
 
     path: str = Field(description="path of the folder", examples=["photos"])
     domains: bool = Field(False, description="whether to read it as domain/class/image regardless", examples=[True])
+    splits: bool = Field(
+        True, description="whether folders named train, val and test, and lists of them, are splits", examples=[False]
+    )
+    lists: str = Field(
+        "splits",
+        description="the subfolder with the lists DOMAIN_train.txt and DOMAIN_test.txt",
+        examples=["splits_mini"],
+    )
 
 
 def open_examples(options: FolderOptions, seed: int) -> Examples:
-    """Read the layout and key each image by its file's bytes; an image is decoded when it is loaded.
+    """Read the layout, or the lists of images beside it, and key each image by its file's bytes.
 
     Raises:
-        UserError: there is no such folder or no image, a class is empty, or two folders have one class name.
+        UserError: there is no such folder or no image, a class is empty, two folders have one class name, or what the
+            folders mean cannot be told.
     """
     root = Path(options.path).expanduser()
-    files = list_images(root, options.domains)
-    raw_names = sorted({file.label for file in files}, key=lambda name: (readable(name), name))
-    class_names = tuple(readable(name) for name in raw_names)
+    if options.splits and not options.domains and (lists := find_lists(root, options.lists)):
+        listed, folders = read_lists(root, lists)
+        names = [readable(folder) for folder in folders.values()]
+        return examples_of_files(listed, list(folders), names, root, options)
+    listing = list_folder(root, options.domains, options.splits)
+    labels = sorted({file.label for file in listing.files}, key=lambda name: (readable(name), name))
+    class_names = [readable(label) for label in labels]
     if len(set(class_names)) < len(class_names):
-        raise UserError(f"Two folders of {root} have the same class name; the folders are {', '.join(raw_names)}.")
-    domain_names = sorted({file.domain for file in files})
-    keys = np.empty((len(files), KEY_BYTES), np.uint8)
-    for index, file in enumerate(files):
-        keys[index] = content_key(file.path.read_bytes())
-    return Examples(
-        class_names=class_names,
-        labels=np.asarray([raw_names.index(file.label) for file in files]),
-        domain_names=tuple(domain_names),
-        domains=np.asarray([domain_names.index(file.domain) for file in files]),
-        keys=keys,
-        load=lambda index: decode(files[index].path),
-        templates=DEFAULT_TEMPLATES,
-    )
+        raise UserError(f"Two folders of {root} have the same class name; the folders are {', '.join(labels)}.")
+    if len(labels) == 1:
+        raise UserError(
+            f"The folder {root} has only one class, {class_names[0]!r}; a classifier needs at least two. Where the "
+            "labels are in a file, write them as csv:FILE, or give one of CoOp's data sets as coop:PATH."
+        )
+    return examples_of_files(listing.files, labels, class_names, root, options, [*listing.skipped, *_hint(root)])
 
 
 def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
@@ -69,7 +65,8 @@ def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[st
     Raises:
         UserError: there is no such folder, no images, or a class unknown to the federation.
     """
-    files = list_images(root)
+    listing = list_folder(root)
+    files = listing.files
     known = {name: position for position, name in enumerate(class_names)}
     named = {file.label: renamed.get(file.label, readable(file.label)) for file in files}
     if foreign := sorted(label for label, name in named.items() if name not in known):
@@ -77,6 +74,7 @@ def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[st
             f"The folder {root} holds the class {foreign[0]!r}, which the federation does not know; map it to one of "
             f"its classes in the site's labels, or remove it. The federation knows: {', '.join(class_names)}."
         )
+    has_splits = any(file.split not in ("", "train") for file in files)
     return Examples(
         class_names=tuple(class_names),
         labels=np.asarray([known[named[file.label]] for file in files]),
@@ -85,62 +83,20 @@ def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[st
         keys=np.stack([content_key(file.path.read_bytes()) for file in files]),
         load=lambda index: decode(files[index].path),
         partial=True,
+        splits=np.asarray([SPLIT_NAMES.index(file.split) for file in files], np.int8) if has_splits else None,
+        skipped=tuple(listing.skipped),
     )
 
 
-def readable(folder_name: str) -> str:
-    """A folder's name as a class name in a prompt: "laptop_computer" becomes "laptop computer"."""
-    return folder_name.replace("_", " ").strip()
-
-
-def list_images(root: Path, force_domains: bool = False) -> list[ImageFile]:
-    """All images below a folder; raises UserError if it does not exist or contains no images."""
-    if not root.is_dir():
-        raise UserError(f"The folder {root} does not exist.")
-    tops = _subfolders(root)
-    if not tops:
-        raise UserError(f"The folder {root} has no class folders; expected class/image or domain/class/image.")
-    deep = force_domains or (not any(_images(top) for top in tops) and any(_subfolders(top) for top in tops))
-    if not deep:
-        return [ImageFile(path, "all", top.name) for top in tops for path in _class_images(top)]
-    files = [
-        ImageFile(path, domain.name, folder.name)
-        for domain in tops
-        for folder in _subfolders(domain)
-        for path in _class_images(folder)
-    ]
-    if not files:
-        raise UserError(f"The folder {root}, read with domains, has no images below domain/class/.")
-    return files
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted((entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")), key=str)
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted((entry for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES), key=str)
-
-
-def _class_images(folder: Path) -> list[Path]:
-    images = _images(folder)
-    if not images:
-        raise UserError(f"The class folder {folder} contains no images ({', '.join(SUFFIXES)}).")
-    return images
-
-
-def decode(path: Path) -> Image.Image:
-    """An image as RGB, upright; raises UserError if the file is not a complete image."""
-    try:
-        with Image.open(path) as image:
-            return as_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"The image {path} cannot be decoded: {error}. Repair or remove it.") from error
+def _hint(root: Path) -> list[str]:
+    """A line where a split file that this source does not read lies beside the images."""
+    found = [*root.glob("split_zhou_*.json"), *root.parent.glob("split_zhou_*.json")]
+    return [f"1 split file is not read here, but as coop:{file.parent}: {file.name}" for file in found[:1]]
 
 
 SOURCE = Source(
     "folder",
-    "your images as class/image or domain/class/image",
+    "your images as class/image or domain/class/image, with or without train, val and test",
     open_examples,
     options=FolderOptions,
     argument="path",
