@@ -97,7 +97,8 @@ def test_a_name_of_fedgrafts_own_is_not_taken_over_in_silence(install: Install) 
 def test_one_broken_entry_hides_no_other(install: Install) -> None:
     install("a-broken-package", "fedgraft.sources", "mine = no_such_module_at_all:SOURCE")
     registry = _sources()
-    assert [source.name for source in registry] == ["characters", "coop", "csv", "digits", "folder", "hf", "several", "shapes"]
+    own = ["characters", "coop", "csv", "digits", "folder", "hf", "several", "shapes"]
+    assert [source.name for source in registry] == own
     (fault,) = registry.faults()
     assert "'a-broken-package'" in fault
 
