@@ -28,7 +28,7 @@ def examples_of() -> ExamplesOf:
     def make(
         classes: int = 6, per_class: int = 20, domains: int = 1, contents: Sequence[int] | None = None
     ) -> Examples:
-        """Labels and domains in turn; example i shows content `contents[i]`, its own unless given."""
+        """Labels, domains and writers in turn; example i shows content `contents[i]`, its own unless given."""
         count = classes * per_class
         shown = range(count) if contents is None else contents
         return Examples(
@@ -38,6 +38,8 @@ def examples_of() -> ExamplesOf:
             domains=np.arange(count) // classes % domains,
             keys=np.stack([content_key(str(content).encode()) for content in shown]),
             load=lambda index: Image.new("RGB", (4, 4), (index % 256, 0, 0)),
+            site_names=tuple(f"writer {index}" for index in range(9)),
+            sites=np.arange(count) // classes % 9,
         )
 
     return make

@@ -16,12 +16,18 @@ class PlainTextTower:
     def encode(
         self, context: Tensor, names: list[str], deep: Tensor | None = None, placement: str = "before"
     ) -> Tensor:
-        """Features (C, dim) of prompted names: context (n_ctx, width), deep contexts (depth, n_ctx, width)."""
+        """Features (C, dim) of prompted names: context (n_ctx, width), deep contexts (depth, n_ctx, width).
+
+        In the middle, the context has its smaller half before the name; without deep contexts it may be one for each
+        class, (C, n_ctx, width).
+        """
         tower = self.model.text_model
         length = self.model.config.text_config.max_position_embeddings
         end = self.tokenizer.eos_token_id
         rows, begins, ends = [], [], []
-        for name in names:
+        contexts = context if context.dim() == 3 else context.expand(len(names), -1, -1)
+        half = context.shape[-2] // 2 if placement == "middle" else 0
+        for name, context in zip(names, contexts, strict=True):
             ids = self.tokenizer(f"{name}.", add_special_tokens=False)["input_ids"] + [end]
             before = 0 if placement == "before" else len(ids) - 2
             begins.append(1 + before)
@@ -29,14 +35,19 @@ class PlainTextTower:
             embedded = tower.embeddings.token_embedding(torch.tensor(ids))
             start = tower.embeddings.token_embedding(torch.tensor([self.tokenizer.bos_token_id]))
             padding = tower.embeddings.token_embedding(torch.full((length - 1 - len(context) - len(ids),), end))
-            rows.append(torch.cat([start, embedded[:before], context, embedded[before:], padding]))
+            first, rest = context[:half], context[half:]
+            rows.append(torch.cat([start, first, embedded[:before], rest, embedded[before:], padding]))
+            begins[-1] += half
         hidden = torch.stack(rows) + tower.embeddings.position_embedding.weight[:length]
         mask = torch.full((length, length), float("-inf")).triu(1)[None, None]
         for index, layer in enumerate(tower.encoder.layers):
             if deep is not None and 1 <= index <= len(deep):
-                fresh, behind = deep[index - 1], [begin + len(context) for begin in begins]
+                first, rest = deep[index - 1][:half], deep[index - 1][half:]
                 hidden = torch.stack(
-                    [torch.cat([h[:b], fresh, h[e:]]) for h, b, e in zip(hidden, begins, behind, strict=True)]
+                    [
+                        torch.cat([h[:1], first, h[1 + half : b], rest, h[b + len(rest) :]])
+                        for h, b in zip(hidden, begins, strict=True)
+                    ]
                 )
             hidden = layer(hidden, mask)
             hidden = hidden[0] if isinstance(hidden, tuple) else hidden

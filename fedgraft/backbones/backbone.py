@@ -14,8 +14,8 @@ from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 
-Placement = Literal["before", "behind"]
-"""The position of a context: before the class name or behind it."""
+Placement = Literal["before", "middle", "behind"]
+"""The position of a context: before the class name, half before and half behind it, or behind it."""
 Precision = Literal["float32", "bfloat16"]
 """Precision of the frozen weights and activations; learnt parameters, features and losses are float32."""
 
@@ -78,25 +78,25 @@ class TextTower(ABC):
         """Features of prompted class names for every context and class, differentiable in everything but the classes.
 
         Args:
-            context: (N, n_ctx, width).
+            context: (N, n_ctx, width), or one for each class, (N, C, n_ctx, width).
             deep: (N, depth, n_ctx, width), replaces the context's hidden states before each of the layers
                 1 to depth (Khattak et al. 2023); layer 0 reads the context itself.
-            placement: [start; context; name; "."; end], or "behind" the name: [start; name; context; "."; end]
-                (Zhou et al. 2022).
+            placement: [start; context; name; "."; end], "behind" the name: [start; name; context; "."; end], or in
+                the "middle": the smaller half of the context before the name, the rest behind it (Zhou et al. 2022).
             deltas: changes to the tower's linear maps, one for each context or one for all.
 
         Returns:
             (N, C, dim).
 
         Raises:
-            UserError: context and class name need more positions, or `deep` more layers, than the tower has.
+            UserError: context and class name need more positions, or `deep` more layers, than the tower has; or
+                there are deep prompts and a context for each class.
         """
 
     @abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Features (T, dim) of ordinary texts, without gradients."""
 
-    @torch.no_grad()
     def require_short(self, names: Sequence[str]) -> None:
         """Raise UserError for class names that leave no room for a prompt in the text tower."""
         lengths = (self.tokenize_names(names).ends + 1).tolist()
@@ -108,6 +108,7 @@ class TextTower(ABC):
                 f"prompt; shorten it{f' and {len(long) - 1} more' if len(long) > 1 else ''}."
             )
 
+    @torch.no_grad()
     def encode_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Zero-shot class features (C, dim): the normalized mean over hand-written templates (Radford et al. 2021).
 

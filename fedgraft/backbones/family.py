@@ -63,7 +63,7 @@ class Family(Registered):
 
     def facts(self) -> dict[str, str]:
         """What its towers can do."""
-        prompts = " or ".join(self.placements) + " the class name" if self.placements else "none"
+        prompts = f"{', '.join(self.placements)} (of the class name)" if self.placements else "none"
         deep = ", deep" if self.deep_prompts else ""
         adapters = " and ".join(self.adapts) + " tower" if self.adapts else "none"
         return {"prompts": prompts + deep, "adapters": adapters, "exports": "yes" if self.exports else "no"}

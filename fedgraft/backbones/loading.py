@@ -40,18 +40,28 @@ def load_backbone(
     Raises:
         UserError: it does not exist, has no weights, or is of an unknown family.
     """
-    folder = mini_folder() if name == MINI else Path(name).expanduser()
-    source = str(folder)
-    if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") != 1:
-            raise UserError(
-                f"There is no backbone {name!r}; give mini, a Hugging Face folder, "
-                "or an ID such as openai/clip-vit-base-patch16."
-            )
-        folder, source = _snapshot(name), name
+    folder, source = _located(name)
     family = _family(folder, f"backbone {name!r}")
     parsed = family.parse_options(options or {})
     return family.load(Request(name, folder, source, precision, device or torch.device("cpu"), parsed))
+
+
+def require_backbone(name: str) -> None:
+    """Raise UserError unless there is a backbone of the name: a folder, or an ID whose configuration can be read."""
+    _located(name)
+
+
+def _located(name: str) -> tuple[Path, str]:
+    """The folder of a backbone, and the argument for Hugging Face's loaders."""
+    folder = mini_folder() if name == MINI else Path(name).expanduser()
+    if folder.is_dir():
+        return folder, str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"There is no backbone {name!r}; give mini, a Hugging Face folder, "
+            "or an ID such as openai/clip-vit-base-patch16."
+        )
+    return _snapshot(name), name
 
 
 def _family(folder: Path, what: str) -> Family:

@@ -156,7 +156,7 @@ FAMILY = Family(
     is_ticket,
     load_ticket,
     sample=write_sample,
-    placements=("before", "behind"),
+    placements=("before", "middle", "behind"),
     deep_prompts=True,
     adapts=("text",),
     exports=True,

@@ -11,6 +11,7 @@ from fedgraft.cli.data_check import check
 from fedgraft.cli.deploy import run, up
 from fedgraft.cli.edge import device_app, export
 from fedgraft.cli.monitoring import server_status, site_status
+from fedgraft.cli.recipes import recipes
 from fedgraft.cli.server import server_app
 from fedgraft.cli.site import site_app
 from fedgraft.cli.ticket import edge_report, ticket_app
@@ -29,6 +30,7 @@ for command in (runs.simulate, runs.compare, runs.report, runs.adapter, run, up,
 app.command("edge-report")(edge_report)
 for listing in (listings.methods, listings.strategies, listings.protocols, listings.backbones):
     app.command(rich_help_panel="What there is")(listing)
+app.command(rich_help_panel="What there is")(recipes)
 server_app.command("status")(server_status)
 site_app.command("status")(site_status)
 app.add_typer(listings.data_app, name="data", rich_help_panel="What there is")

@@ -57,12 +57,19 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
         table.add_column(protocol.metric(name).label, justify="right")
     table.add_column("uplink bytes", justify="right")
     table.add_column("seconds", justify="right")
+    published = comparison.get("published", [])
     for entry in comparison["methods"]:
         cells = [_cell(statistics, len(seeds)) for statistics in entry["metrics"].values()]
         cost = [f"{entry['uplink_bytes_per_site_round']:,}", f"{entry['wall_seconds']:.0f}"]
-        table.add_row(entry["method"], *cells, *cost)
+        table.add_row(entry["method"], *cells, *cost, end_section=bool(published))
+    for number, row in enumerate(published, 1):
+        values = [row["metrics"].get(name) for name in comparison["methods"][0]["metrics"]]
+        shown = ["" if value is None else f"{value:.1f}" for value in values]
+        table.add_row(f"{row['method']}, published \\[{number}]", *shown, "", "")
     console = Console()
     console.print(table)
+    for number, row in enumerate(published, 1):
+        console.print(f"[{number}] {source_of(row)}", markup=False, soft_wrap=True)
     console.print(f"Report: {report}", soft_wrap=True)
 
 
@@ -78,6 +85,13 @@ def runs_table(runs: list[dict[str, Any]]) -> Table:
         cells = (run["run"], run["state"], asked, method, done, *cost)
         table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def source_of(row: dict[str, Any]) -> str:
+    """Where a published figure is from, and who measured it."""
+    where = f", {row['dataset']}" if row.get("dataset") else ""
+    copied = f"; by {row['copied_from']}" if row.get("copied_from") else ""
+    return f"{row['source']}{where}{copied}."
 
 
 def print_export(written: "Exported") -> None:

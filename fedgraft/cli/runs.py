@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from fedgraft.cli.settings import Config, Json, Set, layered, settings_from
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 
+if TYPE_CHECKING:
+    from fedgraft.recipes.recipe import Recipe
+
+_METHODS = "zeroshot,local,promptfl,fedpgp"
 Workers = Annotated[
     int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one per GPU or CPU")
 ]
@@ -56,9 +60,18 @@ def compare(
     settings: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The directory of the comparison and of its runs.")],
     methods: Annotated[
-        str,
-        typer.Option(help='Separated by commas; "promptfl(n_ctx=4)+anchored(drift=0.05)" adds options, a strategy.'),
-    ] = "zeroshot,local,promptfl,fedpgp",
+        str | None,
+        typer.Option(
+            help='Separated by commas; "promptfl(n_ctx=4)+anchored(drift=0.05)" adds options, a strategy.',
+            show_default=_METHODS,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The setting of a paper, which other options override; see `fedgraft recipes`.")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="Two rounds of the recipe on a mock of its data with the embedded backbone.")
+    ] = False,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, separated by commas.")] = None,
     config: Config = None,
     set_: Set = None,
@@ -76,7 +89,9 @@ def compare(
     if "seed" in settings and seeds is not None:
         raise UserError("Give --seed or --seeds, not both.")
     given = layered(config, settings, set_)
-    seed = given.pop("seed", 0)
+    chosen = _recipe(recipe, smoke, given, out)
+    seed = given.pop("seed", None)
+    texts = split(methods or ",".join(chosen.methods if chosen else [_METHODS]), ",")
     from fedgraft.reports import write_report
     from fedgraft.simulation.comparison import compare as run
     from fedgraft.simulation.engine import Resources
@@ -84,12 +99,13 @@ def compare(
     with progress(quiet=as_json) as observer:
         comparison = run(
             given,
-            [text.strip() for text in split(methods, ",") if text.strip()],
-            _seeds(seeds) or [seed],
+            [text.strip() for text in texts if text.strip()],
+            _seeds(seeds) or ([seed] if seed is not None else list(chosen.seeds if chosen else [0])),
             out,
             resume=resume,
             resources=Resources(workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address),
             observer=observer,
+            published=[row.model_dump() for row in chosen.figures_for(given["data"])] if chosen else (),
         )
     report = write_report(out)
     if as_json:
@@ -123,6 +139,36 @@ def adapter(
     saved = save_adapter(run, out, None if site == "global" else int(site), fold)
     number = len(saved["maps"])
     typer.echo(json.dumps(saved) if as_json else f"Wrote {out}: rank {saved['rank']}, {number} linear maps")
+
+
+def _recipe(name: str | None, smoke: bool, given: dict[str, Any], out: Path) -> "Recipe | None":
+    """The recipe of a name, with its settings put below those given; a smoke run gets a mock of the data.
+
+    Raises:
+        UserError: there is no such recipe, or it lacks its data or backbone.
+    """
+    if name is None:
+        if smoke:
+            raise UserError("--smoke belongs to a recipe; add --recipe NAME.")
+        return None
+    from fedgraft.backbones.loading import require_backbone
+    from fedgraft.config.settings import merged
+    from fedgraft.recipes.mock_data import write_mock
+    from fedgraft.recipes.recipe import Recipe
+
+    recipe = Recipe.load(name)
+    settings = merged(recipe.smoke_settings() if smoke else recipe.settings, given)
+    if smoke and "data" not in given:
+        settings["data"] = write_mock(recipe.mock, out.with_name(f"{out.name}-mock"))
+    if "data" not in settings:
+        raise UserError(recipe.needs)
+    try:
+        require_backbone(settings["backbone"])
+    except UserError as error:
+        raise UserError(f"{error} {recipe.needs}") from error
+    given.clear()
+    given.update(settings)
+    return recipe
 
 
 def _seeds(text: str | None) -> list[int]:

@@ -12,11 +12,17 @@ from fedgraft.methods.adapter import Adapter
 
 @dataclass(frozen=True)
 class TestSet:
-    """A scope's test images at one site: features (n, dim), labels (n,) as positions in `classes`."""
+    """A scope's test images at one site: features (n, dim), labels (n,) as positions in `classes`.
+
+    Attributes:
+        classes: that the images are classified among; none if the scope does not concern the site.
+        counted: the classes of the confusion counts, if not the same.
+    """
 
     features: torch.Tensor
     labels: torch.Tensor
     classes: tuple[int, ...]
+    counted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,23 +53,49 @@ def evaluate_together(
     at_once = adapters[0].sites_per_pass(tuple(range(len(adapters[0].vocabulary.class_names))))
     for begin in range(0, len(adapters), at_once):
         part, part_tests = adapters[begin : begin + at_once], tests[begin : begin + at_once]
-        features = {classes: _class_features(part, classes) for classes in _label_spaces(part_tests)}
+        features = {
+            classes: _class_features(part, classes, sites) for classes, sites in _label_spaces(part_tests).items()
+        }
         for site, own in enumerate(part_tests):
             yield {name: _classified(test, features[test.classes][site]) for name, test in own.items()}
 
 
-def _label_spaces(tests: Sequence[dict[str, TestSet]]) -> list[tuple[int, ...]]:
-    return sorted({test.classes for own in tests for test in own.values()})
+def _label_spaces(tests: Sequence[dict[str, TestSet]]) -> dict[tuple[int, ...], list[int]]:
+    """The sets of classes that images are classified among, and the sites that need each."""
+    spaces: dict[tuple[int, ...], list[int]] = {}
+    for site, own in enumerate(tests):
+        for classes in {test.classes for test in own.values()}:
+            spaces.setdefault(classes, []).append(site)
+    return dict(sorted(spaces.items()))
 
 
-def _class_features(adapters: Sequence[Adapter], classes: tuple[int, ...]) -> list[torch.Tensor]:
-    if all(adapter is adapters[0] for adapter in adapters):
-        return [adapters[0].class_features(classes)] * len(adapters)
-    return type(adapters[0]).all_class_features(adapters, classes)
+def _class_features(
+    adapters: Sequence[Adapter], classes: tuple[int, ...], sites: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """The class features of some of the adapters, by their number."""
+    chosen = [adapters[site] for site in sites]
+    if not classes:
+        return {site: torch.empty(0) for site in sites}
+    if all(adapter is chosen[0] for adapter in chosen):
+        return dict.fromkeys(sites, chosen[0].class_features(classes))
+    return dict(zip(sites, type(chosen[0]).all_class_features(chosen, classes), strict=True))
 
 
 def _classified(test: TestSet, class_features: torch.Tensor) -> ScopeResult:
+    if not test.classes:
+        return ScopeResult(np.zeros((len(test.counted), len(test.counted)), np.int64))
+    own = _among(test, class_features)
+    if test.counted in ((), test.classes):
+        return ScopeResult(own)
+    counts = np.zeros((len(test.counted), len(test.counted)), np.int64)
+    places = np.searchsorted(test.counted, test.classes)
+    counts[np.ix_(places, places)] = own
+    return ScopeResult(counts)
+
+
+def _among(test: TestSet, class_features: torch.Tensor) -> IntArray:
+    """The confusion counts among the classes of a test."""
     count = len(test.classes)
     predicted = (test.features @ class_features.mT).argmax(1)
     pairs = np.bincount((test.labels * count + predicted).cpu().numpy(), minlength=count * count)
-    return ScopeResult(pairs.reshape(count, count).astype(np.int64))
+    return pairs.reshape(count, count).astype(np.int64)

@@ -3,7 +3,7 @@
 import logging
 import socket
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +40,22 @@ class LoadedRun(ABC):
 
     def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
         self.plan, self.backbone, self.split = plan, backbone, split
-        self.vocabulary = Vocabulary(backbone, split.class_names, split.templates)
+        self.vocabulary = Vocabulary.of(backbone, split)
         store = plan.feature_store(cache, backbone)
         self._rows = feature_rows(store, plan.config, split)
         if (self._rows[split.used, 0] < 0).any() or (self._rows[split.trained] < 0).any():
-            fill_store(store, plan.config, self.examples(), split)
+            fill_store(store, plan.config, self.opened, split)
             self._rows = feature_rows(store, plan.config, split)
         self._vectors = store.vectors()
 
     @abstractmethod
     def examples(self) -> Examples:
-        """The images, for computing features missing from the cache."""
+        """The images, for features missing from the cache and for images drawn anew in every step."""
+
+    @cached_property
+    def opened(self) -> Examples:
+        """`examples`, opened once."""
+        return self.examples()
 
     @abstractmethod
     def share(self, fold: int, site: int) -> SiteShare:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedgraft.client.augmentation import AugmentedImages
 from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
 from fedgraft.client.loaded_run import LoadedRun
 from fedgraft.client.training import TrainingData, train_together
@@ -76,8 +77,9 @@ class Site:
             place = (id(adapter), id(positions))
             if place not in known:
                 known[place] = self._features(adapter, positions)
-            labels = self.run.labels(positions, scope.classes)
-            tests[scope.name] = TestSet(known[place], labels, scope.classes)
+            classes = self._fold.candidates(scope, self._share)
+            labels = self.run.labels(positions, classes)
+            tests[scope.name] = TestSet(known[place], labels, classes, scope.classes)
         return tests
 
     @torch.no_grad()
@@ -91,11 +93,16 @@ class Site:
         """The generator that shuffles the site's images in a round."""
         return generator(self.run.plan.config.seed, "batches", self.fold, self.site, server_round)
 
-    def training_data(self) -> TrainingData:
+    def training_data(self, server_round: int) -> TrainingData:
         """The site's training images."""
-        positions, classes = self._share.train, self._fold.train_classes
-        labels = self.run.labels(positions, classes)
-        return TrainingData(self.run.features(positions, self.run.plan.config.views), labels, classes)
+        run, config, positions = self.run, self.run.plan.config, self._share.train
+        classes = self._fold.classes_of(self._share)
+        drawn = None
+        if config.augment != "none":
+            rng = generator(config.seed, "augment", self.fold, self.site, server_round)
+            layer = run.plan.image_layer(run.backbone)
+            drawn = AugmentedImages(run.backbone, run.opened, positions, layer, config.augment, rng)
+        return TrainingData(run.features(positions, config.views), run.labels(positions, classes), classes, drawn)
 
 
 def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, Answer | str]:
@@ -113,9 +120,10 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
         began = time.perf_counter()
         losses = train_together(
             [adapters[site.site] for site in able],
-            [site.training_data() for site in able],
+            [site.training_data(server_round) for site in able],
             able[0].run.plan.config,
             [site.batches_generator(server_round) for site in able],
+            server_round,
         )
         seconds = (time.perf_counter() - began) / len(able)
         for site, loss in zip(able, losses, strict=True):

@@ -1,36 +1,50 @@
-"""Local training on cached features: the same code in simulations and deployments.
+"""Local training, as a rule on cached features: the same code in simulations and deployments.
 
 A worker that serves several sites trains them side by side: step k of every site goes through the frozen towers in
 one forward pass if the method supports it. The sum of their losses gives each site's own gradients, since no parameter
 of one site occurs in another's loss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from fedgraft.client.schedule import learning_rate
 from fedgraft.config.run_config import RunConfig
 from fedgraft.methods.adapter import Adapter, Batch
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A site's training images: what is cached of them, (n, views, ...), and labels (n,) as positions in `classes`."""
+    """A site's training images: what is cached of them, (n, views, ...), and labels (n,) as positions in `classes`.
+
+    Attributes:
+        drawn: encodes some of the images anew, in place of what is cached, if images are augmented in every step.
+    """
 
     features: torch.Tensor
     labels: torch.Tensor
     classes: tuple[int, ...]
+    drawn: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
-def train(adapter: Adapter, data: TrainingData, config: RunConfig, rng: np.random.Generator) -> float:
+def train(
+    adapter: Adapter, data: TrainingData, config: RunConfig, rng: np.random.Generator, server_round: int = 1
+) -> float:
     """`train_together` for one site."""
-    return train_together([adapter], [data], config, [rng])[0]
+    return train_together([adapter], [data], config, [rng], server_round)[0]
 
 
 def train_together(
-    adapters: Sequence[Adapter], data: Sequence[TrainingData], config: RunConfig, rngs: Sequence[np.random.Generator]
+    adapters: Sequence[Adapter],
+    data: Sequence[TrainingData],
+    config: RunConfig,
+    rngs: Sequence[np.random.Generator],
+    server_round: int = 1,
 ) -> list[float]:
     """Train several sites of one fold in place for the configured epochs, and return each one's mean loss.
 
@@ -39,47 +53,72 @@ def train_together(
 
     Args:
         adapters: of one method and one vocabulary.
-        data: of each site, all with the same classes.
+        data: of each site; only sites with the same classes share a pass.
         rngs: of each site.
+        server_round: the round, which with the epoch decides the learning rate.
     """
     for adapter in adapters:
         adapter.on_training_begin()
-    classes = data[0].classes
-    steps = [list(_draws(site, config, rng)) for site, rng in zip(data, rngs, strict=True)]
-    at_once = adapters[0].sites_per_pass(classes)
-    optimizer = _optimizer([parameter for adapter in adapters for parameter in adapter.parameters()], config)
-    losses = [0.0] * len(adapters)
+    first_epoch = (server_round - 1) * config.local_epochs
+    steps = [list(_steps(site, config, rng, first_epoch)) for site, rng in zip(data, rngs, strict=True)]
+    at_once = {site.classes: adapters[0].sites_per_pass(site.classes) for site in data}
+    optimizer = _optimizer(adapters, config)
+    losses, seen = [0.0] * len(adapters), [0] * len(adapters)
     for step in range(max(map(len, steps))):
         optimizer.zero_grad(set_to_none=True)
         active = [site for site in range(len(adapters)) if step < len(steps[site])]
-        for begin in range(0, len(active), at_once):
-            sites = active[begin : begin + at_once]
-            batches = [_batch(data[site], *steps[site][step]) for site in sites]
-            values = type(adapters[0]).losses([adapters[site] for site in sites], batches, classes)
+        for site in active:
+            optimizer.param_groups[site]["lr"] = steps[site][step].lr
+        for sites in _passes(active, data, at_once):
+            batches = [_batch(data[site], steps[site][step]) for site in sites]
+            values = type(adapters[0]).losses([adapters[site] for site in sites], batches, data[sites[0]].classes)
             torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
             for site, batch, value in zip(sites, batches, values, strict=True):
                 losses[site] += float(value.detach()) * len(batch.labels)
+                seen[site] += len(batch.labels)
         optimizer.step()
-    return [total / (len(site.labels) * config.local_epochs) for total, site in zip(losses, data, strict=True)]
+    return [total / count for total, count in zip(losses, seen, strict=True)]
 
 
-def _draws(
-    data: TrainingData, config: RunConfig, rng: np.random.Generator
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The images and the view of each, for all batches of all epochs."""
+class _Step(NamedTuple):
+    """The images of a batch, the view of each, and the learning rate."""
+
+    images: torch.Tensor
+    views: torch.Tensor
+    lr: float
+
+
+def _steps(data: TrainingData, config: RunConfig, rng: np.random.Generator, first_epoch: int) -> Iterator[_Step]:
+    """All steps of all epochs of a round; a batch that is the only one of its epoch counts as full."""
     count = len(data.labels)
-    for _ in range(config.local_epochs):
+    for epoch in range(first_epoch, first_epoch + config.local_epochs):
         order = torch.from_numpy(rng.permutation(count))
         views = torch.from_numpy(rng.integers(data.features.shape[1], size=count))
-        for batch in torch.split(order, config.batch_size):
-            yield batch, views[batch]
+        batches = torch.split(order, config.batch_size)
+        if config.drop_last and len(batches) > 1 and len(batches[-1]) < config.batch_size:
+            batches = batches[:-1]
+        for batch in batches:
+            yield _Step(batch, views[batch], learning_rate(config, epoch))
 
 
-def _batch(data: TrainingData, images: torch.Tensor, views: torch.Tensor) -> Batch:
-    return Batch(data.features[images, views], data.labels[images])
+def _passes(
+    active: Sequence[int], data: Sequence[TrainingData], at_once: dict[tuple[int, ...], int]
+) -> Iterator[list[int]]:
+    """The active sites in groups that share a pass of the text tower: of the same classes, and not too many."""
+    for classes, group in groupby(active, lambda site: data[site].classes):
+        sites = list(group)
+        for begin in range(0, len(sites), at_once[classes]):
+            yield sites[begin : begin + at_once[classes]]
 
 
-def _optimizer(parameters: list[torch.nn.Parameter], config: RunConfig) -> torch.optim.Optimizer:
+def _batch(data: TrainingData, step: _Step) -> Batch:
+    images = data.features[step.images, step.views] if data.drawn is None else data.drawn(step.images)
+    return Batch(images, data.labels[step.images])
+
+
+def _optimizer(adapters: Sequence[Adapter], config: RunConfig) -> torch.optim.Optimizer:
+    """One optimizer with a group of parameters for each site, which has a learning rate of its own."""
+    parameters = [{"params": list(adapter.parameters())} for adapter in adapters]
     if config.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

@@ -13,6 +13,7 @@ from fedgraft.core.errors import UserError, unknown
 DEPLOYED_PROTOCOL = "own-data"
 """The default protocol of a deployment."""
 OptionTable = dict[str, OptionValue]
+Augment = Literal["none", "flip", "crop-flip"]
 
 
 class RunConfig(BaseModel):
@@ -69,6 +70,18 @@ class RunConfig(BaseModel):
     lr: float = Field(default=0.003, gt=0, description="learning rate of the sites")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum of sgd; adam has none")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay of the sites' optimizer")
+
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        default="constant", description="learning rate over all epochs of the run"
+    )
+    step_epochs: int = Field(default=10, ge=1, description="epochs between two steps of the schedule step")
+    step_factor: float = Field(default=0.1, gt=0, description="what a step of the schedule step multiplies by")
+    warmup_epochs: int = Field(default=0, ge=0, description="first epochs of the run, trained at warmup_lr")
+    warmup_lr: float = Field(default=1e-5, gt=0, description="learning rate of the warm-up epochs")
+    drop_last: bool = Field(default=False, description="whether an epoch leaves out a last batch that is not full")
+    augment: Augment = Field(
+        default="none", description="draw every training image anew in every step, which encodes it anew"
+    )
 
     method_options: OptionTable = Field(default_factory=dict, description="options of the method")
     protocol_options: OptionTable = Field(default_factory=dict, description="options of the protocol")

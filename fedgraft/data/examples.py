@@ -37,6 +37,8 @@ class Examples:
         sites: (n,) position of each example's in `site_names`; None if the source knows none.
         skipped: what was left out and why, a line each.
         repeated_names: whether several classes may have one name, as two of ImageNet's are called "missile".
+        data_sets: those that were joined into this table, one after another, as `fedgraft.data.joined` does it; each
+            class then has the templates of its own data set.
     """
 
     class_names: tuple[str, ...]
@@ -53,6 +55,7 @@ class Examples:
     sites: IntArray | None = None
     skipped: tuple[str, ...] = ()
     repeated_names: bool = False
+    data_sets: "tuple[DataSet, ...]" = ()
 
     def __post_init__(self) -> None:
         """Raise UserError for fewer than two classes, two classes of one name, or a class without images."""
@@ -69,6 +72,14 @@ class Examples:
     def __len__(self) -> int:
         """The number of examples."""
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One of several data sets, under the name that results show."""
+
+    name: str
+    examples: Examples
 
 
 def content_key(content: bytes | memoryview) -> NDArray[np.uint8]:

@@ -37,8 +37,19 @@ def partition(
     return _positions(partitioner, labels, np.random.default_rng(seed).permutation(len(labels)), sites, kind)
 
 
-def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> list[tuple[int, IntArray]]:
+def by_domain(
+    domains: IntArray,
+    kept: Sequence[int],
+    sites: int,
+    seed: int,
+    labels: IntArray | None = None,
+    alpha: float = 0.5,
+) -> list[tuple[int, IntArray]]:
     """The domain and the sorted positions of each site; site i is in kept domain i modulo their number.
+
+    Args:
+        labels: of the examples, to divide a domain by drawn proportions of its classes; without, evenly.
+        alpha: concentration of those proportions.
 
     Raises:
         UserError: there are fewer sites than domains, or more than their examples allow.
@@ -54,7 +65,9 @@ def by_domain(domains: IntArray, kept: Sequence[int], sites: int, seed: int) -> 
                 f"A domain of {len(members)} examples cannot be shared by {len(holders)} of the {sites} sites; "
                 f"give at most {len(members) // _MIN_PER_SITE * len(kept)} sites."
             )
-        for site, part in zip(holders, partition("iid", members, len(holders), seed), strict=True):
+        kind, dealt = ("iid", members) if labels is None else ("dirichlet", labels[members])
+        parts = [np.arange(len(members))] if len(holders) == 1 else partition(kind, dealt, len(holders), seed, alpha)
+        for site, part in zip(holders, parts, strict=True):
             assigned[site] = (domain, members[part])
     return assigned
 

@@ -24,6 +24,7 @@ class Metric:
         colour: in figures; empty for the next free one.
         drawn: whether comparison figures show it.
         lower_is_better: which end of a column is the best.
+        always: whether every run of the protocol has it.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Metric:
     colour: Colour = ""
     drawn: bool = True
     lower_is_better: bool = False
+    always: bool = True
 
 
 def harmonic_mean(*values: float) -> float:
@@ -57,17 +59,52 @@ def scope_row(rows: Sequence[Row], server_round: int, scope: str) -> Row:
     raise UserError(f"metrics.jsonl has no row of the scope {scope!r} after round {server_round}; rows are missing.")
 
 
+def has_scope(rows: Sequence[Row], server_round: int, scope: str) -> bool:
+    """Whether a scope was measured after a round."""
+    return any(row["round"] == server_round and row["scope"] == scope for row in rows)
+
+
 def scope_accuracy(rows: Sequence[Row], server_round: int, scope: str) -> float:
     """The accuracy of a scope after a round, in percent."""
     return float(scope_row(rows, server_round, scope)["accuracy"])
 
 
+def part_accuracies(rows: Sequence[Row], server_round: int, kind: str) -> dict[str, list[float]]:
+    """The sites' accuracies by the domain or data set that the scopes "KIND: PART" measure, in percent."""
+    found = {}
+    for row in rows:
+        own, separator, part = row["scope"].partition(": ")
+        if row["round"] == server_round and own == kind and separator and is_evaluation(row) and row["sites"]:
+            found[part] = [float(value) for value in row["sites"].values()]
+    return found
+
+
+def mean_of_parts(accuracies: dict[str, list[float]]) -> dict[str, float]:
+    """The mean over the sites of each part."""
+    return {part: float(np.mean(values)) for part, values in accuracies.items()}
+
+
 def mean_of_last(rows: Sequence[Row], count: int, results: Callable[[int], dict[str, Any]]) -> Results:
-    """The mean of each of a round's results over the last `count` evaluated rounds; raises UserError without any."""
+    """The mean of each of a round's results over the last `count` evaluated rounds, and of those in a mapping.
+
+    A result that an earlier version did not have, in a run that it began, is left out.
+
+    Raises:
+        UserError: no round was evaluated.
+    """
     if not (rounds := evaluated_rounds(rows)):
         raise UserError("metrics.jsonl has no evaluated round; rows are missing.")
-    each = [results(server_round) for server_round in rounds[-count:]]
-    return {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+    return _mean([results(server_round) for server_round in rounds[-count:]])
+
+
+def _mean(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        key: _mean([one[key] for one in each])
+        if isinstance(value, dict)
+        else float(np.mean([one[key] for one in each]))
+        for key, value in each[-1].items()
+        if all(key in one for one in each)
+    }
 
 
 def site_results(rows: Sequence[Row], count: int) -> Results:

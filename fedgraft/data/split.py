@@ -17,22 +17,40 @@ from fedgraft.core.randomness import generator
 from fedgraft.data.examples import SPLIT_NAMES, Examples, IntArray
 
 BoolArray = NDArray[np.bool_]
+PART = ": "
+"""Between the name of a scope and the domain or data set that it measures."""
 
 
 @dataclass(frozen=True)
 class Scope:
-    """One thing that is measured: the classes that images are classified among, as positions in the class names."""
+    """One thing that is measured: the classes that images are classified among, as positions in the class names.
+
+    Attributes:
+        name: NAME, or "NAME: PART" for one of several domains or data sets.
+        own: whether each site's images are classified among the site's own training classes alone.
+    """
 
     name: str
     classes: tuple[int, ...]
+    own: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The name without the part."""
+        return self.name.partition(PART)[0]
 
 
 @dataclass(frozen=True)
 class SiteShare:
-    """What one site holds: the positions of its training images, and of its test images for each scope."""
+    """What one site holds: the positions of its training images, and of its test images for each scope.
+
+    Attributes:
+        classes: of the site's training softmax, ascending; empty for those of the fold.
+    """
 
     train: IntArray
     tests: dict[str, IntArray]
+    classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,17 @@ class Fold:
     train_classes: tuple[int, ...]
     scopes: tuple[Scope, ...]
     sites: tuple[SiteShare, ...]
+
+    def classes_of(self, share: SiteShare) -> tuple[int, ...]:
+        """The classes of a site's training softmax."""
+        return share.classes or self.train_classes
+
+    def candidates(self, scope: Scope, share: SiteShare) -> tuple[int, ...]:
+        """The classes that a site's images of a scope are classified among; none if it holds none of an own scope."""
+        if not scope.own:
+            return scope.classes
+        known = set(scope.classes)
+        return tuple(label for label in self.classes_of(share) if label in known)
 
     def series(self, scope: str) -> str:
         """The name of one of this fold's scopes among the scopes of all folds."""
@@ -56,6 +85,8 @@ class Split:
     Attributes:
         labels: (n,) class of each example.
         keys: (n, 32) SHA-256 of each image's content.
+        class_templates: of each class, where data sets with their own templates were joined; empty if `templates` are
+            those of all classes.
     """
 
     class_names: tuple[str, ...]
@@ -63,6 +94,7 @@ class Split:
     labels: IntArray
     keys: NDArray[np.uint8]
     folds: tuple[Fold, ...]
+    class_templates: tuple[tuple[str, ...], ...] = ()
 
     @cached_property
     def used(self) -> IntArray:
@@ -106,11 +138,13 @@ def test_mask(examples: Examples, config: RunConfig) -> BoolArray:
     """Which examples are measured, (n,).
 
     The source's own split `evaluate_on` where it has splits; else a fixed fraction of each class, drawn from the seed,
-    with all copies of an image together.
+    with all copies of an image together. Joined data sets have the test images that each has alone.
 
     Raises:
         UserError: the source has no images in that split.
     """
+    if examples.data_sets:
+        return np.concatenate([test_mask(each.examples, config) for each in examples.data_sets])
     if examples.splits is None:
         if config.evaluate_on != "test":
             raise UserError(f"evaluate_on is {config.evaluate_on!r}, but {config.data!r} has no splits of its own.")
@@ -129,8 +163,13 @@ def train_mask(examples: Examples, config: RunConfig) -> BoolArray:
     """Which examples may train, (n,).
 
     The source's own training images where it has splits, without those whose content is also for validation or testing;
-    else all that are not measured.
+    else all that are not measured. Of joined data sets, none trains that another measures.
     """
+    if examples.data_sets:
+        groups = content_groups(examples)
+        own = np.concatenate([train_mask(each.examples, config) for each in examples.data_sets])
+        trains: BoolArray = own & ~np.isin(groups, groups[test_mask(examples, config)])
+        return trains
     if examples.splits is None:
         return ~_drawn_test_mask(examples, config)
     return _in_split(examples, "train") & ~overlap_mask(examples)

@@ -93,19 +93,51 @@ class _Draft:
         self._out, self._options, self._observer = out, options, observer
         self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder)
         names = self.trained.split.class_names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UserError(
+                f"Several data sets of the run in {run} have a class {twice!r}, and a bundle tells classes apart by "
+                "name; train on data sets whose classes differ."
+            )
+        self._run_adapter = self.trained.adapter(names)
         self._labels = options.labels or names
-        self.adapter = self.trained.adapter(self._labels)
-        self._run_adapter = self.adapter if self._labels == names else self.trained.adapter(names)
+        if self._run_adapter.class_specific:
+            self._labels = self._trained_labels(options.labels)
+        own = self._run_adapter.class_specific or self._labels == names
+        self.adapter = self._run_adapter if own else self.trained.adapter(self._labels)
         self._images = _images(self.trained, options)
         self._preprocessing = measure.device_preprocessing(self.trained.backbone)
         gate = self._images.gate
+        if gate is not None and self._run_adapter.class_specific and not set(gate.class_names) <= set(self._labels):
+            gate = None
         self._gate = None if gate is None else (gate, class_features(self._run_adapter, gate.class_names).numpy())
         self._retuned_epochs = 0
+
+    def _trained_labels(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+        """The classes that were trained on, or those of them that are wanted: no other has a context worth keeping.
+
+        Raises:
+            UserError: a wanted label was not trained on.
+        """
+        split = self.trained.split
+        trained = tuple(split.class_names[label] for label in split.folds[self.trained.fold].train_classes)
+        if unknown := [label for label in wanted or () if label not in trained]:
+            raise UserError(
+                f"The run learnt a context for each class, and none for {unknown[0]!r}; its classes are "
+                f"{', '.join(trained)}."
+            )
+        left = len(split.class_names) - len(trained)
+        if wanted is None and left:
+            self._observer.on_notice(
+                f"The run learnt a context for each class: the bundle keeps the {len(trained)} classes that were "
+                f"trained on and leaves out {left}."
+            )
+        return wanted or trained
 
     @cached_property
     def bank(self) -> FloatArray:
         """The class bank (C, dim), after any re-tuning."""
-        features: FloatArray = class_features(self.adapter).numpy()
+        features: FloatArray = class_features(self.adapter, self._labels).numpy()
         return features
 
     def retune(self, ticket: Ticket, epochs: int) -> None:

@@ -128,8 +128,8 @@ def _of_fold(
 
 
 def _gate(examples: Examples, fold: Fold, preserved: str, shares: tuple[SiteShare, ...], most: int) -> Gate | None:
-    scope = next(scope for scope in fold.scopes if scope.name == preserved)
-    positions = joined(share.tests[preserved] for share in shares)
+    scope = next(scope for scope in fold.scopes if preserved in (scope.name, scope.kind))
+    positions = joined(share.tests[scope.name] for share in shares)
     if not len(positions):
         return None
-    return Gate(preserved, evenly(positions, most), tuple(examples.class_names[label] for label in scope.classes))
+    return Gate(scope.name, evenly(positions, most), tuple(examples.class_names[label] for label in scope.classes))

@@ -38,4 +38,5 @@ def retune(trained: TrainedRun, adapter: Adapter, ticket: Ticket, images: Measur
     labels = torch.tensor([order[name] for name in images.label_names(images.training)])
     data = TrainingData(features[:, None].to(backbone.device), labels.to(backbone.device), classes)
     rng = generator(plan.config.seed, "retune", trained.fold, trained.site)
-    train(adapter, data, plan.config.model_copy(update={"local_epochs": epochs}), rng)
+    constant = {"local_epochs": epochs, "schedule": "constant", "warmup_epochs": 0}
+    train(adapter, data, plan.config.model_copy(update=constant), rng)

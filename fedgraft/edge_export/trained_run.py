@@ -92,7 +92,10 @@ class TrainedRun:
             UserError: the labels are too long for the text tower, or differ from the run's although the method learns
                 something per class; or the site has no personal parameters.
         """
-        vocabulary = Vocabulary(self.backbone, labels or self.split.class_names, self.split.templates)
+        if labels is None or tuple(labels) == self.split.class_names:
+            vocabulary = Vocabulary.of(self.backbone, self.split)
+        else:
+            vocabulary = Vocabulary(self.backbone, labels, self.split.templates)
         adapter = self.plan.adapter(vocabulary, self.site, self.fold, self.round)
         if self.checkpoint is None:
             return adapter

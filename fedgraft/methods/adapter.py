@@ -94,6 +94,11 @@ class Adapter(nn.Module, ABC):
         """Whether the server's arrays alone determine the class features."""
         return not self.personal_names
 
+    @property
+    def class_specific(self) -> bool:
+        """Whether something is learnt for each class, which says nothing about classes that nobody trains on."""
+        return False
+
     def on_training_begin(self) -> None:
         """Called before the first step of every round, for methods whose loss refers to the parameters received."""
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from fedgraft.methods.method import Method
 from fedgraft.methods.promptfl import PromptFL
-from fedgraft.methods.prompts import ContextOptions
+from fedgraft.methods.prompts import ClassContextOptions
 
 
-class KgCoOpOptions(ContextOptions):
+class KgCoOpOptions(ClassContextOptions):
     """How strongly the context is held."""
 
     weight: float = Field(

@@ -2,7 +2,7 @@
 
 from fedgraft.methods.method import Method
 from fedgraft.methods.promptfl import PromptFL
-from fedgraft.methods.prompts import ContextOptions
+from fedgraft.methods.prompts import ClassContextOptions
 
 
 class Local(PromptFL):
@@ -15,7 +15,7 @@ METHOD = Method(
     "local",
     "each site on its own, nothing is shared",
     Local,
-    options=ContextOptions,
+    options=ClassContextOptions,
     shares="nothing",
     takes_no_strategy="it shares nothing",
 )

@@ -52,6 +52,11 @@ class Plan:
         protocol_options = protocol.parse_options(config.protocol_options)
         plan = cls(config, method, options, protocol, protocol_options, compose(config.strategy, method.rule))
         plan._check_strategy()
+        if config.augment != "none" and config.views > 1:
+            raise UserError(
+                f"augment={config.augment!r} draws every image anew in every step, so the {config.views} views that "
+                "are computed once would not be used; give one view, or augment='none'."
+            )
         return plan
 
     def _check_strategy(self) -> None:

@@ -4,19 +4,26 @@ import torch
 from torch import Tensor, nn
 
 from fedgraft.methods.method import Method
-from fedgraft.methods.prompts import ContextOptions, PromptAdapter, initial_context
+from fedgraft.methods.prompts import ClassContextOptions, PromptAdapter, initial_class_context
 
 
 class PromptFL(PromptAdapter):
-    """A context (1, n_ctx, width) before every class name."""
+    """A context (1, n_ctx, width) before every class name, or one for each class of the run."""
+
+    options: ClassContextOptions
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether each class has a context of its own."""
+        return self.options.class_context
 
     def build(self, generator: torch.Generator) -> None:
         """The shared context."""
-        self.context = nn.Parameter(initial_context(self.vocabulary, self.options, generator))
+        self.context = nn.Parameter(initial_class_context(self.vocabulary, self.options, generator))
 
     def prompts(self) -> Tensor:
         """The context."""
         return self.context
 
 
-METHOD = Method("promptfl", "one shared context, averaged", PromptFL, options=ContextOptions, shares="the context")
+METHOD = Method("promptfl", "one shared context, averaged", PromptFL, options=ClassContextOptions, shares="the context")

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fedgraft.backbones.backbone import Placement
 from fedgraft.config.options import Options
-from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.methods.vocabulary import Vocabulary
 
@@ -27,7 +26,17 @@ class ContextOptions(Options):
 
     n_ctx: int = Field(16, ge=1, description="context vectors before the class name", examples=[4])
     ctx_init: str = Field("", description="words that initialize the context and its length", examples=["a photo of a"])
-    placement: Placement = Field("before", description="context before or behind the class name", examples=["behind"])
+    placement: Placement = Field(
+        "before", description="context before the class name, around it, or behind it", examples=["behind"]
+    )
+
+
+class ClassContextOptions(ContextOptions):
+    """A context that all classes share, or one for each."""
+
+    class_context: bool = Field(
+        False, description="a context for each class; exports then keep only trained classes", examples=[True]
+    )
 
 
 def initial_context(
@@ -35,23 +44,27 @@ def initial_context(
 ) -> Tensor:
     """The initial context, (prompts, n_ctx, width): Normal(0, 0.02^2), or the embeddings of `ctx_init`.
 
+    Underscores in `ctx_init` count as spaces, as CoOp has them.
+
     Raises:
         UserError: the context and the longest class name do not fit into the text tower.
     """
     text = vocabulary.backbone.text
-    text.require_short(vocabulary.class_names)
     if options.ctx_init:
-        context = text.embed_words(options.ctx_init).detach().cpu().expand(prompts, -1, -1).clone()
+        words = text.embed_words(options.ctx_init.replace("_", " "))
+        context = words.detach().cpu().expand(prompts, -1, -1).clone()
     else:
         context = INITIAL_STD * torch.randn(prompts, options.n_ctx, text.width, generator=generator)
-    longest = vocabulary.tokens(tuple(range(len(vocabulary.class_names)))).ids.shape[1]
-    needed = 1 + context.shape[1] + longest
-    if needed > text.max_tokens:
-        raise UserError(
-            f"A context of {context.shape[1]} vectors and the longest class name need {needed} positions, but "
-            f"the text tower has {text.max_tokens}. Lower n_ctx to {text.max_tokens - 1 - longest} or less."
-        )
+    vocabulary.require_room(context.shape[1])
     return context
+
+
+def initial_class_context(vocabulary: Vocabulary, options: ClassContextOptions, generator: torch.Generator) -> Tensor:
+    """The initial context, (1, n_ctx, width), or with `class_context` one for each class, (1, C, n_ctx, width)."""
+    if not options.class_context:
+        return initial_context(vocabulary, options, generator)
+    count = len(vocabulary.class_names)
+    return initial_context(vocabulary, options, generator, count)[None]
 
 
 class PromptAdapter(Adapter):
@@ -84,8 +97,10 @@ class PromptAdapter(Adapter):
         return self.loss_of(self.encode(self.training_prompts(), classes), images, labels, classes)
 
     def encode(self, prompts: Tensor, classes: tuple[int, ...]) -> Tensor:
-        """Features (N, C, dim) of prompts (N, n_ctx, width)."""
+        """Features (N, C, dim) of prompts (N, n_ctx, width), or of one for each class of the run."""
         tokens = self.vocabulary.tokens(classes)
+        if prompts.dim() == 4:
+            prompts = prompts[:, list(classes)]
         return self.vocabulary.backbone.text.encode_prompts(prompts, tokens, placement=self.options.placement)
 
     def sites_per_pass(self, classes: tuple[int, ...]) -> int:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from fedgraft.methods.method import Method
 from fedgraft.methods.promptfl import PromptFL
-from fedgraft.methods.prompts import ContextOptions
+from fedgraft.methods.prompts import ClassContextOptions
 
 
-class ProxPromptOptions(ContextOptions):
+class ProxPromptOptions(ClassContextOptions):
     """How strongly the context is held."""
 
     mu: float = Field(0.1, ge=0, description="weight of the squared distance to the received context", examples=[1.0])

@@ -21,7 +21,7 @@ def comparison_page(comparison: dict[str, Any], directory: Path) -> str:
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}."
     )
     figures = (_bars(comparison), _tradeoff(comparison))
-    sections = [_result(comparison), *figures, _cost(methods), _runs(comparison, directory)]
+    sections = [_result(comparison), _published(comparison), *figures, _cost(methods), _runs(comparison, directory)]
     return page.document(f"Methods on {comparison['data']}", subtitle, sections)
 
 
@@ -59,6 +59,27 @@ def _bars(comparison: dict[str, Any]) -> str:
     errors = "; the whiskers are the standard deviation over seeds" if len(comparison["seeds"]) > 1 else ""
     caption = f"Accuracy of each method after the last round, in percent{errors}."
     return page.section("Accuracy by method", page.figure(plots.comparison_figure(comparison), "methods", caption))
+
+
+def _published(comparison: dict[str, Any]) -> str:
+    rows = comparison.get("published", [])
+    if not rows:
+        return ""
+    keys = [key for key in plots.metric_keys(comparison) if any(key in row["metrics"] for row in rows)]
+    protocol = PROTOCOLS.load(comparison["protocol"])
+    head = ("Method", *(protocol.metric(key).label for key in keys), "Data", "Source", "Measured by")
+    cells = [
+        (
+            str(row["method"]),
+            *(units.number(row["metrics"].get(key)) for key in keys),
+            row["dataset"] or "mean over several",
+            row["source"],
+            row["copied_from"] or "the method's authors",
+        )
+        for row in rows
+    ]
+    note = page.paragraph("Figures that others published for this setting, in percent; compare with care.")
+    return page.section("Published", page.table(head, cells), note)
 
 
 def _tradeoff(comparison: dict[str, Any]) -> str:

@@ -31,10 +31,15 @@ def write_split(path: Path, split: Split) -> None:
             for scope, positions in share.tests.items():
                 tests[scope] = shared.setdefault(id(positions), f"{number}/{site}/{scope}")
                 arrays[tests[scope]] = positions
-            sites.append({"train": f"{number}/{site}/train", "tests": tests})
-        scopes = [[scope.name, list(scope.classes)] for scope in fold.scopes]
+            sites.append({"train": f"{number}/{site}/train", "tests": tests, "classes": share.classes})
+        scopes = [[scope.name, scope.classes, scope.own] for scope in fold.scopes]
         folds.append({"name": fold.name, "train_classes": list(fold.train_classes), "scopes": scopes, "sites": sites})
-    header = {"class_names": split.class_names, "templates": split.templates, "folds": folds}
+    header = {
+        "class_names": split.class_names,
+        "templates": split.templates,
+        "class_templates": split.class_templates,
+        "folds": folds,
+    }
     write_bytes(path, save(arrays, {_HEADER: json.dumps(header)}))
 
 
@@ -53,13 +58,16 @@ def _split(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Split:
         Fold(
             fold["name"],
             tuple(fold["train_classes"]),
-            tuple(Scope(name, tuple(classes)) for name, classes in fold["scopes"]),
-            tuple(
-                SiteShare(arrays[site["train"]], {scope: arrays[name] for scope, name in site["tests"].items()})
-                for site in fold["sites"]
-            ),
+            tuple(Scope(name, tuple(classes), *own) for name, classes, *own in fold["scopes"]),
+            tuple(_share(site, arrays) for site in fold["sites"]),
         )
         for fold in header["folds"]
     )
     names, templates = tuple(header["class_names"]), tuple(header["templates"])
-    return Split(names, templates, arrays["labels"], arrays["keys"], folds)
+    class_templates = tuple(map(tuple, header.get("class_templates", ())))
+    return Split(names, templates, arrays["labels"], arrays["keys"], folds, class_templates)
+
+
+def _share(site: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> SiteShare:
+    tests = {scope: arrays[name] for scope, name in site["tests"].items()}
+    return SiteShare(arrays[site["train"]], tests, tuple(site.get("classes", ())))

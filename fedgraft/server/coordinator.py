@@ -64,7 +64,7 @@ class Coordinator:
         self._stopping = threading.Event()
         self._state = RunState(directory.path)
         self._sites: dict[str, dict[str, Any]] = {}
-        self._adapter = plan.adapter(Vocabulary(backbone, split.class_names, split.templates))
+        self._adapter = plan.adapter(Vocabulary.of(backbone, split))
         self._monitor = DriftMonitor(plan, backbone, split.class_names, self.initial())
         if plan.composition.needs_drift:
             self._monitor.require_sensitivity()

@@ -40,7 +40,14 @@ class DriftMonitor:
         return float(np.mean(1 - (self._features(arrays) * self._written).sum(1)))
 
     def require_sensitivity(self) -> None:
-        """Raise UserError before training if the features do not depend on the shared parameters."""
+        """Raise UserError before training if the features do not depend on what is shared, or exist for the run's
+        classes alone."""
+        if self._adapter.class_specific:
+            raise UserError(
+                f"The strategy {self._plan.config.strategy!r} measures drift on classes that nobody trains on, but the "
+                f"method {self._plan.config.method!r} learns a context for each class of the run; leave one of them "
+                "out."
+            )
         rng = generator(self._plan.config.seed, "probe")
         nudged = {
             name: (array + rng.normal(0, _NUDGE, array.shape)).astype(array.dtype)

@@ -1,5 +1,6 @@
 """Everything before a run's first message: validate, split, compute features, write the configuration."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,17 @@ from fedgraft.config.run_config import RunConfig
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
 from fedgraft.data.check import notices
-from fedgraft.data.examples import Examples
-from fedgraft.data.split import Split, joined
+from fedgraft.data.examples import Examples, IntArray
+from fedgraft.data.split import Fold, Scope, Split, joined
 from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server.coordinator import Coordinator
 
+_TIMED = 8
+"""How many images the cost of augmentation is estimated from."""
+_NAMED = 5
+"""How many classes a notice names."""
 OpenExamples = Callable[[Plan], Examples]
 
 
@@ -65,8 +71,13 @@ def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[
         observer.on_notice(sentence)
     split = plan.split(examples)
     backbone = plan.load_backbone()
+    Vocabulary.of(backbone, split).require_room()
+    for sentence in _untrained(split):
+        observer.on_notice(sentence)
     store = plan.feature_store(cache_root(), backbone)
     fill_store(store, plan.config, examples, split, observer.on_images)
+    if plan.config.augment != "none" and plan.method.trains:
+        observer.on_notice(_cost_of_augmentation(plan, split, examples, backbone))
     return split, backbone, store
 
 
@@ -76,21 +87,70 @@ def zero_shot_accuracy(split: Split, backbone: Backbone, store: FeatureStore, ob
     A result near chance is reported: then the backbone does not know the classes, or names and labels do not match,
     and no federated result is meaningful until that is explained.
     """
-    texts = backbone.text.encode_classes(split.class_names, split.templates).cpu().numpy()
+    texts = Vocabulary.of(backbone, split).zero_shot.cpu().numpy()
     accuracies: dict[str, float] = {}
     for fold in split.folds:
         for scope in fold.scopes:
-            positions = joined(share.tests[scope.name] for share in fold.sites)
-            if not len(positions):
+            tasks = _tasks(fold, scope)
+            right, total = 0, 0
+            for classes, positions in tasks.items():
+                features = store.features(require_rows(store, split.keys[positions]))
+                predicted = np.asarray(classes)[(features @ texts[list(classes)].T).argmax(1)]
+                right, total = right + int((predicted == split.labels[positions]).sum()), total + len(positions)
+            if not total:
                 continue
-            features = store.features(require_rows(store, split.keys[positions]))
-            predicted = np.asarray(scope.classes)[(features @ texts[list(scope.classes)].T).argmax(1)]
             name = fold.series(scope.name)
-            accuracies[name] = float((predicted == split.labels[positions]).mean() * 100)
-            chance = 100 / len(scope.classes)
+            accuracies[name] = right / total * 100
+            chance = 100 / min(map(len, tasks))
             if accuracies[name] < 1.5 * chance:
                 observer.on_notice(
                     f"Zero-shot accuracy of {name!r} is {accuracies[name]:.1f} %, while chance is {chance:.1f} %: "
                     "the backbone does not know these classes, or class names and labels do not match."
                 )
     return accuracies
+
+
+def _cost_of_augmentation(plan: Plan, split: Split, examples: Examples, backbone: Backbone) -> str:
+    """What it takes to encode every training image anew in every step, from the time of a few."""
+    config = plan.config
+    timed = split.trained[:_TIMED]
+    began = time.perf_counter()
+    pixels = backbone.preprocess([examples.load(int(position)) for position in timed])
+    backbone.represent_images(pixels, plan.image_layer(backbone))
+    an_image = (time.perf_counter() - began) / len(timed)
+    trained = sum(len(share.train) for fold in split.folds for share in fold.sites)
+    passes = round(trained * config.participation * config.local_epochs * config.rounds)
+    return (
+        f"augment={config.augment!r} encodes every training image anew in every step: {passes:,} passes of the image "
+        f"tower in place of {len(split.trained):,}, about {_duration(passes * an_image)} in one process of this "
+        "machine."
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {name}"
+    return f"{max(1, round(seconds))} seconds"
+
+
+def _untrained(split: Split) -> list[str]:
+    """A sentence for each fold that has classes to train on of which no site got an image."""
+    sentences = []
+    for fold in split.folds:
+        trained = {int(label) for share in fold.sites for label in np.unique(split.labels[share.train])}
+        if missing := [split.class_names[label] for label in fold.train_classes if label not in trained]:
+            where = "" if fold.name is None else f" without {fold.name!r}"
+            more = f" and {len(missing) - _NAMED} others" if len(missing) > _NAMED else ""
+            named = ", ".join(map(repr, missing[:_NAMED])) + more
+            sentences.append(f"No image is left to train on{where} of the class {named}.")
+    return sentences
+
+
+def _tasks(fold: Fold, scope: Scope) -> dict[tuple[int, ...], IntArray]:
+    """A scope's test images by the classes that they are classified among."""
+    shares: dict[tuple[int, ...], list[IntArray]] = {}
+    for share in fold.sites:
+        shares.setdefault(fold.candidates(scope, share), []).append(share.tests[scope.name])
+    tasks = {classes: joined(tests) for classes, tests in shares.items()}
+    return {classes: positions for classes, positions in tasks.items() if len(positions)}

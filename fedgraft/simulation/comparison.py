@@ -62,6 +62,7 @@ def compare(
     resume: bool = False,
     resources: Resources | None = None,
     observer: Observer | None = None,
+    published: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Run every method with every seed and return what comparison.json holds.
 
@@ -73,6 +74,8 @@ def compare(
         out: directory of the comparison, with a run directory for each run, and the plot comparison.png.
         resume: skip finished runs and resume the one that was stopped.
         resources: as in `simulate`.
+        published: figures to stand beside these results: dictionaries with `method`, `metrics`, `source` and
+            `copied_from`.
 
     Raises:
         UserError: there is a mistake in the settings, or the directory holds something else.
@@ -107,7 +110,7 @@ def compare(
             summaries[name] = simulate_on(engine, config, run.path, begun, observer, open_examples)
             if not reported:
                 write_report(run.path)
-    comparison = _comparison(configs, summaries, entries, seeds)
+    comparison = {**_comparison(configs, summaries, entries, seeds), "published": list(published)}
     RunDirectory(out).write_json("comparison.json", comparison)
     comparison_figure(comparison).savefig(out / "comparison.png", dpi=150)
     return comparison

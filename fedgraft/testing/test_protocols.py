@@ -9,27 +9,37 @@ from PIL import Image
 from fedgraft.config.options import Options
 from fedgraft.config.registry import PROTOCOLS
 from fedgraft.config.run_config import RunConfig
-from fedgraft.data.examples import Examples, content_key
+from fedgraft.data.examples import DataSet, Examples, content_key
+from fedgraft.data.joined import join
 from fedgraft.data.protocols.protocol import Protocol, flat_results
 from fedgraft.data.results import Row
 from fedgraft.data.split import Fold, Split
 
-CLASSES, DOMAINS, PER_CLASS = 6, 3, 30
+CLASSES, DOMAINS, PER_CLASS, WRITERS = 6, 3, 30, 7
 CONFIG = RunConfig(sites=4, shots=5, seed=3)
 
 
-def _examples() -> Examples:
-    """Labels and domains in turn; every fifth image is a copy of the one before it."""
-    count = CLASSES * PER_CLASS
+def _examples(first: int = 0, classes: int = CLASSES) -> Examples:
+    """Labels, domains and writers in turn; every fifth image is a copy of the one before it."""
+    count = classes * PER_CLASS
     contents = [number - (number % 5 == 4) for number in range(count)]
     return Examples(
-        class_names=tuple(f"class {number}" for number in range(CLASSES)),
-        labels=np.asarray(contents) % CLASSES,
+        class_names=tuple(f"class {number}" for number in range(classes)),
+        labels=np.asarray(contents) % classes,
         domain_names=tuple(f"domain {number}" for number in range(DOMAINS)),
-        domains=np.arange(count) // CLASSES % DOMAINS,
-        keys=np.stack([content_key(str(content).encode()) for content in contents]),
+        domains=np.arange(count) // classes % DOMAINS,
+        keys=np.stack([content_key(str(first + content).encode()) for content in contents]),
         load=lambda index: Image.new("RGB", (4, 4), (index % 256, 0, 0)),
+        site_names=tuple(f"writer {number}" for number in range(WRITERS)),
+        sites=np.asarray(contents) % WRITERS,
     )
+
+
+def _examples_for(protocol: Protocol) -> Examples:
+    """A table of examples; for a protocol that joins, of two data sets that share some images."""
+    if not protocol.joins:
+        return _examples()
+    return join([DataSet("first", _examples(0, 8)), DataSet("second", _examples(8 * PER_CLASS - 20, 7))])
 
 
 def _options(protocol: Protocol) -> Options:
@@ -42,7 +52,7 @@ def _options(protocol: Protocol) -> Options:
 
 
 def _split(protocol: Protocol) -> Split:
-    return protocol.split(_examples(), CONFIG, _options(protocol))
+    return protocol.split(_examples_for(protocol), CONFIG, _options(protocol))
 
 
 @pytest.fixture(params=list(PROTOCOLS), ids=lambda protocol: str(protocol.name))
@@ -75,10 +85,12 @@ def test_images_are_trained_and_tested_among_classes_that_hold_theirs(protocol: 
     split = _split(protocol)
     for fold in split.folds:
         for share in fold.sites:
-            assert set(split.labels[share.train]) <= set(fold.train_classes)
+            assert set(split.labels[share.train]) <= set(fold.classes_of(share)) <= set(fold.train_classes)
             assert set(share.tests) == {scope.name for scope in fold.scopes}
             for scope in fold.scopes:
-                assert set(split.labels[share.tests[scope.name]]) <= set(scope.classes)
+                candidates = fold.candidates(scope, share)
+                assert set(split.labels[share.tests[scope.name]]) <= set(candidates) <= set(scope.classes)
+                assert list(candidates) == sorted(candidates)
 
 
 def test_the_same_configuration_gives_the_same_split(protocol: Protocol) -> None:
@@ -106,11 +118,11 @@ def test_results_are_of_the_last_round_and_each_says_what_it_is(protocol: Protoc
         assert np.isfinite(value)
         assert protocol.metric(key).label
         assert protocol.metric(key).meaning, f"say what the result {key!r} means"
-    assert {metric.key for metric in protocol.metrics} <= set(last)
+    assert {metric.key for metric in protocol.metrics if metric.always} <= set(last)
 
 
 def test_what_exports_are_measured_by_is_a_scope(protocol: Protocol) -> None:
-    scopes = {scope.name for fold in _split(protocol).folds for scope in fold.scopes}
+    scopes = {scope.kind for fold in _split(protocol).folds for scope in fold.scopes}
     assert protocol.preserved in scopes
     assert set(protocol.colours) <= scopes
 

@@ -34,7 +34,7 @@ def _compare(
 ) -> None:
     backbone, plain = _towers(folder)
     generator = torch.Generator().manual_seed(2)
-    deep = 0.3 * torch.randn(len(context), depth, *context.shape[1:], generator=generator)
+    deep = 0.3 * torch.randn(len(context), depth, *context.shape[-2:], generator=generator)
     fast_inputs = [context.clone().requires_grad_(), deep.clone().requires_grad_()]
     plain_inputs = [context.clone().requires_grad_(), deep.clone().requires_grad_()]
     tokens = backbone.text.tokenize_names(names)
@@ -57,7 +57,7 @@ def _compare(
     prompts=st.integers(1, 3),
     n_ctx=st.integers(1, 16),
     depth=st.integers(0, 1),
-    placement=st.sampled_from(["before", "behind"]),
+    placement=st.sampled_from(["before", "middle", "behind"]),
     seed=st.integers(0, 99),
 )
 def test_mini_gives_the_plain_features_and_gradients(
@@ -67,11 +67,49 @@ def test_mini_gives_the_plain_features_and_gradients(
     _compare(str(mini_folder()), names, context, depth, placement)
 
 
-@pytest.mark.parametrize("placement", ["before", "behind"])
+@pytest.mark.parametrize("placement", ["before", "middle", "behind"])
 @pytest.mark.parametrize("prompts", [1, 2])
 def test_another_depth_width_and_head_count(random_clip_folder: Path, prompts: int, placement: Placement) -> None:
     context = torch.randn(prompts, 5, 48, generator=torch.Generator().manual_seed(0))
     _compare(str(random_clip_folder), ["seven", "small hollow purple hexagon", "g"], context, 2, placement)
+
+
+@pytest.mark.parametrize("placement", ["before", "middle", "behind"])
+def test_a_context_for_each_class_stands_with_its_own_class(random_clip_folder: Path, placement: Placement) -> None:
+    context = torch.randn(2, 3, 5, 48, generator=torch.Generator().manual_seed(0))
+    _compare(str(random_clip_folder), ["seven", "small hollow purple hexagon", "g"], context, placement=placement)
+
+
+def test_one_context_given_for_every_class_is_the_shared_one(mini: Backbone) -> None:
+    tokens = mini.text.tokenize_names(["red circle", "a longer name", "g"])
+    context = 0.3 * torch.randn(2, 4, mini.text.width, generator=torch.Generator().manual_seed(0))
+    each = context[:, None].expand(-1, 3, -1, -1)
+    for placement in ("before", "middle", "behind"):
+        shared = mini.text.encode_prompts(context, tokens, placement=placement)
+        assert torch.allclose(mini.text.encode_prompts(each, tokens, placement=placement), shared, atol=1e-5)
+
+
+def test_deep_prompts_beside_a_context_for_each_class_are_refused(mini: Backbone) -> None:
+    context = torch.zeros(1, 1, 2, mini.text.width)
+    with pytest.raises(UserError, match="class_context"):
+        mini.text.encode_prompts(context, mini.text.tokenize_names(["g"]), torch.zeros(1, 1, 2, mini.text.width))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("cats &amp; dogs", "cats & dogs"),
+        ("cats &amp;amp; dogs", "cats & dogs"),
+        ("jack-o&#39;-lantern", "jack-o'-lantern"),
+        ("  red \t\n circle ", "red circle"),
+    ],
+)
+def test_names_are_cleaned_as_clips_own_tokenizer_cleans_them(written: str, meant: str, mini: Backbone) -> None:
+    """Otherwise "&amp;" is read letter by letter."""
+    one, other = mini.text.tokenize_names([written]), mini.text.tokenize_names([meant])
+    assert one.ids.tolist() == other.ids.tolist()
+    texts = mini.text.encode_texts([f"a photo of a {written}.", f"a photo of a {meant}."])
+    assert torch.allclose(texts[0], texts[1], atol=1e-6)
 
 
 def test_more_deep_prompts_than_layers_are_refused(random_clip: Backbone) -> None:

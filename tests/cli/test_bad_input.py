@@ -242,11 +242,14 @@ def test_every_option_of_simulate_reaches_the_configuration(configured: Callable
         "max_site_share": 0.5, "norm_bound": 3.0, "eval_every": 2, "shots": 5, "views": 3, "test_fraction": 0.125,
         "evaluate_on": "val",
         "local_epochs": 4, "batch_size": 6, "optimizer": "sgd", "lr": 0.5, "momentum": 0.75, "weight_decay": 0.0625,
+        "schedule": "step", "step_epochs": 3, "step_factor": 0.5, "warmup_epochs": 2, "warmup_lr": 0.01,
+        "drop_last": True, "augment": "flip",
     }  # fmt: skip
     assert set(given) == {key for key in RunConfig.model_fields if not key.endswith("_options")}
     assert not [key for key, value in given.items() if value == RunConfig.model_fields[key].default]
-    words = [word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-    assert configured("", *words) == RunConfig.build(given)
+    flags = {key: f"--{key.replace('_', '-')}" for key in given}
+    words = [word for key, value in given.items() for word in ([flags[key]] if value is True else [flags[key], value])]
+    assert configured("", *map(str, words)) == RunConfig.build(given)
 
 
 def test_set_reaches_the_options_of_method_protocol_and_data_source(configured: Callable[..., RunConfig]) -> None:

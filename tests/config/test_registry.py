@@ -33,7 +33,7 @@ def test_what_another_package_registers_stands_beside_fedgrafts_own_and_loads(in
         "more-digits", "fedgraft.sources", "mine = mine_digits:SOURCE", mine_digits=SOURCE_MODULE.format(name="mine")
     )
     registry = _sources()
-    assert registry.names() == ("characters", "digits", "folder", "hf", "mine", "shapes")
+    assert registry.names() == ("characters", "coop", "csv", "digits", "folder", "hf", "mine", "several", "shapes")
     assert registry.load("mine").summary == "digits under another name"
     assert registry.check("mine") == "mine"
     assert [source.name for source in registry] == list(registry.names())
@@ -97,7 +97,8 @@ def test_a_name_of_fedgrafts_own_is_not_taken_over_in_silence(install: Install) 
 def test_one_broken_entry_hides_no_other(install: Install) -> None:
     install("a-broken-package", "fedgraft.sources", "mine = no_such_module_at_all:SOURCE")
     registry = _sources()
-    assert [source.name for source in registry] == ["characters", "digits", "folder", "hf", "shapes"]
+    own = ["characters", "coop", "csv", "digits", "folder", "hf", "several", "shapes"]
+    assert [source.name for source in registry] == own
     (fault,) = registry.faults()
     assert "'a-broken-package'" in fault
 

@@ -34,6 +34,13 @@ def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
         read_toml(tmp_path)
 
 
+def test_a_configuration_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    path = tmp_path / "run.toml"
+    path.write_text('\ufeffmethod = "promptfl"\nrounds = 3\n', encoding="utf-8")
+    assert read_toml(path) == {"method": "promptfl", "rounds": 3}
+
+
 # --- assignments ---------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ from fedgraft.config.registry import PROTOCOLS
 from fedgraft.config.run_config import RunConfig
 from fedgraft.config.settings import sorted_into_tables
 from fedgraft.core.errors import UserError
-from fedgraft.data.examples import Examples
+from fedgraft.data.examples import DataSet, Examples
+from fedgraft.data.joined import join
 from fedgraft.data.split import Fold, Split
 from fedgraft.methods.plan import Plan
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIMULATED = [protocol.name for protocol in PROTOCOLS if not protocol.deployed]
+
+
+def suited(protocol: str, examples: Examples) -> Examples:
+    """The examples; for a protocol that joins data sets, twice, so that every image has a copy in the other."""
+    if not PROTOCOLS.load(protocol).joins:
+        return examples
+    return join([DataSet("first", examples), DataSet("second", examples)])
 
 
 def _split(examples: Examples, **chosen: Any) -> Split:
@@ -58,7 +67,7 @@ def test_no_test_image_is_ever_among_the_shots(protocol: str, examples_of: Any, 
     contents = list(range(classes * per_class))
     for copy in data.draw(st.lists(st.integers(0, len(contents) - 1), max_size=20), label="copies"):
         contents[copy] = contents[data.draw(st.integers(0, len(contents) - 1), label="of")]
-    examples = examples_of(classes, per_class, domains=3, contents=contents)
+    examples = suited(protocol, examples_of(classes, per_class, domains=3, contents=contents))
     shots = data.draw(st.integers(0, 6), label="shots")
     sites = data.draw(st.integers(1, 9), label="sites")
     seed = data.draw(st.integers(0, 99), label="seed")
@@ -89,7 +98,7 @@ def _check_fold(fold: Fold, examples: Examples, sites: int, shots: int) -> None:
 
 @pytest.mark.parametrize("protocol", SIMULATED)
 def test_the_same_configuration_deals_the_same(protocol: str, examples_of: Any) -> None:
-    examples = examples_of(domains=3)
+    examples = suited(protocol, examples_of(classes=10, domains=3))
     assert _digest(_split(examples, protocol=protocol)) == _digest(_split(examples, protocol=protocol))
 
 
@@ -100,8 +109,8 @@ DIRICHLET = {"protocol": "dirichlet", "shots": 0, "alpha": 2.0}
     ("common", "one", "other"),
     [
         *(({"protocol": protocol}, {"seed": 0}, {"seed": 1}) for protocol in SIMULATED),
-        *(({"protocol": protocol}, {"shots": 2}, {"shots": 3}) for protocol in SIMULATED),
-        *(({"protocol": protocol}, {"sites": 2}, {"sites": 3}) for protocol in SIMULATED),
+        *(({"protocol": protocol}, {"shots": 1}, {"shots": 3}) for protocol in SIMULATED),
+        *(({"protocol": protocol}, {"sites": 3}, {"sites": 4}) for protocol in SIMULATED),
         ({}, {"test_fraction": 0.2}, {"test_fraction": 0.5}),
         (DIRICHLET, {"test_fraction": 0.2}, {"test_fraction": 0.5}),
         (DIRICHLET, {"alpha": 1.0}, {"alpha": 50.0}),
@@ -116,7 +125,7 @@ def test_no_option_is_without_effect(
     common: dict[str, Any], one: dict[str, Any], other: dict[str, Any], examples_of: Any
 ) -> None:
     """Trap T6: a flag that is never passed on."""
-    examples = examples_of(domains=3)
+    examples = suited(common.get("protocol", "base-to-novel"), examples_of(classes=10, domains=3))
     assert _digest(_split(examples, **{**common, **one})) != _digest(_split(examples, **{**common, **other}))
 
 
@@ -130,13 +139,16 @@ from fedgraft.methods.plan import Plan
 characters.DRAWINGS_PER_CLASS_AND_FAMILY, shapes.IMAGES_PER_CLASS_AND_STYLE = 2, 2
 characters.FAMILIES = {family: files[:1] for family, files in characters.FAMILIES.items()}
 print(hash("a different number in each process"))
-for spec in ("digits", "characters", "shapes:flat,noisy", "folder:" + sys.argv[1]):
+for spec in ("digits", "characters", "shapes:flat,noisy", "folder:" + sys.argv[1], "several:digits+characters"):
     examples = open_source(spec, 0)
     for protocol in PROTOCOLS:
-        if protocol.deployed or (protocol.name == "leave-one-domain-out" and len(examples.domain_names) == 1):
+        if protocol.deployed or protocol.name == "natural" or protocol.joins != bool(examples.data_sets):
+            continue
+        if "domain" in protocol.name and len(examples.domain_names) == 1:
             continue
         options = {"partition": "iid"} if "partition" in protocol.options.model_fields else {}
-        config = RunConfig(protocol=protocol.name, sites=4, shots=4, protocol_options=options)
+        sites = max(4, len(examples.domain_names))
+        config = RunConfig(protocol=protocol.name, sites=sites, shots=4, protocol_options=options)
         names = examples.class_names, examples.domain_names, examples.templates
         split = [[share.train.tolist() for share in fold.sites] for fold in Plan.of(config).split(examples).folds]
         print(spec, protocol.name, hashlib.sha256(repr((names, split, examples.keys.tobytes())).encode()).hexdigest())
@@ -157,7 +169,7 @@ def test_nothing_depends_on_the_interpreters_hash_seed(tmp_path: Path, write_ima
     ]
     first, second = (process.communicate()[0].splitlines() for process in running)
     assert first[0] != second[0]
-    assert len(first) == 1 + 2 + 3 * 3
+    assert len(first) == 1 + 2 + 3 * 4 + 2
     assert first[1:] == second[1:]
 
 
@@ -238,6 +250,30 @@ def test_fewer_shots_are_a_part_of_more_shots(examples_of: Any) -> None:
     assert set(few.tolist()) < set(many.tolist())
 
 
+def test_all_base_classes_are_measured_beside_those_that_others_hold(examples_of: Any) -> None:
+    """The authors' code of FedPGP and of its successors tests every site on all base images."""
+    for share in _fold(examples_of(10)).sites:
+        both = np.concatenate([share.tests["local"], share.tests["base"]])
+        assert sorted(both.tolist()) == share.tests["base_all"].tolist()
+
+
+def test_a_run_that_an_earlier_version_began_has_the_results_that_all_its_rounds_have() -> None:
+    """It measured no `base_all`, and a run that is resumed today does."""
+    protocol = PROTOCOLS.load("base-to-novel")
+    rows = [
+        {"round": server_round, "scope": scope, "accuracy": 50.0, "fold": None}
+        for server_round, scopes in ((1, ("local", "base", "novel")), (2, ("local", "base", "novel", "base_all")))
+        for scope in scopes
+    ]
+    assert "base_all" in protocol.last_round(rows)
+    assert protocol.last_five(rows) == {"local": 50.0, "base": 50.0, "novel": 50.0, "hm": 50.0, "hm2": 50.0, "cm": 50.0}
+
+
+def test_a_source_without_writers_is_refused_by_the_protocol_of_writers(examples_of: Any) -> None:
+    with pytest.raises(UserError, match="name no writers"):
+        _fold(replace(examples_of(), sites=None), protocol="natural")
+
+
 # --- leave one domain out -------------------------------------------------------------------------
 
 
@@ -294,6 +330,67 @@ def test_a_site_that_got_no_test_image_trains_all_the_same(examples_of: Any) -> 
     assert sum(tests for _, tests in sizes) == 24
 
 
+# --- a domain for each site -----------------------------------------------------------------------
+
+DOMAINS = {"protocol": "domain-per-site", "shots": 0}
+
+
+@pytest.mark.parametrize("labels", ["iid", "dirichlet"])
+def test_a_site_trains_on_one_domain_and_is_measured_on_it_and_on_the_others(labels: str, examples_of: Any) -> None:
+    examples = examples_of(domains=3, per_class=60)
+    fold = _fold(examples, **DOMAINS, sites=6, labels=labels, alpha=5.0)
+    for site, share in enumerate(fold.sites):
+        domain = site % 3
+        own = share.tests[f"own: domain {domain}"]
+        assert set(examples.domains[share.train]) == set(examples.domains[own]) == {domain}
+        assert set(examples.domains[share.tests["others"]]) == {0, 1, 2} - {domain}
+        assert all(not len(share.tests[f"own: domain {other}"]) for other in {0, 1, 2} - {domain})
+    dealt = np.concatenate(
+        [np.concatenate([share.train, share.tests[f"own: domain {n % 3}"]]) for n, share in enumerate(fold.sites)]
+    )
+    assert sorted(dealt.tolist()) == list(range(len(examples)))
+
+
+def test_drawn_proportions_within_a_domain_are_uneven(examples_of: Any) -> None:
+    examples = examples_of(domains=3, per_class=120)
+
+    def spread(labels: str) -> float:
+        shares = _fold(examples, **DOMAINS, sites=6, labels=labels, alpha=0.3).sites
+        return float(np.std([np.bincount(examples.labels[share.train], minlength=6) for share in shares]))
+
+    assert spread("dirichlet") > 3 * spread("iid")
+
+
+# --- writers --------------------------------------------------------------------------------------
+
+
+def test_a_site_is_a_writer_and_the_seed_chooses_among_them(examples_of: Any) -> None:
+    examples = examples_of(per_class=60)
+    fold = _fold(examples, protocol="natural", sites=4, shots=0)
+    writers = [set(examples.sites[np.concatenate([share.train, share.tests["personal"]])]) for share in fold.sites]
+    assert all(len(own) == 1 for own in writers)
+    assert len(set.union(*writers)) == 4
+    for share, (writer,) in zip(fold.sites, writers, strict=True):
+        assert len(share.train) + len(share.tests["personal"]) == (examples.sites == writer).sum()
+
+
+def test_all_writers_can_be_shared_among_fewer_sites(examples_of: Any) -> None:
+    examples = examples_of(per_class=60)
+    fold = _fold(examples, protocol="natural", sites=4, shots=0, writers="share")
+    dealt = np.concatenate([np.concatenate([share.train, share.tests["personal"]]) for share in fold.sites])
+    assert sorted(dealt.tolist()) == list(range(len(examples)))
+    held = [set(examples.sites[share.train]) for share in fold.sites]
+    assert sorted(map(len, held)) == [2, 2, 2, 3]
+    assert len(set.union(*held)) == 9
+
+
+def test_an_image_whose_writer_is_unknown_is_left_out(examples_of: Any) -> None:
+    examples = examples_of(per_class=60)
+    examples.sites[::2] = -1
+    for share in _fold(examples, protocol="natural", sites=4, shots=0, writers="share").sites:
+        assert (np.concatenate([share.train, share.tests["personal"]]) % 2 == 1).all()
+
+
 # --- what cannot be played ------------------------------------------------------------------------
 
 
@@ -306,6 +403,9 @@ def test_a_site_that_got_no_test_image_trains_all_the_same(examples_of: Any) -> 
         ({"domains": 1}, {"protocol": "leave-one-domain-out"}, "at least two domains"),
         ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 1}, "1 sites cannot cover 2 domains"),
         ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 90}, "of the 90 sites; give at most 20 sites"),
+        ({"domains": 1}, {"protocol": "domain-per-site"}, "at least two domains"),
+        ({"domains": 3}, {"protocol": "domain-per-site", "sites": 2}, "2 sites cannot cover 3 domains"),
+        ({}, {"protocol": "natural", "sites": 10}, "9 writers with training images, too few for 10 sites"),
         ({}, {"protocol": "dirichlet", "sites": 31}, "120 examples are too few for 31 sites; give at most 30"),
         ({}, {"protocol": "dirichlet", "partition": "pathological", "classes_per_site": 9}, "=9"),
         ({}, {"protocol": "dirichlet", "partition": "iid", "sites": 30, "test_fraction": 0.95}, "Site .* no training"),

@@ -65,7 +65,7 @@ def make_run(tmp_path_factory: pytest.TempPathFactory, mini: Backbone) -> MakeRu
     def make(method: str = "fedpgp", **settings: object) -> Path:
         config = RunConfig.build({"method": method, "sites": 3, **settings})
         if hasattr(Plan.of(config).options, "ctx_init"):
-            config = config.model_copy(update={"method_options": {"ctx_init": "the digit"}})
+            config = config.model_copy(update={"method_options": {"ctx_init": "the digit", **config.method_options}})
         identity = config.model_dump_json()
         if identity not in made:
             made[identity] = tmp_path_factory.mktemp("runs") / method

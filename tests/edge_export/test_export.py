@@ -257,6 +257,28 @@ def test_a_class_bank_needs_a_bundle_of_the_runs_backbone(run: Path, exported: P
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
+def test_of_a_context_for_each_class_only_trained_classes_are_kept_and_that_is_told(
+    make_run: MakeRun, exported: Path, key: Path, tmp_path: Path
+) -> None:
+    """The context of a class that nobody trained on is noise, which a device would show as a class."""
+    run = make_run("promptfl", method_options={"class_context": True})
+    trained = TrainedRun.open(run, "global")
+    names = [trained.split.class_names[label] for label in trained.split.folds[0].train_classes]
+    said: list[str] = []
+    observer = Observer()
+    observer.on_notice = said.append  # type: ignore[method-assign]
+    options = ClassBankOptions(key=key, most_images=32, force=True)
+    export_class_bank(run, exported, tmp_path / "bank", options, observer)
+    bank = ClassBank.read(open_bundle(tmp_path / "bank"))
+    assert list(bank.labels) == names
+    assert any("keeps the 5 classes that were trained on and leaves out 5" in sentence for sentence in said)
+    np.testing.assert_allclose(bank.features, class_features(trained.adapter(), names).numpy(), atol=1e-6)
+    novel = options.model_copy(update={"labels": (names[0], trained.split.class_names[-1])})
+    with pytest.raises(UserError, match="learnt a context for each class, and none for"):
+        export_class_bank(run, exported, tmp_path / "other", novel)
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 

@@ -13,10 +13,22 @@ from fedgraft.reports import write_report
 from fedgraft.reports.reading import read_run
 
 HOSTILE = '<script>alert("$x$")</script>'
-SCOPES = {"base-to-novel": ("local", "base", "novel"), "leave-one-domain-out": ("target",), "dirichlet": ("personal",)}
+SCOPES = {
+    "base-to-novel": ("local", "base", "novel", "base_all"),
+    "leave-one-domain-out": ("target",),
+    "dirichlet": ("personal",),
+}
 PROTOCOL_OF = {"base-to-novel": "local", "leave-one-domain-out": "domain:", "dirichlet": "accuracy"}
 METRICS: dict[str, dict[str, Any]] = {
-    "base-to-novel": {"local": 81.2, "base": 64.75, "novel": 60.1, "hm": 67.5, "hm2": 62.3, "cm": 71.8},
+    "base-to-novel": {
+        "local": 81.2,
+        "base": 64.75,
+        "novel": 60.1,
+        "hm": 67.5,
+        "hm2": 62.3,
+        "cm": 71.8,
+        "base_all": 66.5,
+    },
     "leave-one-domain-out": {"per_domain": {"photo": 91.5, HOSTILE: 55.5}, "mean": 73.5},
     "dirichlet": {"accuracy": 77.7, "worst_site": 51.25, "std": 8.5},
 }

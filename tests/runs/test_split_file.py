@@ -14,13 +14,16 @@ from fedgraft.core.errors import UserError
 from fedgraft.data.split import Split
 from fedgraft.methods.plan import Plan
 from fedgraft.runs.split_file import read_split, write_split
+from tests.data.test_protocols import suited
 
 UNTIMED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIMULATED = [protocol.name for protocol in PROTOCOLS if not protocol.deployed]
 
 
 def _split(examples_of: Any, protocol: str = "base-to-novel") -> Split:
-    return Plan.of(RunConfig(protocol=protocol, sites=3, shots=3)).split(examples_of(domains=3))
+    return Plan.of(RunConfig(protocol=protocol, sites=3, shots=3)).split(
+        suited(protocol, examples_of(classes=10, domains=3))
+    )
 
 
 def assert_same(read: Split, written: Split) -> None:
@@ -28,11 +31,12 @@ def assert_same(read: Split, written: Split) -> None:
     np.testing.assert_array_equal(read.keys, written.keys)
     np.testing.assert_array_equal(read.labels, written.labels)
     assert read.class_names == written.class_names
-    assert read.templates == written.templates
+    assert (read.templates, read.class_templates) == (written.templates, written.class_templates)
     for fold, known in zip(read.folds, written.folds, strict=True):
         assert (fold.name, fold.train_classes, fold.scopes) == (known.name, known.train_classes, known.scopes)
         for share, before in zip(fold.sites, known.sites, strict=True):
             np.testing.assert_array_equal(share.train, before.train)
+            assert share.classes == before.classes
             assert share.tests.keys() == before.tests.keys()
             for scope, positions in share.tests.items():
                 np.testing.assert_array_equal(positions, before.tests[scope])

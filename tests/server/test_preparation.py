@@ -35,7 +35,7 @@ def test_zero_shot_at_chance_is_said_before_any_federated_figure(
     coordinator = prepare(config, tmp_path / "run", False, listener)
     assert coordinator is not None
     coordinator.directory.unlock()
-    assert set(coordinator.zero_shot) == {"local", "base", "novel"}
+    assert set(coordinator.zero_shot) == {"local", "base", "novel", "base_all"}
     assert (not listener.heard) is silent
     assert silent or "chance is 20.0 %" in listener.heard[0]
 
@@ -64,6 +64,22 @@ def test_scopes_of_a_fold_with_a_name_do_not_take_each_others_figure(
     assert several["photo: near"] == several["sketch: near"] < 100.0
     assert list(measured(fold("photo", scopes[:1]), fold("sketch", scopes[:1]))) == ["photo", "sketch"]
     assert list(measured(fold(None, scopes))) == ["near", "far"]
+
+
+def test_a_class_of_which_nothing_is_left_to_train_on_is_named(write_image: Any, tmp_path: Path) -> None:
+    """Its prompt would be learnt from other classes alone, and its accuracy would surprise."""
+    for label, count in (("cat", 6), ("dog", 6), ("rare bird", 1), ("fish", 6)):
+        for number in range(count):
+            write_image(tmp_path / "data" / label / f"{number}.png", (number, len(label), 9))
+    config = RunConfig(
+        method="zeroshot", data=f"folder:{tmp_path / 'data'}", protocol="dirichlet", sites=1, test_fraction=0.2,
+        protocol_options={"partition": "iid"},
+    )  # fmt: skip
+    listener = Listener()
+    coordinator = prepare(config, tmp_path / "run", False, listener)
+    assert coordinator is not None
+    coordinator.directory.unlock()
+    assert "No image is left to train on of the class 'rare bird'." in listener.heard
 
 
 def test_what_was_left_out_is_said_before_the_run(tmp_path: Path, write_image: Any) -> None:

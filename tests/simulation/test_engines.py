@@ -27,7 +27,7 @@ def test_every_engine_writes_the_same_rows(engine: Engine, tmp_path: Path) -> No
     """Every figure of metrics.jsonl to the last digit, but for seconds; also on that of the other tests."""
     simulate_on(engine, CONFIG, tmp_path / "0", False, Observer())  # names of one length: they travel in messages
     expected = _rows(tmp_path / "0")
-    assert {row["scope"] for row in expected} == {"train", "local", "base", "novel"}
+    assert {row["scope"] for row in expected} == {"train", "local", "base", "novel", "base_all"}
     for number, resources in enumerate((Resources(1), Resources(2), Resources(2, gpus_per_worker=0.0)), 1):
         simulate(CONFIG, tmp_path / str(number), resources=resources)
         assert _rows(tmp_path / str(number)) == expected, resources

@@ -24,9 +24,15 @@ TRAINING = {
     "method": "local", "backbone": None, "seed": 1, "shots": 6, "views": 1, "test_fraction": 0.5, "local_epochs": 2,
     "batch_size": 8, "optimizer": "adam", "lr": 0.2, "momentum": 0.0, "weight_decay": 0.1, "sites": 3,
     "data": "characters", "protocol": "dirichlet", "method_options": {"n_ctx": 3}, "precision": "bfloat16",
-    "strategy": "local-dp(noise_multiplier=0.1)",
+    "strategy": "local-dp(noise_multiplier=0.1)", "warmup_epochs": 1,
 }  # fmt: skip
 TESTED_ELSEWHERE = {
+    "schedule": "tests/client/test_schedule.py",
+    "step_epochs": "tests/client/test_schedule.py",
+    "step_factor": "tests/client/test_schedule.py",
+    "warmup_lr": "tests/client/test_schedule.py",
+    "augment": "tests/client/test_augmentation.py",
+    "drop_last": "tests/client/test_schedule.py",
     "protocol_options": "tests/data/test_protocols.py",
     "data_options": "tests/data/test_folder_source.py",
     "evaluate_on": "tests/data/test_coop_source.py",

@@ -206,7 +206,7 @@ def test_a_run_below_its_quorum_ends_with_the_reasons(engine: Engine, tmp_path: 
     [
         ("leave-one-domain-out", "shapes:flat,noisy,scene", "promptfl", {"per_domain", "mean"}),
         ("dirichlet", "digits", "local", {"accuracy", "worst_site", "std"}),
-        ("base-to-novel", "digits", "zeroshot", {"local", "base", "novel", "hm", "hm2", "cm"}),
+        ("base-to-novel", "digits", "zeroshot", {"local", "base", "novel", "hm", "hm2", "cm", "base_all"}),
     ],
 )
 def test_every_protocol_reports_its_metrics(

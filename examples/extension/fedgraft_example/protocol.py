@@ -11,7 +11,7 @@ from fedgraft.data.examples import Examples
 from fedgraft.data.partition import partition
 from fedgraft.data.protocols.protocol import Protocol
 from fedgraft.data.results import Metric, Results, Row, mean_of_last, scope_accuracy
-from fedgraft.data.split import Fold, Scope, SiteShare, test_mask, training_images
+from fedgraft.data.split import Fold, Scope, SiteShare, test_mask, train_mask, training_images
 
 
 def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
@@ -23,7 +23,7 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     count = len(examples.class_names)
     if count < 4:
         raise UserError(f"example-halves needs at least four classes, and there are {count}.")
-    testing = test_mask(examples, config)
+    testing, training = test_mask(examples, config), train_mask(examples, config)
     shares = []
     first, second = tuple(range(count // 2)), tuple(range(count // 2, count))
     tests = {
@@ -33,7 +33,7 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     for site, members in enumerate(partition("iid", examples.labels, config.sites, config.seed)):
         mine = np.zeros(len(examples), bool)
         mine[members] = True
-        shares.append(SiteShare(training_images(examples, mine & ~testing, config, site), tests))
+        shares.append(SiteShare(training_images(examples, mine & training, config, site), tests))
     scopes = (Scope("first", first), Scope("second", second))
     return (Fold(None, tuple(range(count)), scopes, tuple(shares)),)
 

@@ -186,7 +186,7 @@ FAMILY = Family(
     lambda folder: model_type(folder) == "clip",
     load_clip,
     sample=write_sample,
-    placements=("before", "behind"),
+    placements=("before", "middle", "behind"),
     deep_prompts=True,
     adapts=("text", "image"),
     exports=True,

@@ -6,6 +6,7 @@ so for each class name only its own tokens are computed, without padding; and of
 output is used, so only that row is computed. The features equal those of the plain forward pass.
 """
 
+import html
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -37,14 +38,16 @@ class ClipTextTower(TextTower):
 
     def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
         """Names followed by a full stop and the end token, padded with end tokens."""
-        rows = [self._tokenizer(f"{name}.", add_special_tokens=False)["input_ids"] + [self._end] for name in names]
+        texts = [f"{cleaned(name)}." for name in names]
+        rows = [self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self._end] for text in texts]
         longest = max(len(row) for row in rows)
         ids = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows], device=self._device)
         return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows], device=self._device))
 
     def tokenize_texts(self, texts: Sequence[str]) -> tuple[Tensor, ClassTokens]:
         """The longest common prefix, without the end token, as a context."""
-        rows = self._tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        written = [cleaned(text) for text in texts]
+        rows = self._tokenizer(written, truncation=True, max_length=self.max_tokens)["input_ids"]
         rows = [row[1:] for row in rows]
         first, last = min(rows), max(rows)
         common = next((i for i, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
@@ -57,7 +60,7 @@ class ClipTextTower(TextTower):
 
     def embed_words(self, text: str) -> Tensor:
         """Token embeddings of a text, such as an initial context."""
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._tokenizer(cleaned(text), add_special_tokens=False)["input_ids"]
         return self._embedded(ids)
 
     def _embedded(self, ids: list[int]) -> Tensor:
@@ -70,7 +73,7 @@ class ClipTextTower(TextTower):
         """The plain forward pass in batches, each padded to its longest text."""
         parts = []
         for begin in range(0, len(texts), 256):
-            batch = list(texts[begin : begin + 256])
+            batch = [cleaned(text) for text in texts[begin : begin + 256]]
             tokens = self._tokenizer(
                 batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
             )
@@ -87,20 +90,24 @@ class ClipTextTower(TextTower):
         placement: Placement = "before",
         deltas: Deltas | None = None,
     ) -> Tensor:
-        """The shared prefix once, then every class after it; with the context behind the name, only the start token.
+        """The shared prefix once, then every class after it; what stands behind the name belongs to each class.
 
         Raises:
-            UserError: context and class name together exceed the tower's positions, or `deep` has too many layers.
+            UserError: context and class name together exceed the tower's positions, or `deep` has too many layers or
+                a context for each class beside it.
         """
         embeddings = self._tower.embeddings
         layers: Any = self._tower.encoder.layers
-        prompts, n_ctx = context.shape[:2]
+        prompts, n_ctx = len(context), context.shape[-2]
+        each_class = context.dim() == 4
         total = 1 + n_ctx + classes.ids.shape[1]
         if total > self.max_tokens:
             raise UserError(
                 f"A context of {n_ctx} vectors and the longest class name need {total} positions, but "
                 f"the text tower has {self.max_tokens}. Shorten the context (n_ctx) or the class names."
             )
+        if deep is not None and each_class:
+            raise UserError("Deep prompts need a context that all classes share; leave class_context out.")
         if deep is not None and deep.shape[1] >= len(layers):
             raise UserError(
                 f"Deep prompts for {deep.shape[1]} layers after the first do not fit into a text tower of "
@@ -111,23 +118,26 @@ class ClipTextTower(TextTower):
         context = context.to(positions.dtype)
         deep = deep if deep is None else deep.to(positions.dtype)
         start = embeddings.token_embedding.weight[self._start].expand(prompts, 1, -1)
-        if placement == "before":
-            prefix, places = torch.cat([start, context], dim=1) + positions[: 1 + n_ctx], None
-        else:
-            prefix, (classes, places) = start + positions[:1], _spread(classes, n_ctx)
+        front = {"before": n_ctx, "middle": n_ctx // 2, "behind": 0}[placement]
+        shared = 0 if each_class else front
+        prefix, places = start + positions[:1], None
+        if shared:
+            prefix = torch.cat([start, context[:, :shared]], dim=1) + positions[: 1 + shared]
+        if shared < n_ctx:
+            classes, places = _spread(classes, front - shared, n_ctx - front)
         first = prefix.shape[1]
         names = embeddings.token_embedding(classes.ids)
         behind = torch.arange(first, first + classes.ids.shape[1], device=self._device).expand(len(names), -1)
         suffix = names.flatten(0, 1)[classes.kept].expand(prompts, -1, -1)
         if places is not None:
-            suffix = _placed(suffix, places, context)
+            suffix = _placed(suffix, places, context[..., shared:, :])
         suffix = suffix + positions[behind.flatten()[classes.kept]]
         for index, layer in enumerate(layers):
             if deep is not None and 1 <= index <= deep.shape[1]:
-                if places is None:
-                    prefix = torch.cat([prefix[:, :1], deep[:, index - 1]], dim=1)
-                else:
-                    suffix = _placed(suffix, places, deep[:, index - 1])
+                if shared:
+                    prefix = torch.cat([prefix[:, :1], deep[:, index - 1, :shared]], dim=1)
+                if places is not None:
+                    suffix = _placed(suffix, places, deep[:, index - 1, shared:])
             if index < len(layers) - 1:
                 prefix, suffix = self._layer(layer, prefix, suffix, classes, changed)
         ends = self._last_layer(layers[-1], prefix, suffix, classes, changed)
@@ -222,18 +232,31 @@ def _packed(states: Tensor, classes: ClassTokens) -> Tensor:
     return flat if len(classes.kept) == flat.shape[1] else flat.index_select(1, classes.kept)
 
 
+def cleaned(text: str) -> str:
+    """A text as CLIP's own tokenizer cleans it: HTML entities resolved, twice, and white space reduced to spaces."""
+    return " ".join(html.unescape(html.unescape(text)).split())
+
+
 @lru_cache(maxsize=16)
-def _spread(classes: ClassTokens, n_ctx: int) -> tuple[ClassTokens, Tensor]:
-    """Class names with room for a context before the full stop, and its positions among the tokens kept, (C, n_ctx)."""
+def _spread(classes: ClassTokens, front: int, back: int) -> tuple[ClassTokens, Tensor]:
+    """Class names with room for context vectors before each name and before its full stop.
+
+    Returns:
+        The names, and the positions of the vectors among the tokens kept, (C, front + back).
+    """
     count, length = classes.ids.shape
-    column = torch.arange(length + n_ctx, device=classes.ids.device).expand(count, -1)
-    stop = classes.ends[:, None] - 1
-    source = torch.where(column < stop, column, column - n_ctx).clamp(min=0)
-    spread = ClassTokens(classes.ids.gather(1, source), classes.ends + n_ctx)
-    begins = spread.last - n_ctx - 1
-    return spread, begins[:, None] + torch.arange(n_ctx, device=begins.device)
+    column = torch.arange(length + front + back, device=classes.ids.device).expand(count, -1)
+    stop = front + classes.ends[:, None] - 1
+    source = torch.where(column < stop, column - front, column - front - back).clamp(min=0)
+    spread = ClassTokens(classes.ids.gather(1, source), classes.ends + front + back)
+    before = spread.last - spread.ends
+    behind = spread.last - back - 1
+    device = before.device
+    places = [before[:, None] + torch.arange(front, device=device), behind[:, None] + torch.arange(back, device=device)]
+    return spread, torch.cat(places, dim=1)
 
 
 def _placed(suffix: Tensor, places: Tensor, context: Tensor) -> Tensor:
-    """The suffix (N, T, width) with the context (N, n_ctx, width) at its places (C, n_ctx)."""
-    return suffix.index_copy(1, places.flatten(), context.repeat(1, len(places), 1))
+    """The suffix (N, T, width) with a context (N, n, width), or one a class (N, C, n, width), at its places (C, n)."""
+    each = context.repeat(1, len(places), 1) if context.dim() == 3 else context.flatten(1, 2)
+    return suffix.index_copy(1, places.flatten(), each)

@@ -1,8 +1,11 @@
 """Base to novel classes (Zhou et al., CVPR 2022), dealt as FedPGP deals them (Cui et al., ICML 2024).
 
-The first half of the classes, in the source's order, is base and dealt to the sites; the rest is novel, and nobody
-trains on it. With more sites than base classes, several sites hold the same class, each with its own part of the
+The first half of the classes in label order, rounded up, is base and dealt to the sites; the rest is novel, and nobody
+trains on it. With more sites than base classes, several sites hold the same class, each with its own part of its
 images.
+
+Two definitions of base are measured: the base classes that other sites hold, and all base classes, which the authors'
+code of FedPGP and of those that follow it measures.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.core.randomness import generator
 from fedgraft.data.examples import Examples, IntArray
 from fedgraft.data.protocols.protocol import Protocol
-from fedgraft.data.results import Metric, Results, Row, harmonic_mean, mean_of_last, scope_accuracy
+from fedgraft.data.results import Metric, Results, Row, harmonic_mean, has_scope, mean_of_last, scope_accuracy
 from fedgraft.data.split import Fold, Scope, SiteShare, class_protocol_mask, shots_of, test_mask, train_mask
 
 
@@ -33,11 +36,10 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
             f"but there are {config.sites} and {len(base)}."
         )
     usable = class_protocol_mask(examples)
-    testing = test_mask(examples, config)
+    testing, training = test_mask(examples, config), usable & train_mask(examples, config)
     owners = _dealt_classes(generator(config.seed, "deal-classes").permutation(base), config.sites)
     base_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, base))
     novel_tests = np.flatnonzero(usable & testing & np.isin(examples.labels, novel))
-    training = usable & train_mask(examples, config)
     shots = {label: shots_of(examples, training, label, config) for label in base}
     if lacking := [examples.class_names[label] for label in base if not len(shots[label])]:
         raise UserError(
@@ -52,9 +54,10 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
     for site, own in enumerate(owners):
         parts = [shots[label][holders[label].index(site) :: len(holders[label])] for label in sorted(own)]
         is_own = np.isin(examples.labels[base_tests], own)
-        tests = {"local": base_tests[is_own], "base": base_tests[~is_own], "novel": novel_tests}
+        tests = {"local": base_tests[is_own], "base": base_tests[~is_own]}
+        tests |= {"novel": novel_tests, "base_all": base_tests}
         shares.append(SiteShare(np.sort(np.concatenate(parts)), tests))
-    scopes = (Scope("local", base), Scope("base", base), Scope("novel", novel))
+    scopes = (Scope("local", base), Scope("base", base), Scope("novel", novel), Scope("base_all", base))
     return (Fold(None, base, scopes, tuple(shares)),)
 
 
@@ -74,7 +77,10 @@ def results(rows: Sequence[Row], count: int) -> Results:
         local, base, novel = (scope_accuracy(rows, server_round, scope) for scope in ("local", "base", "novel"))
         hm2 = harmonic_mean(base, novel)
         means = {"hm": harmonic_mean(local, base, novel), "hm2": hm2, "cm": (local + hm2) / 2}
-        return {"local": local, "base": base, "novel": novel, **means}
+        found = {"local": local, "base": base, "novel": novel, **means}
+        if has_scope(rows, server_round, "base_all"):  # not in rounds that an earlier version ran
+            found["base_all"] = scope_accuracy(rows, server_round, "base_all")
+        return found
 
     return mean_of_last(rows, count, of_round)
 
@@ -91,6 +97,7 @@ PROTOCOL = Protocol(
         Metric("hm", "HM", "harmonic mean of local, base and novel", "purple"),
         Metric("hm2", "HM2", "harmonic mean of base and novel", "sky", drawn=False),
         Metric("cm", "CM", "mean of local and HM2", "red", drawn=False),
+        Metric("base_all", "All base", "all base classes, as most published code measures", drawn=False),
     ),
     preserved="novel",
     colours={"local": "blue", "base": "orange", "novel": "green"},

@@ -8,11 +8,12 @@ from fedgraft.config.registry import Registered
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import Examples
+from fedgraft.data.joined import class_templates
 from fedgraft.data.results import Colour, Metric, Results, Row
 from fedgraft.data.split import Fold, Split
 
 _LAST = 5
-_DOMAIN = "domain:"
+_PARTS = ("domain:", "dataset:")
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Protocol(Registered):
     Attributes:
         folds: makes the federations from the examples, the configuration and the options.
         results: computes the metrics of summary.json from the rows of metrics.jsonl and a number of last rounds.
-        metrics: how each result is shown; a mapping from domains to accuracies needs no entry.
-        preserved: the scope that best shows what a federation preserves; exports are measured by it.
+        metrics: how each result is shown; the mappings `per_domain` and `per_dataset` need no entry.
+        preserved: the scope that best shows what a federation preserves, or the first of its parts; exports are
+            measured by it.
         colours: colours of the scopes in figures.
         announced: what a deployment's server knows about the split before any site has connected, from the options;
             None if one machine splits all images. A deployed site calls `folds` on its own images, and the options
             include `class_names`, the classes of the federation.
+        joins: whether it takes several data sets, as the source `several` joins them.
+        part: what the accuracy of one domain or data set means, where results have a mapping of them.
     """
 
     kind: ClassVar[str] = "protocol"
@@ -40,6 +44,8 @@ class Protocol(Registered):
     preserved: str
     colours: Mapping[str, Colour] = field(default_factory=dict)
     announced: Callable[[Any], Split] | None = None
+    joins: bool = False
+    part: str = "this domain held out from training"
 
     def facts(self) -> dict[str, str]:
         """What is measured, and where the protocol runs."""
@@ -59,7 +65,14 @@ class Protocol(Registered):
                 if not len(share.train):
                     more = f" or more shots than {config.shots}" if config.shots else ""
                     raise UserError(f"Site {site} of {config.sites} got no training images; use fewer sites{more}.")
-        return Split(examples.class_names, examples.templates, examples.labels, examples.keys, folds)
+        return Split(
+            examples.class_names,
+            examples.templates,
+            examples.labels,
+            examples.keys,
+            folds,
+            class_templates(examples),
+        )
 
     def last_round(self, rows: Sequence[Row]) -> Results:
         """The results of the last evaluated round."""
@@ -71,17 +84,17 @@ class Protocol(Registered):
 
     def metric(self, key: str) -> Metric:
         """How a result is shown, including a domain's and one that only an earlier version had."""
-        if key.startswith(_DOMAIN):
-            return Metric(key, key.removeprefix(_DOMAIN), "this domain held out from training")
+        if key.startswith(_PARTS):
+            return Metric(key, key.partition(":")[2], self.part)
         return next((metric for metric in self.metrics if metric.key == key), Metric(key, key, ""))
 
 
 def flat_results(results: Results) -> dict[str, float]:
-    """Results without nesting: a mapping from domains becomes one key `domain:NAME` per domain."""
-    domains = {
-        f"{_DOMAIN}{name}": value
-        for nested in results.values()
+    """Results without nesting: the mapping `per_domain` becomes one key `domain:NAME` per domain, others likewise."""
+    parts = {
+        f"{key.removeprefix('per_')}:{name}": value
+        for key, nested in results.items()
         if isinstance(nested, dict)
         for name, value in nested.items()
     }
-    return domains | {key: value for key, value in results.items() if not isinstance(value, dict)}
+    return parts | {key: value for key, value in results.items() if not isinstance(value, dict)}
