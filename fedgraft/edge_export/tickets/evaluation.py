@@ -28,6 +28,8 @@ from fedgraft.methods.plan import Plan
 _BATCH = 128
 _FEWEST_CLASSES = 4
 """Of which half can be base and half novel."""
+_SCOPES = ("base", "novel")
+"""Over both sites, the other scopes measure the same images as the first of these."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ def zero_shot_tasks(examples: Examples, seed: int) -> list[ZeroShotTask]:
         return [ZeroShotTask("all", np.arange(len(examples)), everything)]
     plan = Plan.of(RunConfig(protocol="base-to-novel", sites=2, seed=seed, shots=1))
     (fold,) = plan.split(examples).folds
-    scopes: dict[tuple[int, ...], ZeroShotTask] = {}
-    for scope in fold.scopes:  # over both sites, local and base are the same images; the last name stands
-        positions = joined(share.tests[scope.name] for share in fold.sites)
-        scopes[scope.classes] = ZeroShotTask(scope.name, positions, scope.classes)
-    tasks = list(scopes.values())
+    tasks = [
+        ZeroShotTask(scope.name, joined(share.tests[scope.name] for share in fold.sites), scope.classes)
+        for scope in fold.scopes
+        if scope.name in _SCOPES
+    ]
     tested = np.concatenate([task.positions for task in tasks])
     for domain in np.unique(examples.domains[tested]) if len(examples.domain_names) > 1 else ():
         positions = tested[examples.domains[tested] == domain]
