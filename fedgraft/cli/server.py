@@ -40,16 +40,18 @@ def server_init(
 def server_start(folder: Folder, metrics_port: MetricsPort = None) -> None:
     """Run Flower's SuperLink until Ctrl-C."""
     from fedgraft.deployment.running_server import RunningServer
-    from fedgraft.deployment.service import log_to_folder, supervise_until_ended
+    from fedgraft.deployment.service import log_to_folder, run_until_ended
     from fedgraft.runs.server_folder import ServerFolder
 
     server = RunningServer(ServerFolder.open(folder))
     log_to_folder(server)
     for process in server.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
-    server.start()
-    typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
-    supervise_until_ended(server, metrics_port)
+
+    def say_ready() -> None:
+        typer.echo(f"Ready on port {server.folder.port}; {len(server.folder.admitted())} sites are admitted.")
+
+    run_until_ended(server, metrics_port, say_ready)
 
 
 @server_app.command("admit")

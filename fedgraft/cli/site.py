@@ -123,15 +123,14 @@ def site_start(
 ) -> None:
     """Run the site's worker and Flower's SuperNode until Ctrl-C."""
     from fedgraft.deployment.running_site import RunningSite
-    from fedgraft.deployment.service import log_to_folder, supervise_until_ended
+    from fedgraft.deployment.service import log_to_folder, run_until_ended
     from fedgraft.runs.site_folder import SiteFolder
 
     site = RunningSite(SiteFolder.open(folder), server, ca or folder / "ca.pem")
     log_to_folder(site)
     for process in site.processes.values():
         typer.echo(f"$ {shlex.join(process.command)}")
-    site.start()
-    supervise_until_ended(site, metrics_port)
+    run_until_ended(site, metrics_port)
 
 
 @site_app.command("runs")

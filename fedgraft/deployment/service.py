@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from fedgraft.core.logs import log_lines_to
 from fedgraft.deployment.running_server import RunningServer
@@ -18,18 +19,25 @@ def log_to_folder(running: RunningServer | RunningSite) -> None:
     log_lines_to(running.folder.path / "logs" / "service.log", "service")
 
 
-def supervise_until_ended(running: RunningServer | RunningSite, metrics_port: int | None = None) -> None:
-    """Keep a server or a site running; raises RunFailed if it cannot continue.
+def run_until_ended(
+    running: RunningServer | RunningSite,
+    metrics_port: int | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Start a server or a site and keep it running; whatever ends it, at the start too, stops all of its processes.
 
     Args:
         metrics_port: where to serve Prometheus metrics on loopback; None for nowhere.
+        on_ready: called once it has started.
 
     Raises:
-        RunFailed: it cannot continue.
-        UserError: the metrics cannot be served.
+        RunFailed: it does not start, or cannot continue.
+        UserError: it cannot be started, or the metrics cannot be served.
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(0))
     try:
+        running.start()
+        on_ready()
         if metrics_port is not None:
             from fedgraft.deployment.prometheus import serve_metrics
 
