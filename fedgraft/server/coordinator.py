@@ -279,12 +279,14 @@ class _FoldRun:
         if measure:
             self._report(earlier, measured(replies, self._fold.scopes, self._bounds))
         self._arrays, self._state = result.arrays, result.state
-        self._reported = {"loss": result.figures["loss"]}
+        self._reported = {name: value for name, value in result.figures.items() if name == "loss"}
         checkpoint = Checkpoint(self._number, server_round, result.arrays, rows, result.state)
         self._directory.checkpoints.save(checkpoint, self._job.fingerprint)
         self._directory.append(rows)
         for entry in result.left_out:
             self._observer.on_site_left_out(server_round, entry.site, self._named(entry))
+        if result.unused:
+            self._observer.on_notice(summary.unused_sentence(server_round, result.unused))
         for site, times in sorted(result.shortened.items()):
             self._observer.on_notice(
                 f"Round {server_round}: the update of site {site} was {times:.1f} times the norm bound; it is cut."
