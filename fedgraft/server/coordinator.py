@@ -17,11 +17,11 @@ from fedgraft.data.results import is_evaluation
 from fedgraft.data.split import Fold, Split
 from fedgraft.flower import messages
 from fedgraft.flower.messages import Arrays, Job, to_array_record, wire_size
+from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import RunState, Wanted
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
 from fedgraft.server.greeting import Greeting, Names
