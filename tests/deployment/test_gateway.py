@@ -8,10 +8,12 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import tomli_w
+from cryptography import x509
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import free_port
@@ -113,6 +115,24 @@ def test_a_revoked_site_is_cut_off(server: RunningServer, tmp_path: Path) -> Non
     with pytest.raises((OSError, http.client.HTTPException)):
         _status(_connect(server.folder.port, server.folder.authority, site), FLEET)
     assert _status(_connect(server.folder.port, server.folder.authority, faithful), FLEET) not in (403, 404)
+
+
+@pytest.mark.slow
+def test_a_server_renews_its_revocation_list_before_that_shuts_out_every_site(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    site, folder = _site(tmp_path, server.folder, "constant"), server.folder
+    folder.write_revocation_list(datetime.now(UTC) - timedelta(days=900))
+    server._look_again = 0.0
+    server.supervise()
+    ends = x509.load_pem_x509_crl(folder.revocation_list.read_bytes()).next_update_utc
+    assert ends is not None
+    assert ends > datetime.now(UTC) + timedelta(days=800)
+    os.kill(server._gateway.pid, signal.SIGKILL)  # the next one has this list only
+    while server._gateway.ended is None:
+        pass
+    server.supervise()
+    server._gateway.wait_until(lambda: _answers(folder, site), _SECONDS)
 
 
 @pytest.mark.slow
