@@ -251,6 +251,7 @@ class _FoldRun:
         checkpoint = self._directory.checkpoints.newest(self._number, self._job.fingerprint)
         if checkpoint is not None:
             checkpoint.require_shapes({name: array.shape for name, array in initial.items()})
+            self._driver.require_memory(checkpoint.state)
         first = checkpoint.round if checkpoint else 0
         kept = [row for row in self._directory.rows() if row["fold"] != self._fold.name or row["round"] < first]
         self._directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])

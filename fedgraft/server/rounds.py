@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedgraft.core.errors import RunFailed
+from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.plain_text import plain
 from fedgraft.core.randomness import generator, keyed_normal
 from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record
 from fedgraft.flower.record_values import arrays_in, metrics_in, real_number, whole_number
@@ -118,6 +119,14 @@ class RoundDriver:
             shortened=within.shortened,
             seconds=sum(answer.seconds for answer in answers),
         )
+
+    def require_memory(self, state: State) -> None:
+        """Raise UserError if a run cannot go on from a checkpoint's state."""
+        self._plan.composition.require_memory(state, {name: array.shape for name, array in self._initial.items()})
+        for name in (_USUAL, _UNUSED):
+            value = state.get(name, np.asarray(0))
+            if value.shape != () or not 0 <= float(value) < np.inf:
+                raise UserError(f"The checkpoint's {name!r} is {plain(str(value))}, but must be at least 0.")
 
     def _within_bound(self, answers: list[Answer], previous: Arrays, state: State) -> Bounded:
         """The answers under the norm bound, which holds in deployments whose rule does not clip every update itself."""
