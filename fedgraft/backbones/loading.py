@@ -47,8 +47,8 @@ def load_backbone(
 
 
 def require_backbone(name: str) -> None:
-    """Raise UserError unless there is a backbone of the name: a folder, or an ID whose configuration can be read."""
-    _located(name)
+    """Raise UserError unless there is a backbone of the name, of a known family; its weights are not looked at."""
+    _family(_located(name)[0], f"backbone {name!r}")
 
 
 def _located(name: str) -> tuple[Path, str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 from fedgraft.core.observer import Observer
 from fedgraft.data.results import Row, is_evaluation
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.server.summary import unused_sentence
 
 
 class RunFollower:
@@ -24,6 +25,7 @@ class RunFollower:
         self._waits_for = ""
         rows = directory.rows()
         self._told.update(_key(row) for row in rows if row["scope"] == "left_out")
+        self._told.update((row["round"], row["unused"]) for row in rows if "unused" in row)
         self._told.update((number,) for number in sorted(_metrics(rows))[:-1])
 
     def look(self, waits_for: str = "") -> None:
@@ -40,6 +42,9 @@ class RunFollower:
             if row["scope"] == "left_out" and _key(row) not in self._told:
                 self._told.add(_key(row))
                 self._observer.on_site_left_out(row["round"], row["site"], row["reason"])
+            if (reason := row.get("unused")) and (row["round"], reason) not in self._told:
+                self._told.add((row["round"], reason))
+                self._observer.on_notice(unused_sentence(row["round"], reason))
         for number, metrics in sorted(_metrics(rows).items()):
             if (number,) not in self._told:
                 self._told.add((number,))
@@ -53,7 +58,7 @@ def _metrics(rows: list[Row]) -> dict[int, dict[str, float]]:
         if is_evaluation(row):
             metrics[row["round"]][row["scope"]] = row["accuracy"]
     for row in rows:
-        if row["scope"] == "train" and row["round"] in metrics:
+        if row["scope"] == "train" and "loss" in row and row["round"] in metrics:
             metrics[row["round"]]["loss"] = row["loss"]
     return metrics
 

@@ -11,8 +11,8 @@ import typer
 from fedgraft.cli.settings import Json, MetricsPort
 
 if TYPE_CHECKING:
+    from fedgraft.flower.run_state import Wanted
     from fedgraft.runs.run_queue import QueuedRun
-    from fedgraft.runs.run_state import Wanted
 
 server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its folder, its processes, the admitted sites.")
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")]
@@ -133,7 +133,7 @@ def server_runs(folder: Folder, as_json: Json = False) -> None:
 @server_app.command("pause")
 def server_pause(folder: Folder, run: Run) -> None:
     """Let a run pause after its present round; other runs may go on meanwhile."""
-    from fedgraft.runs.run_state import Wanted
+    from fedgraft.flower.run_state import Wanted
 
     _want(folder, run, Wanted.PAUSE)
     typer.echo("The run pauses after its present round; `fedgraft server resume` lets it go on.")
@@ -142,7 +142,7 @@ def server_pause(folder: Folder, run: Run) -> None:
 @server_app.command("resume")
 def server_resume(folder: Folder, run: Run) -> None:
     """Let a paused run go on, behind the runs that are queued."""
-    from fedgraft.runs.run_state import Wanted
+    from fedgraft.flower.run_state import Wanted
 
     found = _want(folder, run, Wanted.GO_ON)
     if found.followed or found.directory.is_locked():
@@ -157,7 +157,7 @@ def server_resume(folder: Folder, run: Run) -> None:
 @server_app.command("stop")
 def server_stop(folder: Folder, run: Run) -> None:
     """End a run for good after its present round; it is evaluated and summarized as it is."""
-    from fedgraft.runs.run_state import Wanted
+    from fedgraft.flower.run_state import Wanted
 
     found = _want(folder, run, Wanted.STOP)
     typer.echo("The run ends after its present round, with a summary of what there is.")
@@ -167,7 +167,7 @@ def server_stop(folder: Folder, run: Run) -> None:
 
 def _want(folder: Path, run: str, wanted: "Wanted") -> "QueuedRun":
     from fedgraft.core.errors import UserError
-    from fedgraft.runs.run_state import RunState
+    from fedgraft.flower.run_state import RunState
     from fedgraft.runs.server_folder import ServerFolder
 
     found = ServerFolder.open(folder).queue.find(run)

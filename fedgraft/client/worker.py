@@ -120,9 +120,17 @@ class Worker:
         plan = Plan.of(RunConfig.model_validate_json(config_json))
         name = self._own_backbone(plan.config.backbone)
         with refusing("images"):
-            examples = open_site_images(self._site.data, plan.announced.class_names, self._site.settings.labels)
+            examples = open_site_images(
+                self._site.data,
+                plan.announced.class_names,
+                self._site.settings.labels,
+                self._site.cache,
+                self._site.settings.on_bad_image == "skip",
+            )
         with refusing("backbone"):
             backbone = self._loaded(name, plan)
+        for line in examples.skipped:
+            _log.warning("left out: %s", line)
         with refusing("images"):
             smallest = self._site.settings.policy.smallest_sum
             return DeployedRun(plan, backbone, examples, self._site.state / run, self._site.cache, smallest)

@@ -24,9 +24,9 @@ from fedgraft.core.errors import RunPaused, UserError, reason_of
 from fedgraft.core.observer import Observer
 from fedgraft.data.sources.source import find_source
 from fedgraft.flower.internals import is_lost_server, take_replies_by_envelope
+from fedgraft.flower.run_state import Ended, Outcome, RunState
 from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import Ended, Outcome, RunState
 
 __all__ = ["client_app", "server_app"]
 

@@ -107,7 +107,9 @@ class RunningServer:
         self._record()
 
     def supervise(self) -> None:
-        """Restart what has ended, and retire replaced keys; the SuperLink restores its state from its database.
+        """Restart what has ended, retire replaced keys, and renew the revocation list.
+
+        The SuperLink restores its state from its database.
 
         Raises:
             RunFailed: the SuperLink does not start again.
@@ -127,6 +129,8 @@ class RunningServer:
             with suppress(RunFailed):  # the SuperLink is about to be restarted
                 self._report(retire_replaced_keys(self.folder))
             self._take_new_certificate()
+            with suppress(OSError):  # a full disk; it is tried again, with years left
+                self.folder.renew_revocation_list()
         for process in self.processes.values():
             process.rotate_log()
         self._record()

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedgraft.client.worker_status import clear_status, last_pulse, running_task
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.files import free_port
-from fedgraft.deployment.connection_check import find_obstacle
+from fedgraft.deployment.connection_check import Obstacle, find_obstacle
 from fedgraft.deployment.folder_lock import TEMPORARY_PREFIX, FolderLock
 from fedgraft.deployment.processes import Process, app_environment, clean_home, flower_environment, guarded
 from fedgraft.deployment.status_file import StatusFile
@@ -28,11 +28,12 @@ _SILENT_SECONDS = 45.0
 """Without a sign of life from a worker, which gives one every two seconds."""
 _UNANSWERED_SECONDS = 15.0
 """For which a SuperNode waits for an answer while no process works on one."""
+_REJECTED = "terminated gracefully"
 _REASONS = {
     "CERTIFICATE_VERIFY_FAILED": "its ca.pem is not the server's",
     "[code: 2004]": "the server has not admitted the site's key, or still considers the site connected",
     "[code: 2001]": "the server admits only sites with a key",
-    "terminated gracefully": "the server rejects its signature: the key was removed, or the two clocks differ",
+    _REJECTED: "the server rejects its signature: the key was removed, or the two clocks differ",
 }
 _LOST_SIGNS = (
     "SSL/TLS handshake error detected", "Giving up reconnection", "Client error '", "Server error '",
@@ -232,6 +233,8 @@ class RunningSite:
         self._record()
         if self._away_since is None:
             self._away_since = now
+            if _REJECTED in output and (found := self._found_obstacle()) is not None:
+                reason = f"{found.reason[0].lower()}{found.reason[1:].rstrip('.')}"
             self._status.obstacle = f"The SuperNode ended: {reason}."
             _log.warning("%s ended (%s) and is restarted until it connects", self.supernode.name, reason)
         wrong_authority = "CERTIFICATE_VERIFY_FAILED" in output
@@ -260,13 +263,18 @@ class RunningSite:
 
     def _check_connection(self) -> None:
         """Say what keeps the site from the server, once; raises RunFailed if it will not pass by itself."""
-        found = find_obstacle(self._server, self._authority, self.folder.certificate, self.folder.tls_key)
+        found = self._found_obstacle()
         if found is not None and not found.passes:
+            self._status.obstacle = found.reason
+            self._record()
             raise RunFailed(found.reason)
         reason = "" if found is None else found.reason
         if reason and reason != self._status.obstacle:
             _log.warning("%s The site keeps trying.", reason)
         self._status.obstacle = reason
+
+    def _found_obstacle(self) -> Obstacle | None:
+        return find_obstacle(self._server, self._authority, self.folder.certificate, self.folder.tls_key)
 
     def _restart_supernode(self) -> None:
         self.supernode.stop()  # with a signal, so that it deregisters and the server accepts it again

@@ -14,7 +14,7 @@ class SiteStatus:
 
     Attributes:
         connected: when its SuperNode last reached the server; None if it has not.
-        obstacle: what keeps it from the server.
+        obstacle: what keeps it from the server, or kept it before it ended.
         doing: "idle", "waiting" for the worker's answer, or "sending" it.
         message: the kind of the newest message, with `received` and `answered` in seconds since the epoch.
         task: the kind of message that the worker is handling.
@@ -39,9 +39,9 @@ def site_status(site: SiteFolder) -> SiteStatus:
     found, said = folder_status(site.path, [site.certificate, site.path / "ca.pem"])
     running = found.pid is not None
     node = NodeStatus(**said.get("supernode", {})) if running else NodeStatus()
-    obstacle = str(said.get("obstacle", "")) if running else ""
-    if running and obstacle:
-        found.problems.append(obstacle)
+    obstacle = str(said.get("obstacle", ""))
+    if obstacle:
+        found.problems.append(obstacle if running else f"Before it ended: {obstacle}")
     elif running and said and node.connected is None:
         found.problems.append("It has not reached its server yet.")
     return SiteStatus(

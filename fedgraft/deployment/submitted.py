@@ -13,9 +13,9 @@ from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed
 from fedgraft.core.files import write_text
 from fedgraft.deployment.running_server import is_running, submit
+from fedgraft.flower.run_state import Outcome, RunState, Wanted
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.run_queue import run_key
-from fedgraft.runs.run_state import Outcome, RunState, Wanted
 from fedgraft.runs.server_folder import ServerFolder
 
 _ABANDONED_SECONDS = 10.0

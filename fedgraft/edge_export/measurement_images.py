@@ -88,7 +88,8 @@ def run_images(trained: TrainedRun, most: int) -> MeasurementImages:
 
 def site_images(trained: TrainedRun, site: SiteFolder, most: int) -> MeasurementImages:
     """A deployed site's own images; raises UserError if its folder of images does not suit the run."""
-    examples = open_site_images(site.data, trained.split.class_names, site.settings.labels)
+    leave_out = site.settings.on_bad_image == "skip"
+    examples = open_site_images(site.data, trained.split.class_names, site.settings.labels, site.cache, leave_out)
     fold = trained.plan.split(examples).folds[0]
     return _of_fold(examples, fold, trained.plan.protocol.preserved, fold.sites, most)
 

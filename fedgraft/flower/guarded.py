@@ -5,7 +5,7 @@ flwr               sends the operator's secret
 flower-supernode   shows the site's certificate to the gateway
 flower-superexec   starts an app's process with its token on standard input, where no process list shows it
 flwr-clientapp     runs the app of the installed package, whatever the server hands out, confined to what it needs
-flwr-serverapp     the same at the server
+flwr-serverapp     the same at the server; why it cannot begin stands in the run's ended.json
 
 Settings come from the environment, since the arguments are Flower's.
 """
@@ -25,9 +25,11 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from fedgraft.core.errors import RunFailed, reason_of
 from fedgraft.flower import internals
 from fedgraft.flower.confinement import confine, landlock_version, python_paths
 from fedgraft.flower.node_status import NodeStatusFile
+from fedgraft.flower.run_state import Ended, Outcome, RunState
 
 OPERATOR_FILE, GATEWAY_FILE = "FEDGRAFT_OPERATOR_FILE", "FEDGRAFT_GATEWAY_FILE"
 """Environment variables that name the files of the two secrets."""
@@ -125,7 +127,20 @@ def _app(command: str) -> None:
     if landlock_version():
         _confine(command)
     internals.install_apps_after(_check_app, internals.RUNTIMES[command])
+    if command == "flwr-serverapp":
+        internals.observe_failures(_record_failure)
     sys.argv += ["--token", sys.stdin.readline().strip()]
+
+
+def _record_failure(given: dict[str, Any], error: Exception) -> None:
+    """Write into ended.json why a submitted run ends, unless fedgraft's own code has done so or the server is lost."""
+    if "settings" not in given or internals.is_lost_server(error):
+        return
+    state, submission = RunState(Path(given["out"])), json.loads(given["settings"])["submission"]
+    ended = state.ended
+    if ended is None or ended.submission != submission or ended.outcome is Outcome.RUNNING:
+        begun = ended.round if ended is not None else 0
+        state.end(Ended(Outcome.FAILED, submission, begun, reason_of(error), type(error).__name__))
 
 
 def _confine(command: str) -> None:
@@ -163,7 +178,10 @@ def _end_with_parent() -> None:
 
 def _check_app(content: bytes) -> None:
     if hashlib.sha256(content).hexdigest() != os.environ[APP_SHA256]:
-        raise PermissionError("The app of this run is not the app of the installed fedgraft; nothing of it was run.")
+        raise RunFailed(
+            "The app of this run is not the app of the installed fedgraft; nothing of it was run. After an upgrade, "
+            "start the server and its sites again."
+        )
 
 
 _PREPARED: dict[str, Callable[[str], None]] = {

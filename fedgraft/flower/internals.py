@@ -395,6 +395,36 @@ def install_apps_after(check: Callable[[bytes], None], module: str) -> None:
     runtime.install_from_fab = checked  # type: ignore[attr-defined]
 
 
+def observe_failures(failed: Callable[[dict[str, Any], Exception], None]) -> None:
+    """Let the ServerApp's process tell why its app cannot be installed, read or loaded, or how it ends with an error.
+
+    Args:
+        failed: from the settings that the run was submitted with, and the error.
+    """
+    runtime: Any = import_module(RUNTIMES["flwr-serverapp"])
+    settings: dict[str, Any] = {}
+    read = runtime.run_from_proto
+
+    def known(proto: Any) -> Any:
+        run = read(proto)
+        settings.update(run.override_config)
+        return run
+
+    def told(function: Callable[..., Any]) -> Callable[..., Any]:
+        def tried(*arguments: Any, **more: Any) -> Any:
+            try:
+                return function(*arguments, **more)
+            except Exception as error:
+                failed(settings, error)
+                raise
+
+        return tried
+
+    runtime.run_from_proto = known
+    for name in ("install_from_fab", "get_fab_metadata", "get_project_config", "get_fused_config_from_dir", "run_"):
+        setattr(runtime, name, told(getattr(runtime, name)))
+
+
 def open_superlink_with(middleware: Any, **settings: str) -> None:
     """Let the SuperLink of this process send its requests through an ASGI middleware."""
     from flwr.superlink import main as superlink

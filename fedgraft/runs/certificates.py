@@ -175,10 +175,10 @@ def certificate_serial(path: Path) -> int:
     return x509.load_pem_x509_certificate(path.read_bytes()).serial_number
 
 
-def signed_revocation_list(path: Path, serials: list[int]) -> str:
-    """The authority's list of revoked certificates, as PEM."""
+def signed_revocation_list(path: Path, serials: list[int], now: datetime.datetime | None = None) -> str:
+    """The authority's list of revoked certificates, as PEM; it counts for as many days from now as a certificate."""
     authority, signing = _authority(path)
-    now = datetime.datetime.now(datetime.UTC)
+    now = now or datetime.datetime.now(datetime.UTC)
     builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(authority.subject)
@@ -189,6 +189,16 @@ def signed_revocation_list(path: Path, serials: list[int]) -> str:
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
         builder = builder.add_revoked_certificate(entry)
     return builder.sign(signing, hashes.SHA256()).public_bytes(_PEM).decode()
+
+
+def is_old_list(path: Path, now: datetime.datetime | None = None) -> bool:
+    """Whether a revocation list was signed more than a day ago, or cannot be read."""
+    try:
+        ends = x509.load_pem_x509_crl(path.read_bytes()).next_update_utc
+    except (OSError, ValueError):
+        return True
+    left = None if ends is None else ends - (now or datetime.datetime.now(datetime.UTC))
+    return left is None or left < datetime.timedelta(days=_VALID_DAYS - 1)
 
 
 def _authority(path: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

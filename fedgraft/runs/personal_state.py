@@ -34,7 +34,9 @@ class PersonalState:
         self.identity = identity
 
     def save(self, server_round: int, tensors: dict[str, Tensor], attempt: int = 0) -> None:
-        """Write the state after a round of a server's attempt (see `Job`); keep the round before and any later one.
+        """Write the state after a round of a server's attempt (see `Job`), and keep that of the round before.
+
+        States of later rounds go: they are of a server process that ended before it could record them.
 
         Raises:
             UserError: it cannot be written; what was there before is intact.

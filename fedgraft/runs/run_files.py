@@ -167,6 +167,7 @@ class TrainingRow(_Row):
     sites: list[int]
     loss: float | None = None
     drift: float | None = None
+    unused: str | None = None
     uplink_bytes_per_site: int = 0
     downlink_bytes_per_site: int = 0
 

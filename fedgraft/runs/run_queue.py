@@ -15,8 +15,8 @@ from typing import IO
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_text
+from fedgraft.flower.run_state import Outcome, RunState, Wanted
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import Outcome, RunState, Wanted
 
 
 def run_key(out: Path) -> str:

@@ -14,9 +14,11 @@ runs/            the runs that were submitted, and their queue
 logs/
 """
 
+import fcntl
 import os
 import tomllib
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -31,6 +33,7 @@ from fedgraft.core.plain_text import name_problem
 from fedgraft.runs.certificates import (
     certificate_hosts,
     certificate_serial,
+    is_old_list,
     signed_revocation_list,
     site_certificate,
     validity,
@@ -190,10 +193,17 @@ class ServerFolder:
         """The replaced keys that still count, each with its site's name."""
         return [(_site_of(path), path) for path in self._keys("replaced")]
 
-    def write_revocation_list(self) -> None:
-        """Write the list anew from the certificates of revoked sites."""
-        serials = [certificate_serial(path) for path in sorted((self.path / "revoked").glob("*.pem"))]
-        write_text(self.revocation_list, signed_revocation_list(self.path, serials))
+    def write_revocation_list(self, now: datetime | None = None) -> None:
+        """Write the list anew from the certificates of revoked sites, one process at a time, so that none is lost."""
+        with (self.path / "keys" / "revoked.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            serials = [certificate_serial(path) for path in sorted((self.path / "revoked").glob("*.pem"))]
+            write_text(self.revocation_list, signed_revocation_list(self.path, serials, now))
+
+    def renew_revocation_list(self, now: datetime | None = None) -> None:
+        """Write the list anew if it is more than a day old: one that has expired would shut out every site."""
+        if is_old_list(self.revocation_list, now):
+            self.write_revocation_list(now)
 
     def rotate(self, hosts: list[str]) -> None:
         """Issue a new certificate to the server; for the same hosts as before unless others are given."""

@@ -14,7 +14,7 @@ audit.jsonl    what servers asked, what was decided and what left the site, see 
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import tomli_w
 from cryptography.hazmat.primitives import serialization
@@ -38,6 +38,7 @@ class SiteSettings(BaseModel):
     backbone: str = Field(default="", description="a folder or Hugging Face ID, in place of what the server names")
     backbones: dict[str, str] = Field(default_factory=dict, description="folder or ID for a name that a server gives")
     task_seconds: float = Field(default=3600.0, gt=0, description="a worker that takes longer over a message restarts")
+    on_bad_image: Literal["fail", "skip"] = Field(default="fail", description="skip: leave out what cannot be read")
     labels: dict[str, str] = Field(default_factory=dict, description="the federation's class for a folder's name")
     policy: SitePolicy = Field(default_factory=SitePolicy, description="which runs the site takes part in, and how")
 

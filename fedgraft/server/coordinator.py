@@ -17,11 +17,11 @@ from fedgraft.data.results import is_evaluation
 from fedgraft.data.split import Fold, Split
 from fedgraft.flower import messages
 from fedgraft.flower.messages import Arrays, Job, to_array_record, wire_size
+from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import RunState, Wanted
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
 from fedgraft.server.greeting import Greeting, Names
@@ -251,6 +251,7 @@ class _FoldRun:
         checkpoint = self._directory.checkpoints.newest(self._number, self._job.fingerprint)
         if checkpoint is not None:
             checkpoint.require_shapes({name: array.shape for name, array in initial.items()})
+            self._driver.require_memory(checkpoint.state)
         first = checkpoint.round if checkpoint else 0
         kept = [row for row in self._directory.rows() if row["fold"] != self._fold.name or row["round"] < first]
         self._directory.replace_rows([*kept, *(checkpoint.rows if checkpoint else [])])
@@ -279,12 +280,14 @@ class _FoldRun:
         if measure:
             self._report(earlier, measured(replies, self._fold.scopes, self._bounds))
         self._arrays, self._state = result.arrays, result.state
-        self._reported = {"loss": result.figures["loss"]}
+        self._reported = {name: value for name, value in result.figures.items() if name == "loss"}
         checkpoint = Checkpoint(self._number, server_round, result.arrays, rows, result.state)
         self._directory.checkpoints.save(checkpoint, self._job.fingerprint)
         self._directory.append(rows)
         for entry in result.left_out:
             self._observer.on_site_left_out(server_round, entry.site, self._named(entry))
+        if result.unused:
+            self._observer.on_notice(summary.unused_sentence(server_round, result.unused))
         for site, times in sorted(result.shortened.items()):
             self._observer.on_notice(
                 f"Round {server_round}: the update of site {site} was {times:.1f} times the norm bound; it is cut."

@@ -114,6 +114,18 @@ class Reception:
                 self.numbers[name] = number
         return refused
 
+    def absence(self, number: int) -> str:
+        """Why nobody has a number: the refusal of its site or, where it is free, of a site that has no number."""
+        known = {taken: name for name, taken in self.numbers.items()}
+        refusals = [(self._seen[node].name, why) for node, why in sorted(self._refused.items()) if node in self._seen]
+        if number in known:
+            name = known[number]
+            said = [why.removeprefix(f"{name!r}: ") for refused, why in refusals if refused == name]
+        else:
+            free = [one for one in range(self._count) if one not in known]
+            said = [why for name, why in refusals if name not in self.numbers][free.index(number) :]
+        return f"it does not take part: {said[0]}" if said else "it is not connected"
+
     def ask_again(self, node: int) -> None:
         """Greet a site that did not answer; `look` reports it as returned once it answers."""
         self._ask({node} - set(self._waiting))

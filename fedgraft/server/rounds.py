@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedgraft.core.errors import RunFailed
+from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.plain_text import plain
 from fedgraft.core.randomness import generator, keyed_normal
 from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, Arrays, from_array_record
 from fedgraft.flower.record_values import arrays_in, metrics_in, real_number, whole_number
@@ -18,13 +19,15 @@ from fedgraft.server.router import Reply
 from fedgraft.server.secure_round import MaskedSum
 from fedgraft.server.site_bounds import SiteBounds, ToldBounds
 from fedgraft.strategies.answers import Answer, LeftOut
-from fedgraft.strategies.components import Drift, Round, State
+from fedgraft.strategies.components import Drift, Outcome, Round, State
 from fedgraft.strategies.norm_bound import Bounded, bounded
 from fedgraft.strategies.secure_aggregation import SecureAggregation
 from fedgraft.strategies.site_share import capped
 
 _USUAL = "usual norm"
 """The name of the norm bound's memory in the strategy's state."""
+_UNUSED = "unused sums"
+"""The name of the number of rounds in a row, up to now, whose sums could not be used; a third one ends the run."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,13 @@ class RoundResult:
     Attributes:
         arrays: the next shared parameters.
         state: the strategy's state.
-        figures: loss, example count, and the metrics of rule and steps, for the round's row.
+        figures: loss, example count, and the metrics of rule and steps, for the round's row; none without an aggregate.
         counted: the sites whose answers count.
         left_out: the other sites that were asked, and why.
         shortened: how many times the norm bound a site's update was, where it was longer.
         seconds: that the sites whose answers can be read have trained, together, as they report it.
         more_downlink, more_uplink: bytes per site of messages after the training.
+        unused: why there is no aggregate of the answers, and the parameters are those of the round before.
     """
 
     arrays: Arrays
@@ -51,6 +55,7 @@ class RoundResult:
     seconds: float = 0.0
     more_downlink: int = 0
     more_uplink: int = 0
+    unused: str = ""
 
 
 class RoundDriver:
@@ -115,6 +120,14 @@ class RoundDriver:
             seconds=sum(answer.seconds for answer in answers),
         )
 
+    def require_memory(self, state: State) -> None:
+        """Raise UserError if a run cannot go on from a checkpoint's state."""
+        self._plan.composition.require_memory(state, {name: array.shape for name, array in self._initial.items()})
+        for name in (_USUAL, _UNUSED):
+            value = state.get(name, np.asarray(0))
+            if value.shape != () or not 0 <= float(value) < np.inf:
+                raise UserError(f"The checkpoint's {name!r} is {plain(str(value))}, but must be at least 0.")
+
     def _within_bound(self, answers: list[Answer], previous: Arrays, state: State) -> Bounded:
         """The answers under the norm bound, which holds in deployments whose rule does not clip every update itself."""
         rule, multiple = self._plan.composition.rule, self._plan.config.norm_bound
@@ -124,23 +137,29 @@ class RoundDriver:
         return bounded(answers, starts, float(state.get(_USUAL, 0.0)), multiple)
 
     def conclude_sum(self, server_round: int, previous: Arrays, total: MaskedSum, state: State) -> RoundResult:
-        """Go on from the sum of answers that were masked.
+        """Go on from the sum of answers that were masked, or from `previous` if that sum cannot be used.
+
+        One site is enough to spoil a sum, and nobody can tell which: so a round without an aggregate does not end the
+        run, but several in a row do.
 
         Args:
             previous, state: as in `conclude`.
 
         Raises:
-            RunFailed: no sites that keep to the protocol have this sum.
+            RunFailed: the sums of several rounds in a row cannot be used.
         """
         composition, asked = self._plan.composition, len(self.participants(server_round))
         assert isinstance(composition.rule, SecureAggregation)
         now = self._round(server_round, previous, asked)
+        unused, figures = "", dict[str, float]()
         try:
-            outcome, told = composition.rule.mean(total.vector, len(total.counted), now)
+            outcome, told = composition.rule.mean(total.unmasked(), len(total.counted), now)
         except ValueError as error:
-            raise RunFailed(f"Round {server_round} cannot use the sum of its sites: {error}.") from error
-        outcome = composition.followed(outcome, now, state)
-        figures = {"loss": told.loss, "num_examples": told.num_examples, **outcome.figures}
+            unused = str(error)
+            outcome = Outcome(previous, _with_unused(server_round, unused, total.counted, state))
+        else:
+            outcome = composition.followed(outcome, now, state)
+            figures = {"loss": told.loss, "num_examples": told.num_examples, **outcome.figures}
         return RoundResult(
             outcome.arrays,
             outcome.state,
@@ -150,6 +169,7 @@ class RoundDriver:
             seconds=total.seconds,
             more_downlink=total.downlink,
             more_uplink=total.uplink,
+            unused=unused,
         )
 
     def require_quorum(self, server_round: int, sound: int, left_out: Sequence[LeftOut]) -> None:
@@ -173,6 +193,18 @@ class RoundDriver:
             rounds=self._plan.config.rounds,
             drift=self._drift,
         )
+
+
+def _with_unused(server_round: int, reason: str, counted: Sequence[int], state: State) -> State:
+    """The state after one more round whose sum cannot be used; raises RunFailed if it is one too many."""
+    unused = int(state.get(_UNUSED, 0)) + 1
+    if unused == 3:
+        sites = ", ".join(map(str, counted))
+        raise RunFailed(
+            f"Round {server_round} is the third in a row whose sum cannot be used: {reason}. Sums do not tell which "
+            f"of the sites {sites} spoils them; resume the run without the one that you suspect."
+        )
+    return {**state, _UNUSED: np.asarray(unused)}
 
 
 def _answers(replies: Sequence[Reply], asked: Sequence[int], bounds: SiteBounds) -> tuple[list[Answer], list[LeftOut]]:

@@ -142,7 +142,8 @@ class Router:
         replies: dict[int, Reply] = {}
         for site in sites:
             if (node := self._node_of.get(site)) is None:
-                replies[site] = Reply(site, error="it is not connected")
+                absence = self._reception.absence(site) if self._reception else "it is not connected"
+                replies[site] = Reply(site, error=absence)
             elif site in self.dead:
                 replies[site] = Reply(site, error=_DEAD)
             else:

@@ -13,7 +13,6 @@ from typing import TypeVar
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
-from fedgraft.core.errors import RunFailed
 from fedgraft.flower.messages import JOB, METRICS, SECAGG_STAGE, Job, wire_size
 from fedgraft.flower.record_values import metrics_in, real_number
 from fedgraft.server.router import Reply, Router
@@ -33,18 +32,27 @@ class MaskedSum:
     """The sum of the sites' vectors.
 
     Attributes:
+        vector: the sum; None where the masks cannot be taken off it.
+        problem: why they cannot.
         counted: the sites in it, sorted.
         left_out: the other sites that were asked, and why.
         downlink, uplink: bytes per site of all messages after the training.
         seconds: that the sites have trained, together, as they report it.
     """
 
-    vector: Integers
+    vector: Integers | None
     counted: list[int]
     left_out: list[LeftOut]
     downlink: int
     uplink: int
     seconds: float
+    problem: str = ""
+
+    def unmasked(self) -> Integers:
+        """The sum; raises ValueError if the masks cannot be taken off it."""
+        if self.vector is None:
+            raise ValueError(self.problem)
+        return self.vector
 
 
 @dataclass
@@ -74,7 +82,7 @@ class SecureRound:
             replies: of the training.
 
         Raises:
-            RunFailed: too few sites are left after a stage, or the masks cannot be taken off.
+            RunFailed: too few sites are left after a stage.
         """
         terms = self.rule.terms(len(self.asked), self.job.place)
         keys = self._keys(replies)
@@ -96,14 +104,14 @@ class SecureRound:
         revealed = self._stage(records.unmask_request(survivors, dropped), survivors, records.revealed_of)
         width = self.rule.encoding(len(self.asked)).width
         masked = reduce(np.add, (unpacked(data, self.size, width) for data in vectors.values()))
+        vector, problem = None, ""
         try:
             vector = unmasked(masked, keys, commitments, survivors, revealed, terms)
         except ValueError as error:
-            raise RunFailed(f"The masks of round {self.job.round} cannot be taken off: {error}.") from error
+            problem = f"the masks cannot be taken off: {error}"
         count = max(1, len(keys))
-        return MaskedSum(
-            vector, survivors, left_out, self._downlink // count, self._uplink // count, _training_seconds(replies)
-        )
+        downlink, uplink, seconds = self._downlink // count, self._uplink // count, _training_seconds(replies)
+        return MaskedSum(vector, survivors, left_out, downlink, uplink, seconds, problem)
 
     def _keys(self, replies: Sequence[Reply]) -> dict[int, PublicKeys]:
         """The keys that the trained sites published."""

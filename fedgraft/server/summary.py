@@ -42,10 +42,17 @@ def training_rows(
         "training_seconds": round(result.seconds, 3),
         "sites": result.counted,
     }
+    if result.unused:
+        row["unused"] = result.unused
     if result.shortened:
         row["shortened"] = {str(site): round(times, 3) for site, times in sorted(result.shortened.items())}
     left_out = [left_out_row(place, entry.site, entry.reason) for entry in result.left_out]
     return [row, *left_out]
+
+
+def unused_sentence(server_round: int, reason: str) -> str:
+    """A row's `unused` for people."""
+    return f"Round {server_round} leaves the parameters as they are: {reason}."
 
 
 def left_out_row(place: dict[str, Any], site: int, reason: str) -> Row:

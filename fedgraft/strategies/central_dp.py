@@ -26,6 +26,7 @@ from fedgraft.strategies.components import (
     Outcome,
     Round,
     Rule,
+    Shapes,
     State,
     StrategyComponent,
     Update,
@@ -106,6 +107,10 @@ class AdaptiveDP(Rule):
         following = bound * math.exp(-options.clipping_rate * (share - options.quantile))
         mean = private_mean(changes, now.previous, bound, multiplier, now)
         return Outcome(mean, {"clipping_norm": np.asarray(following)}, {"clipping_norm": bound})
+
+    def memory(self, shared: Shapes) -> Shapes:
+        """The clipping norm of the next round."""
+        return {"clipping_norm": ()}
 
     def _deviations(self, asked: int) -> tuple[float, float]:
         """The count's noise deviation, by default the larger of m / 20 and z, and the sum's noise multiplier.

@@ -21,6 +21,8 @@ from fedgraft.strategies.privacy import Privacy
 
 State = dict[str, NDArray[Any]]
 """What a component remembers: arrays by name, stored in the round's checkpoint."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of arrays by name."""
 Update = dict[str, NDArray[np.float64]]
 """Arrays in float64, in which updates are computed before they become parameters again."""
 Noise = Callable[[int, bytes], NDArray[np.float64]]
@@ -72,6 +74,14 @@ class Component:
 
     def privacy(self) -> Privacy | None:
         """The guarantee it gives for each round, or None."""
+        return None
+
+    def memory(self, shared: Shapes) -> Shapes | None:
+        """The shapes of what it remembers after a round, which a resumed run checks; None to have nothing checked.
+
+        Args:
+            shared: of the shared parameters.
+        """
         return None
 
 

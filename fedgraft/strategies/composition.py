@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from fedgraft.config.notation import parse_terms
 from fedgraft.config.registry import STRATEGIES
 from fedgraft.core.errors import UserError
+from fedgraft.core.plain_text import plain
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Component, Outcome, Round, Rule, SiteTransform, State, Step
+from fedgraft.strategies.components import Component, Outcome, Round, Rule, Shapes, SiteTransform, State, Step
 from fedgraft.strategies.privacy import Privacy
 
 _ORDER = (SiteTransform, Rule, Step)
@@ -33,6 +36,17 @@ class Composition:
             kept.update(_named(number, following.state))
             outcome = replace(following, figures={**outcome.figures, **following.figures})
         return replace(outcome, state=kept)
+
+    def require_memory(self, state: State, shared: Shapes) -> None:
+        """Raise UserError if a checkpoint's state is not what these components remember of such parameters."""
+        for number, component in enumerate((self.rule, *self.steps)):
+            expected, known = component.memory(shared), _own_state(number, state)
+            found = {name: array.shape for name, array in known.items() if np.isfinite(array).all()}
+            if expected is not None and known and found != dict(expected):
+                raise UserError(
+                    f"The checkpoint's memory of the strategy's component {number} has the arrays {plain(str(found))}, "
+                    f"but the strategy needs {plain(str(dict(expected)))}, all finite."
+                )
 
     @property
     def needs_drift(self) -> bool:

@@ -55,9 +55,14 @@ def stacked(answers: Sequence[Answer]) -> Arrays:
 
 
 def relative_error(products: Products, expected: Products) -> float:
-    """|products - expected| / |expected| over all maps, in the Frobenius norm; 0 where they are equal."""
-    difference = _norm({name: products[name] - expected[name] for name in expected})
-    return difference / _norm(expected) if difference else 0.0
+    """|products - expected| / |expected| over all maps, in the Frobenius norm; 0 where they are equal.
+
+    Where nothing is expected and something comes, as from updates that cancel, there is no such fraction: not a number.
+    """
+    difference, length = _norm({name: products[name] - expected[name] for name in expected}), _norm(expected)
+    if not difference:
+        return 0.0
+    return difference / length if length else float("nan")
 
 
 def averaging_error(answers: Sequence[Answer]) -> float | None:

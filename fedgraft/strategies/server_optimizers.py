@@ -15,6 +15,7 @@ from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import (
     Outcome,
     Round,
+    Shapes,
     State,
     Step,
     StrategyComponent,
@@ -75,6 +76,10 @@ class FedAvgM(Step):
         step = {name: self.options.lr * value for name, value in velocity.items()}
         return Outcome(apply_update(now.previous, step), _memory("v", velocity))
 
+    def memory(self, shared: Shapes) -> Shapes:
+        """The velocity of every parameter."""
+        return {f"v/{name}": shape for name, shape in shared.items()}
+
 
 class _Adaptive(Step):
     """previous + lr m / (sqrt(v) + tau)."""
@@ -97,6 +102,10 @@ class _Adaptive(Step):
         rate, tau = self.rate(now.number), self.options.tau
         step = {name: rate * first[name] / (np.sqrt(second[name]) + tau) for name in delta}
         return Outcome(apply_update(now.previous, step), {**_memory("m", first), **_memory("v", second)})
+
+    def memory(self, shared: Shapes) -> Shapes:
+        """Both moments of every parameter."""
+        return {f"{kind}/{name}": shape for kind in "mv" for name, shape in shared.items()}
 
 
 class FedAdam(_Adaptive):

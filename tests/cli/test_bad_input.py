@@ -22,6 +22,7 @@ from fedgraft.cli.main import main
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.simulation.engine import Engine
 
 Refused = Callable[..., str]
@@ -516,3 +517,21 @@ def test_what_a_server_keeps_of_its_sites_is_read_as_what_it_is(
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=re.escape(said)):
         RunDirectory(tmp_path).read_json(name)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ("/nowhere/clip", "There is no backbone '/nowhere/clip'; give mini, a Hugging Face folder"),
+        ("{tmp}", "has no config.json; expected a Hugging Face model folder"),
+    ],
+)
+def test_a_backbone_that_does_not_exist_is_told_before_a_run_is_submitted(
+    backbone: str, said: str, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["127.0.0.1"], 1)
+    monkeypatch.setattr("fedgraft.deployment.running_server.is_running", lambda folder: True)
+    monkeypatch.setattr("fedgraft.deployment.submitted.SubmittedRun", None)
+    words = ["--method", "promptfl", "--set", 'class_names=["cat", "dog"]', "--backbone", backbone.format(tmp=tmp_path)]
+    assert said in refused(str(server.path), *words, command="run")
+    assert server.queue.runs() == []

@@ -11,8 +11,8 @@ from fedgraft.cli.main import app
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
+from fedgraft.flower.run_state import Ended, Outcome, RunState
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import Ended, Outcome, RunState
 from fedgraft.runs.server_folder import ServerFolder
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -19,6 +20,8 @@ from fedgraft import UserError, __version__
 from fedgraft.client.relay import OPTIONS, ask_worker
 from fedgraft.client.worker import Worker, serve_on
 from fedgraft.core.errors import RunFailed
+from fedgraft.data.sources import file_keys
+from fedgraft.flower.internals import record_bytes
 from fedgraft.flower.messages import (
     CLASS_COUNTS,
     HELLO,
@@ -50,6 +53,42 @@ def test_a_site_trains_and_is_measured_on_its_own_images(
     right, total = measured.metric_records[METRICS]["personal"]
     assert 0 <= right <= total == 3 * 4
     assert len(list(site.state.glob("*/000/round-000001.safetensors"))) == 1
+
+
+def test_a_site_leaves_out_damaged_images_and_names_them_in_its_own_log_alone(
+    site: SiteFolder, ask_site: Callable[[SiteFolder], Ask], job: Job, content: Callable[[Job], RecordDict],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    folder = next(path for path in sorted(site.data.iterdir()) if path.is_dir())
+    (folder / "Doe_Jane_1961.png").write_bytes(b"\x89PNG cut off")
+    lenient = replace(site, settings=site.settings.model_copy(update={"on_bad_image": "skip"}))
+    hello = ask_site(lenient)("hello", RecordDict({JOB: job.to_record()}))
+    answer = unpack(ask_site(lenient)("train", content(job)))[2]
+    assert isinstance(answer, RecordDict)
+    assert answer.metric_records[METRICS][NUM_EXAMPLES] == 3 * 8
+    assert "Doe_Jane_1961.png" in caplog.text
+    assert not any(b"Doe" in record_bytes(sent) for sent in (hello, answer))
+
+
+def test_a_second_start_of_a_site_reads_no_image(
+    site: SiteFolder, ask_site: Callable[[SiteFolder], Ask], job: Job, content: Callable[[Job], RecordDict],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(file_keys, "SETTLED_NS", -(10**12))  # files count as settled at once
+    opened: list[str] = []
+    plain = os.open
+
+    def observed(path: Any, *arguments: Any, **more: Any) -> int:
+        opened.extend([str(path)] if str(path).endswith(".png") else [])
+        return plain(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", observed)
+    ask_site(site)("train", content(job))
+    assert len(opened) == 36
+    opened.clear()
+    ask_site(site)("train", content(replace(job, round=2)))
+    assert opened == []
+    assert list((site.cache / "keys").iterdir())
 
 
 def test_a_training_that_also_measures_says_what_an_evaluation_would_have_said(

@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,62 @@ def test_a_certificate_of_the_server_that_does_not_fit(
     found = _found(server, site, listen(certificate, server))
     assert found is not None
     assert not found.passes
+    assert said in found.reason
+
+
+def _dated(**later: float) -> bytes:
+    """What the gateway answers while its clock says that so much more time has passed than this machine's."""
+    then = datetime.datetime.now(datetime.UTC) + datetime.timedelta(**later)
+    return f"HTTP/1.1 404 Not Found\r\ndate: {format_datetime(then, usegmt=True)}\r\n\r\nNot Found".encode()
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ({"minutes": 90}, "This machine's clock is 90 minutes behind the server's: 2"),
+        ({"minutes": -119}, "This machine's clock is 119 minutes ahead of the server's: 2"),
+        ({"hours": 26}, "This machine's clock is 26 hours behind the server's: 2"),
+        ({"days": -400}, "This machine's clock is 400 days ahead of the server's: 2"),
+        ({"seconds": 200}, None),
+        ({"seconds": -2}, None),
+    ],
+)
+def test_a_clock_that_differs_from_the_servers_is_told_as_that(
+    later: dict[str, float], said: str | None, server: ServerFolder, site: SiteFolder, listen: Listen
+) -> None:
+    found = _found(server, site, listen(server.certificate, server, _dated(**later)))
+    assert (found is None) == (said is None)
+    if found is not None and said is not None:
+        assert not found.passes
+        assert found.reason.startswith(said)
+
+
+@pytest.mark.parametrize("date", [b"yesterday", b"Tue, 99 Foo 2026 25:00:00 GMT", b"\xff", b""])
+def test_a_date_that_is_none_is_no_obstacle(
+    date: bytes, server: ServerFolder, site: SiteFolder, listen: Listen
+) -> None:
+    assert (
+        _found(server, site, listen(server.certificate, server, b"HTTP/1.1 404\r\ndate: " + date + b"\r\n\r\n")) is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "days", "said"),
+    [(2, 9, 3, "clock is 3 days behind the server's"), (-9, -2, -3, "clock is 3 days ahead of the server's")],
+)
+def test_a_certificate_that_is_not_valid_by_a_wrong_clock_is_told_as_the_clock(
+    first: int,
+    last: int,
+    days: float,
+    said: str,
+    server: ServerFolder,
+    site: SiteFolder,
+    listen: Listen,
+    tmp_path: Path,
+) -> None:
+    certificate = _certificate(server, tmp_path / "server.pem", "127.0.0.1", first, last, of=server)
+    found = _found(server, site, listen(certificate, server, _dated(days=days)))
+    assert found is not None
     assert said in found.reason
 
 

@@ -25,8 +25,8 @@ from fedgraft.core.errors import RunFailed, RunPaused, UserError
 from fedgraft.core.files import free_port
 from fedgraft.core.observer import Observer
 from fedgraft.deployment.flower_app import _recorded, server_app
+from fedgraft.flower.run_state import Ended, Outcome, RunState
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import Ended, Outcome, RunState
 from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
 from fedgraft.testing.grids import FakeGrid, Said

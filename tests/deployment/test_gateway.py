@@ -1,21 +1,26 @@
 """What a stranger at the exposed port would gain: the control interface, a fleet of one's own, an app of one's own."""
 
 import http.client
+import json
 import os
 import signal
 import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import tomli_w
+from cryptography import x509
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import free_port
 from fedgraft.deployment.local import admit_here
 from fedgraft.deployment.processes import guarded
 from fedgraft.deployment.running_server import RunningServer, _operator
+from fedgraft.flower.run_state import Outcome, RunState
 from fedgraft.runs.flower_app_folder import write_app
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
@@ -113,15 +118,40 @@ def test_a_revoked_site_is_cut_off(server: RunningServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_server_renews_its_revocation_list_before_that_shuts_out_every_site(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    site, folder = _site(tmp_path, server.folder, "constant"), server.folder
+    folder.write_revocation_list(datetime.now(UTC) - timedelta(days=900))
+    server._look_again = 0.0
+    server.supervise()
+    ends = x509.load_pem_x509_crl(folder.revocation_list.read_bytes()).next_update_utc
+    assert ends is not None
+    assert ends > datetime.now(UTC) + timedelta(days=800)
+    os.kill(server._gateway.pid, signal.SIGKILL)  # the next one has this list only
+    while server._gateway.ended is None:
+        pass
+    server.supervise()
+    server._gateway.wait_until(lambda: _answers(folder, site), _SECONDS)
+
+
+@pytest.mark.slow
 def test_an_app_of_ones_own_is_not_run_even_for_the_operator(server: RunningServer, tmp_path: Path) -> None:
     app = write_app(tmp_path / "app")
     module, mark = app / "graft" / "server_app.py", tmp_path / "was-run"
     module.write_text(f"open({str(mark)!r}, 'w').close()\n{module.read_text()}")
-    folder = server.folder
-    command = [*guarded("flwr"), "run", str(app), folder.write_connection(), "--stream"]
+    folder, out = server.folder, tmp_path / "out"
+    run = {"config": {"backbone": "mini"}, "admitted": str(folder.path / "admitted"), "submission": "abc"}
+    settings = folder.path / "app" / "settings-own.toml"
+    settings.write_text(tomli_w.dumps({"out": str(out), "settings": json.dumps(run)}))
+    command = [*guarded("flwr"), "run", str(app), folder.write_connection(), "--stream", "--run-config", str(settings)]
     done = subprocess.run(command, env=_operator(folder), capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert "is not the app of the installed fedgraft" in done.stdout + done.stderr
     assert not mark.exists()
+    ended = RunState(out).ended
+    assert ended is not None
+    assert (ended.outcome, ended.submission) == (Outcome.FAILED, "abc")
+    assert ended.reason.startswith("The app of this run is not the app of the installed fedgraft")
 
 
 @pytest.mark.slow

@@ -19,10 +19,10 @@ from fedgraft.deployment.registration import reconcile, register_key, registry, 
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.deployment.submitted import SubmittedRun
+from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.runs.certificates import certificate_serial
 from fedgraft.runs.key_rotation import new_key_pair
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import RunState, Wanted
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 

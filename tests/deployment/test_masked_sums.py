@@ -12,11 +12,14 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.observer import Observer
 from fedgraft.deployment.local import up
 from fedgraft.flower.internals import record_bytes, record_from_bytes
 from fedgraft.flower.messages import pack
+from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.server.preparation import prepare
 from fedgraft.strategies.secagg import records
 from fedgraft.testing.in_process import FIRST_NODE, InProcessGrid, outcome, run_to_the_end
 
@@ -129,6 +132,70 @@ def test_a_masked_vector_that_is_none_is_left_out_and_the_round_goes_on(
         run_to_the_end(CONFIG.model_copy(update={"rounds": 1}), root / "run", grid)
     (left_out,) = [row for row in RunDirectory(root / "run").rows() if row["scope"] == "left_out"]
     assert (left_out["site"], left_out["reason"][: len(said)]) == (3, said)
+
+
+class _Spoiling:
+    """A site that sends noise in place of its masked vector, from the first of some rounds to the last."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self._rounds, self._round = range(first, last + 1), 0
+
+    def __call__(self, kind: str, node: int, answer: bytes) -> bytes:
+        if node != FIRST_NODE + 3 or kind not in ("train", "secagg"):
+            return answer
+        self._round += kind == "train"
+        record = record_from_bytes(answer).config_records["3/secagg"]
+        if "vector" not in record or self._round not in self._rounds:
+            return answer
+        noise = bytes(byte ^ 0xA5 for byte in bytes(record["vector"]))  # type: ignore[call-overload]
+        return record_bytes(pack({3: RecordDict({records.SECAGG: records.masked_answer(noise)})}))
+
+
+def test_a_spoilt_sum_leaves_the_parameters_as_they_are_and_the_run_goes_on(deploy: Deploy) -> None:
+    root, sites = deploy()
+    told = list[str]()
+    observer = Observer()
+    observer.on_notice = told.append  # type: ignore[method-assign]
+    with InProcessGrid(sites, 1, {}, _Spoiling(1, 2)) as grid:
+        coordinator = prepare(CONFIG.model_copy(update={"rounds": 3}), root / "run", False, observer)
+        assert coordinator is not None
+        begin = {name: array.tobytes() for name, array in coordinator.initial().items()}
+        received = list[dict[str, bytes]]()
+        train = coordinator.before_round
+
+        def before_round(router: Any, server_round: int) -> bool:
+            checkpoint = coordinator.directory.checkpoints.newest(0, coordinator.backbone.fingerprint)
+            if checkpoint is not None:
+                received.append({name: array.tobytes() for name, array in checkpoint.arrays.items()})
+            return train(router, server_round)
+
+        coordinator.before_round = before_round  # type: ignore[method-assign]
+        coordinator.run(grid)
+        coordinator.directory.unlock()
+    rows = [row for row in RunDirectory(root / "run").rows() if row["scope"] == "train"]
+    assert received == [begin, begin]
+    assert outcome(root / "run", sites)["shared"] != begin
+    assert ["loss" in row for row in rows] == [False, False, True]
+    assert [row.get("unused") for row in rows] == ["a site's vector is not what an update can become"] * 2 + [None]
+    assert [row["sites"] for row in rows] == [[0, 1, 2, 3]] * 3  # each sum was seen, and counts for privacy
+    assert [one for one in told if one.startswith("Round")] == [
+        f"Round {number} leaves the parameters as they are: a site's vector is not what an update can become."
+        for number in (1, 2)
+    ]
+    assert write_report(root / "run").is_file()
+
+
+def test_three_spoilt_sums_in_a_row_end_the_run_also_after_a_resume(deploy: Deploy) -> None:
+    root, sites = deploy()
+    config = CONFIG.model_copy(update={"rounds": 4})
+    said = r"^Round 3 is the third in a row whose sum cannot be used: .* which of the sites 0, 1, 2, 3 spoils them"
+    for spoiling in (_Spoiling(1, 4), _Spoiling(1, 1)):
+        with InProcessGrid(sites, 1, {}, spoiling) as grid, pytest.raises(RunFailed, match=said):
+            run_to_the_end(config, root / "run", grid)
+    with InProcessGrid(sites, 1, {}, _Spoiling(2, 2)) as grid:
+        run_to_the_end(config, root / "run", grid)
+    rows = [row for row in RunDirectory(root / "run").rows() if row["scope"] == "train"]
+    assert ["loss" in row for row in rows] == [False, False, True, False]
 
 
 def test_distributed_noise_is_accounted_for_in_the_summary(deploy: Deploy) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from fedgraft.client.worker_status import clear_status, last_pulse, report_task, running_task, start_pulse
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.deployment.connection_check import Obstacle
 from fedgraft.deployment.local import admit_here
 from fedgraft.deployment.processes import _group_lives
 from fedgraft.deployment.running_site import RunningSite
@@ -219,6 +220,31 @@ def test_a_supernode_whose_message_is_being_answered_is_left_alone(
 def test_a_site_that_runs_is_not_started_again(site: RunningSite) -> None:
     with pytest.raises(UserError, match=r"north is already running, as process \d+"):
         RunningSite(site.folder, "127.0.0.1:1", site._authority)
+
+
+def test_a_clock_that_is_hours_off_ends_the_site_with_a_line_that_its_status_shows(
+    site: RunningSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "This machine's clock is 2 hours ahead of the server's; set the wrong one right."
+    monkeypatch.setattr("fedgraft.deployment.running_site.find_obstacle", lambda *given: Obstacle(line))
+    with pytest.raises(RunFailed, match="clock is 2 hours ahead"):
+        site.start()
+    assert line in site_status(site.folder).folder.problems
+    site.stop()
+    assert f"Before it ended: {line}" in site_status(site.folder).folder.problems
+
+
+def test_a_signature_that_the_server_rejects_for_the_clock_is_told_as_the_clock(
+    site: RunningSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    NodeStatusFile(site._node_status).on_connected()
+    site.supervise()
+    found = Obstacle("This machine's clock is 2 hours ahead of the server's; set the wrong one right.")
+    monkeypatch.setattr("fedgraft.deployment.running_site.find_obstacle", lambda *given: found)
+    _says(site, "gRPC stream terminated gracefully", 1)
+    site.supervise()
+    assert "ended (this machine's clock is 2 hours ahead of the server's; set the wrong one right)" in caplog.text
+    assert "this machine's clock is 2 hours ahead" in site_status(site.folder).obstacle
 
 
 def test_a_site_says_that_nothing_listens_and_goes_on(site: RunningSite, caplog: pytest.LogCaptureFixture) -> None:

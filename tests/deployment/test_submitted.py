@@ -13,8 +13,8 @@ import pytest
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.submitted import SubmittedRun
+from fedgraft.flower.run_state import Ended, Outcome, RunState, Wanted
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import Ended, Outcome, RunState, Wanted
 from fedgraft.runs.server_folder import ServerFolder
 
 pytestmark = pytest.mark.slow

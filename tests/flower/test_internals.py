@@ -176,6 +176,29 @@ def test_an_app_is_checked_before_it_is_installed(module: str, monkeypatch: pyte
     assert installed == [b"known"]
 
 
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [("install_from_fab", OSError(28, "No space left on device")), ("run_", ImportError("no module named graft"))],
+)
+def test_a_server_app_that_cannot_be_installed_or_loaded_tells_why(
+    function: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = import_module(internals.RUNTIMES["flwr-serverapp"])
+    told: list[tuple[dict[str, Any], Exception]] = []
+
+    def fails(*given: Any, **more: Any) -> None:
+        raise error
+
+    for name in ("install_from_fab", "get_fab_metadata", "get_project_config", "get_fused_config_from_dir", "run_"):
+        monkeypatch.setattr(runtime, name, fails)
+    monkeypatch.setattr(runtime, "run_from_proto", lambda proto: SimpleNamespace(override_config=proto))
+    internals.observe_failures(lambda settings, why: told.append((dict(settings), why)))
+    runtime.run_from_proto({"out": "runs/a"})
+    with pytest.raises(type(error)):
+        getattr(runtime, function)(b"")
+    assert told == [({"out": "runs/a"}, error)]
+
+
 # --- replies that a site has tampered with -------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,28 @@ def test_the_servers_certificate_is_of_its_authority_and_names_its_hosts(tmp_pat
     names = own.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["fed.example"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.7"]
+
+
+def test_the_revocation_list_of_a_server_that_runs_for_years_never_expires_and_keeps_who_is_on_it(
+    tmp_path: Path,
+) -> None:
+    server = ServerFolder.create(tmp_path / "server", ["localhost"], 9092)
+    server.admit(SiteFolder.create(tmp_path / "a", "north").public_key)
+    revoked = x509.load_pem_x509_certificate(server.certificate_of("north").read_bytes()).serial_number
+    server.revoke("north")
+    began, written = datetime.now(UTC), server.revocation_list.read_bytes()
+    server.renew_revocation_list(began + timedelta(hours=23))
+    assert server.revocation_list.read_bytes() == written
+    for days in (1.1, 700, 1400, 2100):
+        now = began + timedelta(days=days)
+        server.renew_revocation_list(now)
+        renewed = x509.load_pem_x509_crl(server.revocation_list.read_bytes())
+        assert renewed.next_update_utc is not None
+        assert renewed.next_update_utc > now + timedelta(days=800)
+        assert renewed.get_revoked_certificate_by_serial_number(revoked) is not None
+    server.revocation_list.write_text("cut off by a full dis")
+    server.renew_revocation_list()
+    x509.load_pem_x509_crl(server.revocation_list.read_bytes())
 
 
 def test_a_site_is_admitted_by_its_public_key_and_a_name_belongs_to_one_key(tmp_path: Path) -> None:

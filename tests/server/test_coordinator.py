@@ -13,9 +13,9 @@ from flwr.app import Message
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, RunPaused
 from fedgraft.core.observer import Observer
+from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
-from fedgraft.runs.run_state import RunState, Wanted
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.server.coordinator import Coordinator
 from fedgraft.server.preparation import prepare

@@ -5,7 +5,7 @@ import pytest
 from flwr.app import MetricRecord, RecordDict
 
 from fedgraft.config.run_config import RunConfig
-from fedgraft.core.errors import RunFailed
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.randomness import public_key
 from fedgraft.flower.messages import METRICS, NUM_EXAMPLES, SHARED, to_array_record
 from fedgraft.methods.plan import Plan
@@ -143,3 +143,30 @@ def test_a_site_left_out_three_times_is_named_at_the_end_with_its_reasons() -> N
     assert summary.often_left_out_sentence(entry) == (
         "Site 3, 'north', was left out 4 times: the disk is full (3 times); late (once)."
     )
+
+
+# --- what a resumed run goes on from --------------------------------------------------------------------------------
+
+MEMORIES: list[tuple[str, State]] = [
+    ("fedavgm", {"1/v/context": np.zeros((2, 3))}),
+    ("fedadam", {"1/m/context": np.zeros((2, 3)), "1/v/context": np.zeros((2, 3))}),
+    ("adaptive-dp", {"0/clipping_norm": np.asarray(0.5)}),
+    ("fedavg", {"usual norm": np.asarray(0.5), "unused sums": np.asarray(2)}),
+]
+
+
+@pytest.mark.parametrize(("strategy", "state"), MEMORIES, ids=[strategy for strategy, _ in MEMORIES])
+def test_a_run_goes_on_from_what_its_strategy_remembers_and_from_nothing_else(strategy: str, state: State) -> None:
+    driver = _driver(strategy=strategy)
+    driver.require_memory(state)
+    driver.require_memory({})
+    for name, array in state.items():
+        for other in (np.zeros((7, 7)), np.full(array.shape, np.nan)):
+            with pytest.raises(UserError, match="The checkpoint's"):
+                driver.require_memory({**state, name: other})
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "fedadam", "fedyogi", "adaptive-dp", "median+anchored+interpolate"])
+def test_what_a_round_leaves_is_what_a_resumed_run_expects(strategy: str) -> None:
+    driver = _driver(strategy=strategy)
+    driver.require_memory(_concluded(driver, [1.0] * SITES).state)

@@ -121,13 +121,26 @@ def test_named_sites_get_numbers_in_the_order_of_their_names_and_keep_them() -> 
 
 
 def test_a_site_that_refuses_or_is_no_site_is_left_out_with_its_reason() -> None:
-    router, greeting = _greeted({7: "north", 8: Error(100, "another backbone"), 9: None}, 3, {})
+    router, greeting = _greeted({7: "north", 8: Error(100, "another backbone"), 9: None}, 4, {})
     assert greeting.numbers == {"north": 0}
     assert [reason[:16] for reason in greeting.refused] == ["another backbone", "it was not start"]
     replies = router.ask(MessageType.TRAIN, CONTENT, [0, 1])
     assert [reply.site for reply in replies] == [0, 1]
     assert replies[0].content is not None
-    assert (replies[1].content, replies[1].error) == (None, "it is not connected")
+    assert (replies[1].content, replies[1].error) == (None, "it does not take part: another backbone")
+    assert _asked(router, [2])[2].error.startswith("it does not take part: it was not started")
+    assert _asked(router, [3])[3].error == "it is not connected"
+
+
+def test_a_known_site_that_refuses_is_left_out_with_its_reason_and_not_its_name_twice() -> None:
+    router = _router(KeyedNodes({7: "north", 8: Error(100, "another backbone")}, {7: "north", 8: "west"}), 1)
+    router.greet(RecordDict(), 3, {"north": 0, "east": 1, "west": 2})
+    replies = _asked(router, [0, 1, 2])
+    assert replies[0].content is not None
+    assert [replies[site].error for site in (1, 2)] == [
+        "it is not connected",
+        "it does not take part: another backbone",
+    ]
 
 
 def test_a_site_that_does_not_come_is_not_waited_for_longer_than_for_an_answer() -> None:

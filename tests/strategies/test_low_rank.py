@@ -169,6 +169,18 @@ def test_nothing_learnt_is_no_error() -> None:
     assert relative_error(mean_products(answers), mean_products(answers)) == 0.0
 
 
+def test_updates_that_cancel_make_no_fraction_and_no_failure() -> None:
+    """The mean product is exactly nothing; what another one differs from it by has nothing to be relative to."""
+    answers = _answers(0, [1, 1], [2])
+    for name in MAPS:
+        answers[1].arrays[f"{name}.lora_A"] = answers[0].arrays[f"{name}.lora_A"]
+        answers[1].arrays[f"{name}.lora_B"] = -answers[0].arrays[f"{name}.lora_B"]
+    assert averaging_error(answers) == 0.0
+    nothing = {name: np.zeros((OUT, IN)) for name in MAPS}
+    assert np.isnan(relative_error({name: np.ones((OUT, IN)) for name in MAPS}, nothing))
+    assert relative_error(nothing, nothing) == 0.0
+
+
 # --- which answers count --------------------------------------------------------------------------
 
 

@@ -46,14 +46,15 @@ class _Entry(NamedTuple):
     decoded: bool
 
 
-def keys_of(paths: Sequence[str | Path], root: Path, decoding: bool = False) -> FileKeys:
+def keys_of(paths: Sequence[str | Path], root: Path, decoding: bool = False, cache: Path | None = None) -> FileKeys:
     """The SHA-256 of each file, from the cache where the file has not changed since.
 
     Args:
         root: the folder or file that names the data set; its keys are kept together.
         decoding: whether to decode each image once as well, and report those that are damaged.
+        cache: the folder of the cache, in place of the user's.
     """
-    store = _store(root)
+    store = _store(root, cache or cache_root())
     known = _kept(store)
     now = time.time_ns()
     names = [os.fspath(path) for path in paths]
@@ -119,9 +120,9 @@ def is_settled(state: tuple[int, ...], now: int | None = None) -> bool:
     return max(state[1:3]) < (now or time.time_ns()) - SETTLED_NS
 
 
-def _store(root: Path) -> Path:
+def _store(root: Path, cache: Path) -> Path:
     name = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:32]
-    return cache_root() / "keys" / f"{name}.safetensors"
+    return cache / "keys" / f"{name}.safetensors"
 
 
 def _kept(store: Path) -> dict[str, _Entry]:

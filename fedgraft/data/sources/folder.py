@@ -8,8 +8,9 @@ from pydantic import Field
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.refusals import Refusal
-from fedgraft.data.examples import SPLIT_NAMES, Examples, content_key
+from fedgraft.data.examples import SPLIT_NAMES, Examples
 from fedgraft.data.sources.decoding import decode
+from fedgraft.data.sources.file_keys import keys_of
 from fedgraft.data.sources.folder_layout import list_folder
 from fedgraft.data.sources.labelled_files import FileOptions, examples_of_files, readable
 from fedgraft.data.sources.source import Source
@@ -56,15 +57,23 @@ def open_examples(options: FolderOptions, seed: int) -> Examples:
     return examples_of_files(listing.files, labels, class_names, root, options, [*listing.skipped, *_hint(root)])
 
 
-def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[str, str]) -> Examples:
+def open_site_images(
+    root: Path,
+    class_names: Sequence[str],
+    renamed: Mapping[str, str],
+    cache: Path | None = None,
+    leave_out: bool = False,
+) -> Examples:
     """A site's own folder of images, labelled with the classes of its federation.
 
     Args:
         class_names: of the federation.
         renamed: maps a folder's name to the federation's class name, where they differ.
+        cache: the site's folder for what it keeps of its images, so that a second start reads none.
+        leave_out: whether an image that cannot be read is left out; each is decoded once to find out.
 
     Raises:
-        UserError: there is no such folder, or no images.
+        UserError: there is no such folder, or no images, or one that cannot be read is not to be left out.
         Refusal: a class is unknown to the federation.
     """
     listing = list_folder(root)
@@ -77,17 +86,26 @@ def open_site_images(root: Path, class_names: Sequence[str], renamed: Mapping[st
             detail=f"The folder {root} holds the class {foreign[0]!r}, which the federation does not know; map it to "
             f"one of its classes in the site's labels, or remove it. The federation knows: {', '.join(class_names)}.",
         )
+    found = keys_of([file.location for file in files], root, decoding=leave_out, cache=cache)
+    faults = list(found.faults.values())
+    if faults and (not leave_out or len(faults) == len(files)):
+        raise UserError(
+            f"{len(faults)} of the {len(files)} images of {root} cannot be read. {faults[0]} Repair the data, or leave "
+            'out such images with on_bad_image = "skip" in site.toml.'
+        )
+    sound = [position for position in range(len(files)) if position not in found.faults]
+    files = [files[position] for position in sound]
     has_splits = any(file.split not in ("", "train") for file in files)
     return Examples(
         class_names=tuple(class_names),
         labels=np.asarray([known[named[file.label]] for file in files]),
         domain_names=("all",),
         domains=np.zeros(len(files), np.int64),
-        keys=np.stack([content_key(file.path.read_bytes()) for file in files]),
+        keys=found.keys[sound],
         load=lambda index: decode(files[index].path),
         partial=True,
         splits=np.asarray([SPLIT_NAMES.index(file.split) for file in files], np.int8) if has_splits else None,
-        skipped=tuple(listing.skipped),
+        skipped=(*listing.skipped, *faults),
     )
 
 

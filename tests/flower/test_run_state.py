@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.runs.run_state import Ended, Outcome, RunState, Wanted
+from fedgraft.flower.run_state import Ended, Outcome, RunState, Wanted
 
 
 def test_what_was_wanted_and_how_it_ended_are_read_back(tmp_path: Path) -> None:
