@@ -1,5 +1,6 @@
 """What a recipe is: the setting of a paper, what it needs, and published figures with where each comes from."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
@@ -21,7 +22,7 @@ class Published(BaseModel):
 
     Attributes:
         method: as the paper calls it.
-        dataset: the last part of the data source that they belong to; empty for a mean over several data sets.
+        dataset: the last part of the path or ID of their data; empty for a mean over several data sets.
         metrics: in percent, under the keys of summary.json that are measured in the same way.
         source: paper and table.
         copied_from: who measured or reported them, where those are not the method's authors.
@@ -125,8 +126,8 @@ class Recipe(BaseModel):
 
     def figures_for(self, data: str) -> tuple[Published, ...]:
         """The published figures of the data set that a data source names, and those that are means over several."""
-        last = Path(data.rpartition(":")[2]).name
-        return tuple(row for row in self.published if row.dataset in ("", last))
+        named = {Path(piece).name for piece in re.split("[:@+]", data)}  # in hf:ID@REVISION:CONFIG the ID
+        return tuple(row for row in self.published if row.dataset in {"", *named})
 
 
 def names() -> tuple[str, ...]:

@@ -123,6 +123,11 @@ def test_figures_beside_a_run_are_those_of_its_data_set(data: str, datasets: set
     assert {row.dataset for row in Recipe.load("fedpgp-base-to-novel").figures_for(data)} == datasets
 
 
+def test_figures_of_a_hugging_face_dataset_are_found_whatever_its_revision_and_configuration() -> None:
+    rows = Recipe.load("fedmgp-cifar").figures_for("hf:uoft-cs/cifar100@0a1b:cifar100.v2")
+    assert {row.dataset for row in rows} == {"cifar100"}
+
+
 def test_the_listing_has_name_paper_and_published(command: Command) -> None:
     code, out, _ = command("recipes", "--json")
     listed = json.loads(out)
