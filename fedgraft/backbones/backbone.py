@@ -108,14 +108,30 @@ class TextTower(ABC):
                 f"prompt; shorten it{f' and {len(long) - 1} more' if len(long) > 1 else ''}."
             )
 
+    def require_whole(self, names: Sequence[str], templates: Sequence[str]) -> None:
+        """Raise UserError for a template that the text tower would cut off with one of the class names in it."""
+        room = self.max_tokens - 2  # of the start and the end token
+        long = []
+        for name in names:
+            for template in templates:
+                if (length := len(self.embed_words(template.format(name)))) > room:
+                    long.append((length + 2, name, template))
+        if long:
+            length, name, template = max(long)
+            raise UserError(
+                f"The template {template!r} with the class name {name!r} in it has {length} tokens, but the text tower "
+                f"takes {self.max_tokens}; shorten one of them{f', and {len(long) - 1} more' if len(long) > 1 else ''}."
+            )
+
     @torch.no_grad()
     def encode_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Zero-shot class features (C, dim): the normalized mean over hand-written templates (Radford et al. 2021).
 
         Raises:
-            UserError: a class name is too long.
+            UserError: a class name is too long, alone or in a template.
         """
         self.require_short(names)
+        self.require_whole(names, templates)
         texts = [template.format(name) for name in names for template in templates]
         features = self.encode_texts(texts).view(len(names), len(templates), -1)
         return torch.nn.functional.normalize(features.mean(1), dim=-1)

@@ -70,6 +70,8 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     console.print(table)
     for number, row in enumerate(published, 1):
         console.print(f"[{number}] {source_of(row)}", markup=False, soft_wrap=True)
+    for sentence in comparison.get("missing", []):
+        console.print(sentence, markup=False, soft_wrap=True)
     console.print(f"Report: {report}", soft_wrap=True)
 
 
@@ -88,10 +90,11 @@ def runs_table(runs: list[dict[str, Any]]) -> Table:
 
 
 def source_of(row: dict[str, Any]) -> str:
-    """Where a published figure is from, and who measured it."""
+    """Where a published figure is from, who measured it, and what it was compared with."""
     where = f", {row['dataset']}" if row.get("dataset") else ""
     copied = f"; by {row['copied_from']}" if row.get("copied_from") else ""
-    return f"{row['source']}{where}{copied}."
+    checked = f"checked on {row['checked']}" if row.get("checked") else "as copied, not checked"
+    return f"{row['source']}{where}{copied}; {checked}."
 
 
 def print_export(written: "Exported") -> None:

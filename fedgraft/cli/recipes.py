@@ -32,9 +32,12 @@ def _print(recipe: "Recipe", whole: bool) -> None:
     typer.echo(f"  {recipe.paper}; {rows}")
     if whole:
         from fedgraft.cli.printing import source_of
+        from fedgraft.recipes.recipe import missing_sentence
 
         typer.echo(f"  {recipe.needs}")
         typer.echo(f"  methods: {', '.join(recipe.methods)}")
+        for method in recipe.missing:
+            typer.echo(f"  {missing_sentence(method)}")
         for key, value in recipe.settings.items():
             typer.echo(f"  {key} = {json.dumps(value)}")
         for row in recipe.published:

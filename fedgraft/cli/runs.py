@@ -85,18 +85,22 @@ def compare(
     from fedgraft.cli.printing import print_comparison
     from fedgraft.cli.progress import progress
     from fedgraft.config.notation import split
+    from fedgraft.recipes.recipe import missing_sentence
 
     if "seed" in settings and seeds is not None:
         raise UserError("Give --seed or --seeds, not both.")
     given = layered(config, settings, set_)
     chosen = _recipe(recipe, smoke, given, out)
     seed = given.pop("seed", None)
-    texts = split(methods or ",".join(chosen.methods if chosen else [_METHODS]), ",")
+    missing = [missing_sentence(method) for method in chosen.missing] if chosen and not methods else []
+    texts = split(methods or ",".join(chosen.runnable if chosen else [_METHODS]), ",")
     from fedgraft.reports import write_report
     from fedgraft.simulation.comparison import compare as run
     from fedgraft.simulation.engine import Resources
 
     with progress(quiet=as_json) as observer:
+        for sentence in missing:
+            observer.on_notice(sentence)
         comparison = run(
             given,
             [text.strip() for text in texts if text.strip()],
@@ -106,6 +110,7 @@ def compare(
             resources=Resources(workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address),
             observer=observer,
             published=[row.model_dump() for row in chosen.figures_for(given["data"])] if chosen else (),
+            missing=missing,
         )
     report = write_report(out)
     if as_json:

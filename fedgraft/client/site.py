@@ -85,7 +85,10 @@ class Site:
     @torch.no_grad()
     def _features(self, adapter: Adapter, positions: IntArray) -> torch.Tensor:
         """Image features (n, dim) of some examples, computed in parts to limit memory."""
-        count = max(1, -(-len(positions) // _IMAGES_AT_ONCE))
+        if not len(positions):  # a site holds nothing of another's domain, and no image tower takes nothing
+            backbone = adapter.vocabulary.backbone
+            return torch.empty(0, backbone.dim, device=backbone.device)
+        count = -(-len(positions) // _IMAGES_AT_ONCE)
         parts = np.array_split(positions, count)
         return torch.cat([adapter.image_features(self.run.features(part)[:, 0]) for part in parts])
 

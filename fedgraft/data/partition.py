@@ -25,9 +25,7 @@ def partition(
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner, PathologicalPartitioner
 
     if len(labels) < sites * _MIN_PER_SITE:
-        raise UserError(
-            f"{len(labels)} examples are too few for {sites} sites; give at most {len(labels) // _MIN_PER_SITE}."
-        )
+        raise UserError(f"{_examples(len(labels))} are too few for {_sites(sites)}; {_advice(len(labels))}.")
     makers = {
         "iid": lambda: IidPartitioner(sites),
         "dirichlet": lambda: DirichletPartitioner(sites, "label", alpha, min_partition_size=_MIN_PER_SITE, seed=seed),
@@ -55,21 +53,34 @@ def by_domain(
         UserError: there are fewer sites than domains, or more than their examples allow.
     """
     if sites < len(kept):
-        raise UserError(f"{sites} sites cannot cover {len(kept)} domains; give at least {len(kept)}.")
+        raise UserError(f"{_sites(sites)} cannot cover {len(kept)} domains; give at least {len(kept)}.")
     assigned: list[tuple[int, IntArray]] = [(0, np.empty(0, np.int64))] * sites
     for place, domain in enumerate(kept):
         members = np.flatnonzero(domains == domain)
         holders = range(place, sites, len(kept))
         if len(members) < len(holders) * _MIN_PER_SITE:
-            raise UserError(
-                f"A domain of {len(members)} examples cannot be shared by {len(holders)} of the {sites} sites; "
-                f"give at most {len(members) // _MIN_PER_SITE * len(kept)} sites."
-            )
+            found = f"A domain of {_examples(len(members))} is too small for {len(holders)} of the {_sites(sites)}"
+            raise UserError(f"{found}; {_advice(len(members), len(kept))}.")
         kind, dealt = ("iid", members) if labels is None else ("dirichlet", labels[members])
         parts = [np.arange(len(members))] if len(holders) == 1 else partition(kind, dealt, len(holders), seed, alpha)
         for site, part in zip(holders, parts, strict=True):
             assigned[site] = (domain, members[part])
     return assigned
+
+
+def _advice(examples: int, domains: int = 1) -> str:
+    """How many sites so many examples of each domain allow, or that they are too few for any."""
+    if most := examples // _MIN_PER_SITE * domains:
+        return f"give at most {_sites(most)}"
+    return f"a site needs {_MIN_PER_SITE} at least, so add images"
+
+
+def _examples(count: int) -> str:
+    return f"{count} example{'' if count == 1 else 's'}"
+
+
+def _sites(count: int) -> str:
+    return f"{count} site{'' if count == 1 else 's'}"
 
 
 def _positions(partitioner: "object", labels: IntArray, order: IntArray, sites: int, kind: str) -> list[IntArray]:

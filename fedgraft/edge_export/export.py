@@ -26,7 +26,7 @@ from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
 from fedgraft.edge_export.tickets.ticket import Ticket
 from fedgraft.edge_export.towers import chosen_ticket
-from fedgraft.edge_export.trained_run import TrainedRun, class_features
+from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
 from fedgraft.edge_export.web import page_files
 from fedgraft.runs.site_folder import SiteFolder
 
@@ -96,8 +96,8 @@ class _Draft:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(
-                f"Several data sets of the run in {run} have a class {twice!r}, and a bundle tells classes apart by "
-                "name; train on data sets whose classes differ."
+                f"Several classes of the run in {run} have the name {twice!r}, and a bundle tells classes apart by "
+                "name; train on classes whose names differ."
             )
         self._run_adapter = self.trained.adapter(names)
         self._labels = options.labels or names
@@ -110,7 +110,7 @@ class _Draft:
         gate = self._images.gate
         if gate is not None and self._run_adapter.class_specific and not set(gate.class_names) <= set(self._labels):
             gate = None
-        self._gate = None if gate is None else (gate, class_features(self._run_adapter, gate.class_names).numpy())
+        self._gate = None if gate is None else (gate, features_of(self._run_adapter, gate.classes).numpy())
         self._retuned_epochs = 0
 
     def _trained_labels(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:

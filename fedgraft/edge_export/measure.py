@@ -15,7 +15,7 @@ from fedgraft.edge_export.calibration import Calibration, fit
 from fedgraft.edge_export.measurement_images import Gate, MeasurementImages, evenly
 from fedgraft.edge_export.number_formats import NumberFormat
 from fedgraft.edge_export.parity import FloatArray, accuracy, compare, onnx_embeddings, torch_embeddings
-from fedgraft.edge_export.trained_run import class_features
+from fedgraft.edge_export.trained_run import class_features, features_of
 from fedgraft.methods.adapter import Adapter
 
 
@@ -70,8 +70,8 @@ def generalization(
         run_adapter: the exported adapter for the run's own classes.
     """
     rows = embedded.rows(gate.positions)
-    features = class_features(run_adapter, gate.class_names).numpy()
-    truths = _positions_in(gate.class_names, embedded.images.label_names(gate.positions))
+    features = features_of(run_adapter, gate.classes).numpy()
+    truths = np.searchsorted(gate.classes, embedded.images.examples.labels[gate.positions])
     dense = torch_embeddings(run_adapter.vision_tower(), embedded.pixels[rows])
     return GeneralizationRecord(
         scope=gate.scope,

@@ -27,10 +27,15 @@ _NONE = np.empty(0, np.int64)
 
 @dataclass(frozen=True)
 class Gate:
-    """Test images of the scope that a bundle must preserve: positions in the examples, and the candidate classes."""
+    """Test images of the scope that a bundle must preserve: positions in the examples, and the candidate classes.
+
+    Attributes:
+        classes: ascending positions in the run's class names, of which several may have one name.
+    """
 
     scope: str
     positions: IntArray
+    classes: tuple[int, ...]
     class_names: tuple[str, ...]
 
 
@@ -133,4 +138,5 @@ def _gate(examples: Examples, fold: Fold, preserved: str, shares: tuple[SiteShar
     positions = joined(share.tests[scope.name] for share in shares)
     if not len(positions):
         return None
-    return Gate(scope.name, evenly(positions, most), tuple(examples.class_names[label] for label in scope.classes))
+    names = tuple(examples.class_names[label] for label in scope.classes)
+    return Gate(scope.name, evenly(positions, most), scope.classes, names)

@@ -3,6 +3,7 @@
 Pruning shifts the image features that the prompt was learnt for, most where data are few; see arXiv 2308.14969.
 """
 
+import numpy as np
 import torch
 
 from fedgraft.client.training import TrainingData, train
@@ -33,9 +34,7 @@ def retune(trained: TrainedRun, adapter: Adapter, ticket: Ticket, images: Measur
     classes = trained.split.folds[trained.fold].train_classes
     pixels = device_preprocessing(backbone).batch(images.load(images.training))
     features = torch.from_numpy(torch_embeddings(ticket.vision, pixels))
-    names = adapter.vocabulary.class_names
-    order = {names[label]: position for position, label in enumerate(classes)}
-    labels = torch.tensor([order[name] for name in images.label_names(images.training)])
+    labels = torch.from_numpy(np.searchsorted(classes, images.examples.labels[images.training]))
     data = TrainingData(features[:, None].to(backbone.device), labels.to(backbone.device), classes)
     rng = generator(plan.config.seed, "retune", trained.fold, trained.site)
     constant = {"local_epochs": epochs, "schedule": "constant", "warmup_epochs": 0}

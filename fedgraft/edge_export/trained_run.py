@@ -132,11 +132,15 @@ class TrainedRun:
         return personal
 
 
-@torch.no_grad()
 def class_features(adapter: Adapter, labels: Sequence[str] | None = None) -> torch.Tensor:
     """The class bank (C, dim): float32 rows of unit norm on the CPU, of all classes or of some, in their order."""
     names = adapter.vocabulary.class_names
-    classes = range(len(names)) if labels is None else [names.index(label) for label in labels]
+    return features_of(adapter, range(len(names)) if labels is None else [names.index(label) for label in labels])
+
+
+@torch.no_grad()
+def features_of(adapter: Adapter, classes: Sequence[int]) -> torch.Tensor:
+    """The class bank of some classes, by their positions in the adapter's class names."""
     features = adapter.class_features(tuple(classes)).float().cpu()
     return torch.nn.functional.normalize(features, dim=-1).contiguous()
 

@@ -68,8 +68,13 @@ class Vocabulary:
         """For each template, what the prompts of some classes begin with, as a context, and how they continue.
 
         Where classes have templates of their own, those with fewer repeat them in turn.
+
+        Raises:
+            UserError: the text tower would cut off a prompt.
         """
         if classes not in self._written:
+            for index in classes:
+                self.backbone.text.require_whole([self.class_names[index]], self._templates[index])
             self._written[classes] = [
                 self.backbone.text.tokenize_texts([self._text(index, number) for index in classes])
                 for number in range(max(len(self._templates[index]) for index in classes))

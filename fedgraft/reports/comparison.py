@@ -67,7 +67,7 @@ def _published(comparison: dict[str, Any]) -> str:
         return ""
     keys = [key for key in plots.metric_keys(comparison) if any(key in row["metrics"] for row in rows)]
     protocol = PROTOCOLS.load(comparison["protocol"])
-    head = ("Method", *(protocol.metric(key).label for key in keys), "Data", "Source", "Measured by")
+    head = ("Method", *(protocol.metric(key).label for key in keys), "Data", "Source", "Measured by", "Checked on")
     cells = [
         (
             str(row["method"]),
@@ -75,11 +75,13 @@ def _published(comparison: dict[str, Any]) -> str:
             row["dataset"] or "mean over several",
             row["source"],
             row["copied_from"] or "the method's authors",
+            row.get("checked") or "as copied, not checked",
         )
         for row in rows
     ]
     note = page.paragraph("Figures that others published for this setting, in percent; compare with care.")
-    return page.section("Published", page.table(head, cells), note)
+    missing = [page.paragraph(sentence) for sentence in comparison.get("missing", [])]
+    return page.section("Published", page.table(head, cells), note, *missing)
 
 
 def _tradeoff(comparison: dict[str, Any]) -> str:

@@ -63,6 +63,7 @@ def compare(
     resources: Resources | None = None,
     observer: Observer | None = None,
     published: Sequence[dict[str, Any]] = (),
+    missing: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Run every method with every seed and return what comparison.json holds.
 
@@ -74,8 +75,9 @@ def compare(
         out: directory of the comparison, with a run directory for each run, and the plot comparison.png.
         resume: skip finished runs and resume the one that was stopped.
         resources: as in `simulate`.
-        published: figures to stand beside these results: dictionaries with `method`, `metrics`, `source` and
-            `copied_from`.
+        published: figures to stand beside these results: dictionaries with `method`, `metrics`, `source`,
+            `copied_from` and `checked`.
+        missing: a sentence for each method of a recipe that cannot run, to stand below these results.
 
     Raises:
         UserError: there is a mistake in the settings, or the directory holds something else.
@@ -110,7 +112,8 @@ def compare(
             summaries[name] = simulate_on(engine, config, run.path, begun, observer, open_examples)
             if not reported:
                 write_report(run.path)
-    comparison = {**_comparison(configs, summaries, entries, seeds), "published": list(published)}
+    comparison = _comparison(configs, summaries, entries, seeds)
+    comparison |= {"published": list(published), "missing": list(missing)}
     RunDirectory(out).write_json("comparison.json", comparison)
     comparison_figure(comparison).savefig(out / "comparison.png", dpi=150)
     return comparison

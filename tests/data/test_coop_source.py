@@ -326,6 +326,28 @@ def test_a_label_that_is_missing_in_one_split_keeps_its_place(tmp_path: Path) ->
     assert _open(root).class_names == ("apple pie", "baby back ribs", "baklava")
 
 
+STRANGE = ['{0!r} of "q"', "colt's foot", "\u0427\u0430\u0448\u043a\u0430", "\u676f\u5b50", "x" * 300]
+
+
+def test_a_strange_class_name_is_read_as_it_is(tmp_path: Path) -> None:
+    root, split = _mock_split(tmp_path, "Food101")
+    _rewritten(
+        root,
+        "Food101",
+        lambda split: split.update(
+            train=[
+                [row[0], label, name] for row, (label, name) in zip(split["train"], enumerate(STRANGE), strict=False)
+            ],
+            val=[],
+            test=[[split["test"][0][0], 0, STRANGE[0]]],
+        ),
+    )
+    examples = _open(root)
+    assert examples.class_names == tuple(STRANGE)
+    assert examples.templates[0].format(STRANGE[0]) == 'a photo of {0!r} of "q", a type of food.'
+    assert split["train"][0][1] == 2
+
+
 def test_a_base_class_without_training_images_is_named(tmp_path: Path) -> None:
     root, _ = _mock_split(tmp_path, "Food101")
     _rewritten(root, "Food101", lambda split: split.update(train=[row for row in split["train"] if row[1] != 1]))

@@ -266,6 +266,28 @@ def test_labels_can_be_text(tmp_path: Path) -> None:
     assert examples.domain_names == ("a", "b")
 
 
+STRANGE = ['{0!r} of "q"', "colt's foot", "x" * 300, "\u0427\u0430\u0448\u043a\u0430", "\u676f\u5b50"]
+
+
+@pytest.mark.parametrize("label", [datasets.ClassLabel(names=STRANGE), datasets.Value("string")])
+def test_a_strange_class_name_is_read_as_it_is(label: Any, tmp_path: Path) -> None:
+    given = list(range(5)) if isinstance(label, datasets.ClassLabel) else STRANGE
+    features = {"image": datasets.Image(), "label": label}
+    spec = _publish(tmp_path / "data", features, train={"image": _numbered(5), "label": given})
+    examples = open_source(spec, 0)
+    assert [examples.class_names[position] for position in examples.labels] == STRANGE
+
+
+def test_a_label_that_is_missing_in_one_split_keeps_its_place(tmp_path: Path) -> None:
+    names = ["b", "a", "c"]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    numbered = _numbered(5)
+    train, test = {"image": numbered[:3], "label": [0, 1, 2]}, {"image": numbered[3:], "label": [2, 0]}
+    examples = open_source(_publish(tmp_path / "data", features, train=train, test=test), 0)
+    assert examples.class_names == ("b", "a", "c")
+    assert examples.labels.tolist() == [0, 1, 2, 2, 0]
+
+
 @pytest.mark.parametrize(
     ("written", "loaded"),
     [

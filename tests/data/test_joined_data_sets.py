@@ -62,6 +62,19 @@ def test_class_features_are_under_the_templates_of_their_own_data_set(mini: Back
     assert len(written) == 2, "the class with one template repeats it"
 
 
+def test_leaving_one_out_keeps_each_data_sets_own_splits(examples_of: Any) -> None:
+    """One with splits trains and is measured by them; one without is taken whole, as it is alone."""
+    splits = np.repeat([0, 1, 2], [20, 10, 10]).astype(np.int8)
+    pets = replace(examples_of(2), splits=splits)
+    joined = join([DataSet("pets", pets), DataSet("textures", examples_of(2, contents=range(1000, 1040)))])
+    config = RunConfig(protocol="leave-one-domain-out", sites=1, shots=0)
+    without_pets, without_textures = Plan.of(config).split(joined).folds
+    assert without_pets.sites[0].tests["target"].tolist() == list(range(30, 40))
+    assert without_pets.sites[0].train.tolist() == list(range(40, 80))
+    assert without_textures.sites[0].tests["target"].tolist() == list(range(40, 80))
+    assert without_textures.sites[0].train.tolist() == list(range(20))
+
+
 def test_cross_dataset_trains_on_one_and_measures_each_among_its_own_classes(pair: Examples) -> None:
     fold = _fold(pair, protocol="cross-dataset", sites=4, train="textures")
     scopes = {scope.name: scope.classes for scope in fold.scopes}

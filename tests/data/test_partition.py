@@ -80,6 +80,15 @@ def test_more_sites_than_examples_allow_is_refused_with_the_numbers(kind: str) -
         partition(kind, LABELS, 46, 0)
 
 
+def test_fewer_examples_than_any_site_needs_are_told_as_that() -> None:
+    """The advice to give at most 0 sites helps nobody."""
+    few = "3 examples are too few for 1 site; a site needs 4 at least, so add images"
+    with pytest.raises(UserError, match=few):
+        partition("iid", LABELS[:3], 1, 0)
+    with pytest.raises(UserError, match="A domain of 1 example is too small for 1 of the 2 sites; a site needs 4"):
+        by_domain(np.asarray([0, 1, 1, 1, 1]), [0, 1], 2, seed=0)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "said"),
     [("dirichlet", {"alpha": 0.001}, "alpha"), ("pathological", {"classes_per_site": 7}, "=7 .*=6")],
@@ -112,7 +121,7 @@ def test_a_seed_decides_the_sites_of_a_domain() -> None:
 
 
 def test_fewer_sites_than_domains_is_refused_with_the_numbers() -> None:
-    with pytest.raises(UserError, match="1 sites cannot cover 2 domains; give at least 2"):
+    with pytest.raises(UserError, match="1 site cannot cover 2 domains; give at least 2"):
         by_domain(DOMAINS, [0, 1], 1, seed=0)
 
 

@@ -200,6 +200,12 @@ def test_each_base_class_is_dealt_to_one_site(sites: int, examples_of: Any) -> N
     assert sorted(label for own in owned for label in own) == list(range(5))
 
 
+def test_ten_thousand_classes_are_dealt(examples_of: Any) -> None:
+    fold = Plan.of(RunConfig(sites=3, shots=1)).split(examples_of(10_000, 2)).folds[0]
+    assert fold.train_classes == tuple(range(5_000))
+    assert sorted(label for share in fold.sites for label in share.train % 10_000) == list(range(5_000))
+
+
 def test_which_site_owns_a_class_is_drawn_from_the_seed(examples_of: Any) -> None:
     examples = examples_of(20)
     owners = [
@@ -401,7 +407,7 @@ def test_an_image_whose_writer_is_unknown_is_left_out(examples_of: Any) -> None:
         ({"classes": 6}, {"sites": 6, "shots": 1}, "Site 3 of 6 got no training images.* more shots than 1"),
         ({"per_class": 1}, {"sites": 2}, "left to train on in the base classes 'class 00', 'class 01'"),
         ({"domains": 1}, {"protocol": "leave-one-domain-out"}, "at least two domains"),
-        ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 1}, "1 sites cannot cover 2 domains"),
+        ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 1}, "1 site cannot cover 2 domains"),
         ({"domains": 3}, {"protocol": "leave-one-domain-out", "sites": 90}, "of the 90 sites; give at most 20 sites"),
         ({"domains": 1}, {"protocol": "domain-per-site"}, "at least two domains"),
         ({"domains": 3}, {"protocol": "domain-per-site", "sites": 2}, "2 sites cannot cover 3 domains"),

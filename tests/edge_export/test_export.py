@@ -8,27 +8,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedgraft.backbones import Backbone
 from fedgraft.cli.main import main
+from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
-from fedgraft.data.examples import Examples
+from fedgraft.data.examples import Examples, content_key
 from fedgraft.device import Predictor
 from fedgraft.device.bundle import open_bundle
 from fedgraft.device.class_bank import ClassBank
 from fedgraft.device.commands import verify
 from fedgraft.edge_export.calibration import best_temperature, calibration_error, fit
 from fedgraft.edge_export.export import export_bundle, export_class_bank
-from fedgraft.edge_export.measure import device_preprocessing
-from fedgraft.edge_export.measurement_images import run_images, site_images
+from fedgraft.edge_export.measure import EmbeddedImages, device_preprocessing, generalization
+from fedgraft.edge_export.measurement_images import Gate, MeasurementImages, run_images, site_images
 from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import accuracy, torch_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.tickets.ticket_config import TicketConfig
 from fedgraft.edge_export.towers import chosen_ticket
-from fedgraft.edge_export.trained_run import TrainedRun, class_features
+from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
+from fedgraft.methods.plan import Plan
+from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
 from tests.edge_export.conftest import ROUND, MakeRun, Traced
@@ -83,6 +87,30 @@ def test_a_deployed_site_is_exported_from_its_own_folder(
     assert not set(chosen.training) & set(chosen.gate.positions)
     with pytest.raises(UserError, match="are at its sites"):
         run_images(TrainedRun.open(directory.path, "global"), 100)
+
+
+def test_images_of_two_classes_of_one_name_are_judged_by_their_own(mini: Backbone) -> None:
+    """Two classes of ImageNet are called "missile"; by name, the images of the first counted as of the second."""
+    names = ("missile", "red star", "missile")
+    vocabulary = Vocabulary(mini, names, ("a photo of a {}.",))
+    plan = Plan.of(RunConfig(method="promptfl", method_options={"class_context": True}))
+    adapter = plan.adapter(vocabulary, 0)
+    labels = np.asarray([0, 1, 2, 2, 0, 1])
+    examples = Examples(
+        class_names=names,
+        labels=labels,
+        domain_names=("all",),
+        domains=np.zeros(6, np.int64),
+        keys=np.stack([content_key(bytes([number])) for number in range(6)]),
+        load=lambda index: Image.new("RGB", (8, 8)),
+        repeated_names=True,
+    )
+    positions, gate = np.arange(6), Gate("novel", np.arange(6), (0, 1, 2), names)
+    images = MeasurementImages(examples, positions, True, gate, positions, positions)
+    bank = features_of(adapter, (0, 1, 2)).numpy()
+    pixels = mini.preprocess([Image.new("RGB", (8, 8))] * 6).numpy()
+    embedded = EmbeddedImages(images, positions, pixels, bank[labels])
+    assert generalization(embedded, gate, bank, adapter, 100).bundle == 100
 
 
 def test_the_temperature_is_that_of_the_logits() -> None:

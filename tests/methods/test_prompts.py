@@ -59,6 +59,20 @@ def test_a_name_that_no_prompt_can_hold_is_told_as_that(mini: Backbone) -> None:
     assert "n_ctx" not in str(error.value)
 
 
+def test_a_template_that_is_too_long_with_a_name_is_told_with_both(mini: Backbone) -> None:
+    """It was cut off without a word, and with it the end of the name."""
+    room = mini.text.max_tokens - 2
+    fits, template = "red star", "of " * (room - len(mini.text.embed_words("red star.")))
+    vocabulary = Vocabulary(mini, (fits, "a blue star"), (f"{template}{{}}.",))
+    said = r"The template 'of of .*\{\}\.' with the class name 'a blue star' in it has \d+ tokens, .* shorten one"
+    for ask in (lambda: vocabulary.zero_shot, lambda: vocabulary.template_prompts((0, 1))):
+        with pytest.raises(UserError, match=said):
+            ask()
+    whole = Vocabulary(mini, (fits, "red"), (f"{template}{{}}.",))
+    assert torch.isfinite(whole.zero_shot).all()
+    assert len(whole.template_prompts((0, 1))) == 1
+
+
 def test_a_context_that_leaves_no_room_for_a_name_is_told_with_the_largest_that_does(mini: Backbone) -> None:
     with pytest.raises(UserError, match=r"'red star' need .* Lower n_ctx to") as error:
         _adapter(mini, n_ctx=mini.text.max_tokens)

@@ -1,16 +1,18 @@
 """What a published setting would lose: its values, its figures with their sources, and a run that goes through."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import datasets
 import pytest
 
 from fedgraft import RunConfig, UserError
 from fedgraft.cli.main import main
-from fedgraft.config.registry import PROTOCOLS
+from fedgraft.config.registry import METHODS, PROTOCOLS
 from fedgraft.data.sources.source import open_source
 from fedgraft.methods.plan import Plan
 from fedgraft.recipes.mock_data import write_mock
@@ -19,6 +21,11 @@ from fedgraft.simulation.comparison import Entry
 from fedgraft.simulation.engine import Engine
 
 Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _own_dataset_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
 
 
 @pytest.fixture
@@ -44,17 +51,53 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 
 def test_its_settings_make_a_plan_for_each_of_its_methods(recipe: Recipe) -> None:
-    for text in recipe.methods:
+    for text in recipe.runnable:
         entry = Entry.parse(text)
-        config = RunConfig.build({**recipe.settings, "method": entry.method, "method_options": entry.options})
-        Plan.of(config)
+        fields = METHODS.load(entry.method).options.model_fields
+        shared = {key: value for key, value in recipe.settings.get("method_options", {}).items() if key in fields}
+        options = {**shared, **entry.options}
+        Plan.of(RunConfig.build({**recipe.settings, "method": entry.method, "method_options": options}))
 
 
-def test_its_mock_can_be_dealt_to_its_sites(recipe: Recipe, tmp_path: Path) -> None:
-    config = RunConfig.build({**recipe.smoke_settings(), "data": write_mock(recipe.mock, tmp_path)})
+def test_its_mock_is_read_as_its_data_are_and_can_be_dealt_to_its_sites(recipe: Recipe, tmp_path: Path) -> None:
+    own = {"data": write_mock(recipe.mock, tmp_path), "method_options": {}}
+    config = RunConfig.build({**recipe.smoke_settings(), **own})
     assert config.rounds == 2
-    assert len(open_source(config.data, 0)) <= 100
-    Plan.of(config).split(open_source(config.data, 0))
+    examples = open_source(config.data, 0)
+    assert len(examples) <= 100
+    tables = [each.examples for each in examples.data_sets] or [examples]
+    assert all((table.splits is not None) == (recipe.mock.layout != "folder") for table in tables)
+    for source in re.findall(r"--data (?:several:)?(\w+):", recipe.data_from):
+        assert source in ("folder", "coop", "hf")
+    assert f"{'folder' if recipe.mock.layout == 'lists' else recipe.mock.layout}:" in recipe.data_from
+    Plan.of(config).split(examples)
+
+
+def test_a_method_that_is_not_in_this_version_is_named_and_the_others_run(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A later method file makes such a recipe complete without a change to the recipe."""
+    names_there_are = METHODS.names()
+    monkeypatch.setattr(type(METHODS), "names", lambda registry: tuple(set(names_there_are) - {"fedclip", "promptfl"}))
+    said = "FedCLIP is not a method of this version"
+    assert said in command("recipes", "fedclip-pacs")[1]
+    code, out, error = command("compare", "--recipe", "fedclip-pacs", "--smoke", "--out", tmp_path / "out")
+    assert code == 0, error
+    comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [entry["method"] for entry in comparison["methods"]] == ["zeroshot"]
+    assert said in out
+    assert said in (tmp_path / "out" / "report.html").read_text()
+    assert "95.2" in out
+
+
+def test_a_recipe_whose_methods_are_all_there_misses_none() -> None:
+    recipe = Recipe.load("promptfl-base-to-novel")
+    assert (recipe.runnable, recipe.missing) == (recipe.methods, ())
+
+
+def test_a_figure_says_whether_it_was_compared_with_a_public_page(command: Command) -> None:
+    assert "FedDnC, README)" in command("recipes", "fedpgp-office-caltech10")[1]
+    assert "as copied, not checked)" in command("recipes", "promptfl-base-to-novel")[1]
 
 
 def test_every_figure_is_of_something_that_is_measured_and_says_where_it_is_from(recipe: Recipe) -> None:
@@ -80,13 +123,20 @@ def test_figures_beside_a_run_are_those_of_its_data_set(data: str, datasets: set
     assert {row.dataset for row in Recipe.load("fedpgp-base-to-novel").figures_for(data)} == datasets
 
 
+def test_figures_of_a_hugging_face_dataset_are_found_whatever_its_revision_and_configuration() -> None:
+    rows = Recipe.load("fedmgp-cifar").figures_for("hf:uoft-cs/cifar100@0a1b:cifar100.v2")
+    assert {row.dataset for row in rows} == {"cifar100"}
+
+
 def test_the_listing_has_name_paper_and_published(command: Command) -> None:
     code, out, _ = command("recipes", "--json")
     listed = json.loads(out)
     assert code == 0
     assert [entry["name"] for entry in listed] == [recipe.name for recipe in all_recipes()]
     assert all(entry["paper"] for entry in listed)
-    pets = next(row for row in listed[1]["published"] if row["dataset"] == "oxford_pets")
+    assert all(isinstance(entry["published"], list) for entry in listed)
+    by_name = {entry["name"]: entry for entry in listed}
+    pets = next(row for row in by_name["fedpgp-base-to-novel"]["published"] if row["dataset"] == "oxford_pets")
     assert pets["metrics"] == {"local": 96.20, "base_all": 95.01, "novel": 96.89}
     assert "FedMGP" in pets["source"]
     assert "FedMGP" in pets["copied_from"]
@@ -116,8 +166,8 @@ def test_asked_for_without_its_backbone_it_says_what_it_needs(command: Command, 
 
 
 def test_an_unknown_recipe_and_a_smoke_run_of_none_are_refused(command: Command, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Did you mean 'promptfl-cifar'"):
-        Recipe.load("promptfl-cifra")
+    with pytest.raises(UserError, match="Did you mean 'fedmgp-cifar'"):
+        Recipe.load("fedmgp-cifra")
     code, _, error = command("compare", "--smoke", "--out", tmp_path / "out")
     assert (code, "add --recipe NAME" in error) == (2, True)
 
@@ -129,11 +179,11 @@ def test_it_runs_end_to_end_on_a_mock_of_its_data(name: str, command: Command, t
     code, out, error = command("compare", "--recipe", name, "--smoke", "--out", tmp_path / "out")
     assert code == 0, error
     comparison = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [entry["method"] for entry in comparison["methods"]] == list(recipe.methods)
+    assert [entry["method"] for entry in comparison["methods"]] == list(recipe.runnable)
     assert comparison["rounds"] == 2
-    means = [row for row in recipe.published if not row.dataset]
-    assert [row["metrics"] for row in comparison["published"]] == [row.metrics for row in means]
-    for row in means:
+    shown = recipe.figures_for(comparison["data"])
+    assert [row["metrics"] for row in comparison["published"]] == [row.metrics for row in shown]
+    for row in shown:
         assert f"{row.method}, published" in out
         assert row.source in out
         assert row.source.split(",")[0] in (tmp_path / "out" / "report.html").read_text().replace("&#x27;", "'")

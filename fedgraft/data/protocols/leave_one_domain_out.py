@@ -3,7 +3,7 @@
 A source's own splits are kept: then only training images train, and only a domain's test images are measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,16 @@ from fedgraft.data.examples import Examples
 from fedgraft.data.partition import by_domain
 from fedgraft.data.protocols.protocol import Protocol
 from fedgraft.data.results import Metric, Results, Row, evaluated_rounds, scope_accuracy
-from fedgraft.data.split import Fold, Scope, SiteShare, content_groups, test_mask, train_mask, training_images
+from fedgraft.data.split import (
+    BoolArray,
+    Fold,
+    Scope,
+    SiteShare,
+    content_groups,
+    test_mask,
+    train_mask,
+    training_images,
+)
 
 
 def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
@@ -29,10 +38,7 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
         raise UserError(f"Leaving one domain out needs at least two domains; the data has {examples.domain_names}.")
     classes = tuple(range(len(examples.class_names)))
     groups = content_groups(examples)
-    everything = np.ones(len(examples), bool)
-    has_splits = examples.splits is not None
-    testing = test_mask(examples, config) if has_splits else everything
-    training = train_mask(examples, config) if has_splits else everything
+    testing, training = _in_splits(test_mask, examples, config), _in_splits(train_mask, examples, config)
     made = []
     for held_out in domains:
         kept = [domain for domain in domains if domain != held_out]
@@ -51,6 +57,13 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
             shares.append(SiteShare(training_images(examples, mask & fresh, config, site), {"target": target}))
         made.append(Fold(examples.domain_names[held_out], classes, (Scope("target", classes),), tuple(shares)))
     return tuple(made)
+
+
+def _in_splits(mask: Callable[[Examples, RunConfig], BoolArray], examples: Examples, config: RunConfig) -> BoolArray:
+    """A mask of the source's own splits; everything where it has none, for each of several data sets on its own."""
+    if examples.data_sets:
+        return np.concatenate([_in_splits(mask, each.examples, config) for each in examples.data_sets])
+    return np.ones(len(examples), bool) if examples.splits is None else mask(examples, config)
 
 
 def results(rows: Sequence[Row], count: int) -> Results:
