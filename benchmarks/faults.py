@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -141,17 +141,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--only", choices=KINDS, default="", help="schedules of one kind")
     parser.add_argument("--at-once", type=int, default=1, help="schedules that are played at the same time")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no other schedule begins")
     parser.add_argument("--log", type=Path, default=Path("runs/faults.jsonl"), help="a JSON object a schedule")
     args = parser.parse_args()
     wanted, known = list(islice(seeds(args.only, args.seed), args.schedules)), _known(args.log)
     args.log.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 60 * args.minutes
+
+    def played_in_time(seed: int) -> dict[str, Any] | None:
+        return played(seed) if time.monotonic() < deadline else None
+
     with args.log.open("a") as log, ThreadPoolExecutor(args.at_once) as pool:
-        for result in pool.map(played, [seed for seed in wanted if seed not in known]):
+        waiting = [pool.submit(played_in_time, seed) for seed in wanted if seed not in known]
+        for result in filter(None, (future.result() for future in as_completed(waiting))):
             known[result["seed"]] = result
             print(_line(result), flush=True)
             log.write(json.dumps(result) + "\n")
             log.flush()
-    results = [known[seed] for seed in wanted]
+    results = [known[seed] for seed in wanted if seed in known]
     _totals(results)
     sys.exit(any(result["ended"] != "right" for result in results))
 
