@@ -26,7 +26,7 @@ from fedgraft.runs.key_rotation import new_key_pair
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 
-_TASK_SECONDS, _PATIENCE_SECONDS = 12.0, 90.0
+_TASK_SECONDS, _PATIENCE_SECONDS = 60.0, 90.0
 
 
 @dataclass

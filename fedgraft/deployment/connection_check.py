@@ -24,6 +24,9 @@ class Obstacle:
 def find_obstacle(server: str, authority: Path, certificate: Path, key: Path) -> Obstacle | None:
     """What keeps a site from being heard, or None.
 
+    A refusal of the site's certificate looks like a connection that was lost at that moment, so it counts if a second
+    attempt ends in the same way.
+
     Args:
         server: HOST:PORT.
         authority: the server's ca.pem.
@@ -39,12 +42,17 @@ def find_obstacle(server: str, authority: Path, certificate: Path, key: Path) ->
             f"The site's certificate {certificate} expired on {expiry:%Y-%m-%d} (this machine's clock says "
             f"{now:%Y-%m-%d %H:%M} UTC); the server's operator issues a new one."
         )
+    found = _tried(host, port, authority, certificate, key)
+    return found if found is None or found.passes else _tried(host, port, authority, certificate, key)
+
+
+def _tried(host: str, port: str, authority: Path, certificate: Path, key: Path) -> Obstacle | None:
     try:
         plain = socket.create_connection((host, int(port)), _SECONDS)
     except OSError as error:
         return _without_connection(host, port, error)
     with plain:
-        return _with_tls(plain, host, server, authority, certificate, key)
+        return _with_tls(plain, host, f"{host}:{port}", authority, certificate, key)
 
 
 def _without_connection(host: str, port: str, error: OSError) -> Obstacle:
@@ -74,6 +82,8 @@ def _with_tls(
         connection = context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         return _of_wrong_certificate(error, host, server, authority)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return Obstacle(f"{server} closed the connection during the TLS handshake.", passes=True)
     except ssl.SSLError as error:
         return Obstacle(f"What listens at {server} does not speak TLS as a fedgraft server does ({error.reason}).")
     except OSError as error:
