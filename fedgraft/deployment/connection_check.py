@@ -42,17 +42,17 @@ def find_obstacle(server: str, authority: Path, certificate: Path, key: Path) ->
             f"The site's certificate {certificate} expired on {expiry:%Y-%m-%d} (this machine's clock says "
             f"{now:%Y-%m-%d %H:%M} UTC); the server's operator issues a new one."
         )
-    found = _tried(host, port, authority, certificate, key)
-    return found if found is None or found.passes else _tried(host, port, authority, certificate, key)
+    found = _tried(host, port, server, authority, certificate, key)
+    return found if found is None or found.passes else _tried(host, port, server, authority, certificate, key)
 
 
-def _tried(host: str, port: str, authority: Path, certificate: Path, key: Path) -> Obstacle | None:
+def _tried(host: str, port: str, server: str, authority: Path, certificate: Path, key: Path) -> Obstacle | None:
     try:
         plain = socket.create_connection((host, int(port)), _SECONDS)
     except OSError as error:
         return _without_connection(host, port, error)
     with plain:
-        return _with_tls(plain, host, f"{host}:{port}", authority, certificate, key)
+        return _with_tls(plain, host, server, authority, certificate, key)
 
 
 def _without_connection(host: str, port: str, error: OSError) -> Obstacle:
