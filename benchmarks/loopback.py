@@ -1,11 +1,10 @@
 """A deployment on loopback that outlives several runs: server, sites behind proxies, generated images."""
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,6 @@ def coloured_images(root: Path, count: int, seed: int = 0) -> None:
 class Deployment:
     """A running server and its running sites, each behind a proxy of its own."""
 
-    root: Path
     server: RunningServer
     sites: list[RunningSite]
     proxies: list[Proxy]
@@ -61,41 +59,21 @@ class Deployment:
         finally:
             run.stop()
 
-    def processes(self, *words: str) -> dict[int, str]:
-        """The command lines of all processes that name the deployment's folder or port, and hold some words."""
-        marks = [str(self.root), *(f"127.0.0.1:{port}" for port in self._ports())]
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                with contextlib.suppress(OSError):
-                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    if any(mark in line for mark in marks) and all(word in line for word in words):
-                        found[int(entry.name)] = line
-        return found
-
-    def _ports(self) -> list[str]:
-        commands = [site.superexec.command for site in self.sites]
-        addresses = [command[command.index("--runtime-api-address") + 1] for command in commands]
-        return [*(address.rpartition(":")[2] for address in addresses), str(self.server.folder.port)]
-
 
 @contextlib.contextmanager
-def deployment(
-    root: Path, names: list[str], task_seconds: float = 3600.0, worker_module: str = "fedgraft.client.worker"
-) -> Iterator[Deployment]:
+def deployment(root: Path, names: list[str]) -> Iterator[Deployment]:
     """Server and sites up to the end of the block; each site has its own images in `root/images/NAME`."""
     folders = []
     for seed, name in enumerate(names):
         coloured_images(root / "images" / name, 10, seed)
-        folder = SiteFolder.create(root / "sites" / name, name, root / "images" / name)
-        folders.append(replace(folder, settings=folder.settings.model_copy(update={"task_seconds": task_seconds})))
+        folders.append(SiteFolder.create(root / "sites" / name, name, root / "images" / name))
     server_folder = ServerFolder.create(root / "server", ["127.0.0.1"], free_port())
     proxies: list[Proxy] = []
     with ExitStack() as stack:
 
         def site(folder: SiteFolder) -> RunningSite:
             proxies.append(stack.enter_context(Proxy(server_folder.port)))
-            return RunningSite(folder, f"127.0.0.1:{proxies[-1].port}", server_folder.authority, worker_module)
+            return RunningSite(folder, f"127.0.0.1:{proxies[-1].port}", server_folder.authority)
 
         server, sites = stack.enter_context(started(server_folder, folders, site))
-        yield Deployment(root, server, sites, proxies)
+        yield Deployment(server, sites, proxies)

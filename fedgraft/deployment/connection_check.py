@@ -38,6 +38,9 @@ class Obstacle:
 def find_obstacle(server: str, authority: Path, certificate: Path, key: Path) -> Obstacle | None:
     """What keeps a site from being heard, or None.
 
+    A refusal of the site's certificate looks like a connection that was lost at that moment, so it counts if a second
+    attempt ends in the same way.
+
     Args:
         server: HOST:PORT.
         authority: the server's ca.pem.
@@ -53,6 +56,11 @@ def find_obstacle(server: str, authority: Path, certificate: Path, key: Path) ->
             f"The site's certificate {certificate} expired on {expiry:%Y-%m-%d} (this machine's clock says "
             f"{now:%Y-%m-%d %H:%M} UTC); the server's operator issues a new one."
         )
+    found = _tried(host, port, server, authority, certificate, key)
+    return found if found is None or found.passes else _tried(host, port, server, authority, certificate, key)
+
+
+def _tried(host: str, port: str, server: str, authority: Path, certificate: Path, key: Path) -> Obstacle | None:
     try:
         plain = socket.create_connection((host, int(port)), _SECONDS)
     except OSError as error:
@@ -91,6 +99,8 @@ def _with_tls(
         connection = context.wrap_socket(plain, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         return _of_wrong_certificate(error, host, server, authority)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return Obstacle(f"{server} closed the connection during the TLS handshake.", passes=True)
     except ssl.SSLError as error:
         return Obstacle(f"What listens at {server} does not speak TLS as a fedgraft server does ({error.reason}).")
     except OSError as error:

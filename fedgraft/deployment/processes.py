@@ -97,7 +97,7 @@ class Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
 
     @property
@@ -198,6 +198,7 @@ def _group_lives(group: int) -> bool:
     return True
 
 
-def _end_with_parent() -> None:
-    """End the command when its parent is killed; Flower's own children watch theirs."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent() -> None:
+    """End the command when its parent is killed; for `preexec_fn`. Flower's own children watch theirs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

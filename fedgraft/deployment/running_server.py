@@ -14,7 +14,14 @@ from typing import IO
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.files import cache_root
 from fedgraft.deployment.folder_lock import FolderLock
-from fedgraft.deployment.processes import Process, app_environment, clean_home, flower_environment, guarded
+from fedgraft.deployment.processes import (
+    Process,
+    app_environment,
+    clean_home,
+    end_with_parent,
+    flower_environment,
+    guarded,
+)
 from fedgraft.deployment.registration import reconcile, retire_replaced_keys
 from fedgraft.deployment.status_file import StatusFile
 from fedgraft.flower.confinement import shortcoming
@@ -189,7 +196,9 @@ def _operator(folder: ServerFolder) -> dict[str, str]:
 
 
 def submit(folder: ServerFolder, settings: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """Submit a run to the SuperLink; the process copies the run's log to `log` and ends with the run.
+    """Submit a run to the SuperLink; the process copies the run's log to `log` and ends with the run, or this process.
+
+    A SuperLink that is asked to end waits for whoever reads a log, so a process that stayed would keep it.
 
     Args:
         settings: a flat TOML file for `flwr run --run-config`.
@@ -201,6 +210,7 @@ def submit(folder: ServerFolder, settings: Path, log: IO[bytes]) -> subprocess.P
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
+        preexec_fn=end_with_parent,
     )
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from email.utils import format_datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,16 @@ def site(server: ServerFolder) -> SiteFolder:
 
 @pytest.fixture
 def listen() -> Iterator[Listen]:
-    """Listens with a certificate, or without TLS, and returns the port."""
+    """Listens with a certificate, or without TLS, and returns the port; the first connections may end early."""
     listening: list[socket.socket] = []
 
-    def start(certificate: Path | None, server: ServerFolder, answer: bytes = b"HTTP/1.0 404 Not Found\r\n\r\n") -> int:
+    def start(
+        certificate: Path | None,
+        server: ServerFolder,
+        answer: bytes = b"HTTP/1.0 404 Not Found\r\n\r\n",
+        unheard: int = 0,
+        unanswered: int = 0,
+    ) -> int:
         plain = socket.create_server(("127.0.0.1", 0))
         listening.append(plain)
         context = None
@@ -53,12 +60,16 @@ def listen() -> Iterator[Listen]:
 
         def serve() -> None:
             with suppress(OSError):
-                while True:
+                for number in count():
                     connection, _ = plain.accept()
                     with suppress(OSError), connection:
+                        if number < unheard:
+                            connection.recv(65536)
+                            continue
                         heard = context.wrap_socket(connection, server_side=True) if context else connection
                         heard.recv(1)
-                        heard.sendall(answer)
+                        if number >= unanswered:
+                            heard.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
         return int(plain.getsockname()[1])
@@ -197,6 +208,20 @@ def test_what_listens_is_no_fedgraft_server(server: ServerFolder, site: SiteFold
     found = _found(server, site, listen(None, server))
     assert found is not None
     assert "does not speak TLS as a fedgraft server does" in found.reason
+
+
+def test_a_connection_that_ends_during_the_handshake_may_pass(
+    server: ServerFolder, site: SiteFolder, listen: Listen
+) -> None:
+    """As behind a proxy, while the gateway is being restarted."""
+    found = _found(server, site, listen(server.certificate, server, unheard=1))
+    assert found is not None
+    assert found.passes
+    assert "closed the connection during the TLS handshake" in found.reason
+
+
+def test_a_connection_that_is_lost_once_is_no_refusal(server: ServerFolder, site: SiteFolder, listen: Listen) -> None:
+    assert _found(server, site, listen(server.certificate, server, unanswered=1)) is None
 
 
 def test_a_certificate_of_the_site_from_another_server(

@@ -216,3 +216,41 @@ def test_a_server_app_that_vanished_is_not_waited_for(
         assert run.supervise()
     assert len(played) == 2
     _to_the_end(run)
+
+
+_FOLLOWING = """
+import sys
+from pathlib import Path
+from fedgraft.deployment import running_server
+from fedgraft.runs.server_folder import ServerFolder
+
+running_server.guarded = lambda command: [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(600)"]
+with Path(sys.argv[2]).open("wb") as log:
+    follower = running_server.submit(ServerFolder.open(Path(sys.argv[1])), Path("settings.toml"), log)
+print(follower.pid, flush=True)
+follower.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_killed_command_leaves_no_process_that_reads_the_log(server: ServerFolder, tmp_path: Path) -> None:
+    """A SuperLink waits for such a process before it ends, and the process for the SuperLink."""
+    log, deadline = tmp_path / "log", time.monotonic() + 120
+    words = [sys.executable, "-c", _FOLLOWING, str(server.path), str(log)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        follower = int(command.stdout.readline())
+        while not log.read_bytes():
+            time.sleep(0.01)
+        command.kill()
+    while _is_alive(follower):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process has not ended; what nobody has asked for its status has no command line any more."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
