@@ -97,7 +97,7 @@ def test_a_recipe_whose_methods_are_all_there_misses_none() -> None:
 
 def test_a_figure_says_whether_it_was_compared_with_a_public_page(command: Command) -> None:
     assert "FedDnC, README)" in command("recipes", "fedpgp-office-caltech10")[1]
-    assert "as copied, not checked)" in command("recipes", "promptfl-base-to-novel")[1]
+    assert "as copied, not checked)" in command("recipes", "pfedmoap-cifar")[1]
 
 
 def test_every_figure_is_of_something_that_is_measured_and_says_where_it_is_from(recipe: Recipe) -> None:
