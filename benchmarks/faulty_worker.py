@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import grpc
-from fedgraft.runs.run_state import RunState, Wanted
+from fedgraft.flower.run_state import RunState, Wanted
 
 from fedgraft.client.worker import Worker, main
 from fedgraft.core.files import write_text

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedgraft.runs.run_state import RunState, Wanted
+from fedgraft.flower.run_state import RunState, Wanted
 
 from benchmarks.fault_reference import reference
 from benchmarks.fault_schedules import (
