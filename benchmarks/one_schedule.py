@@ -4,6 +4,7 @@ FOLDER/result.json says how it ended; FOLDER holds everything else that the sche
 """
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -170,6 +171,7 @@ def _compared(wanted: list[dict[str, Any]], got: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """The process."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"signal {number}"))  # stops the federation
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     write_text(folder / "result.json", json.dumps(play(drawn(seed), folder / "work")))
 
