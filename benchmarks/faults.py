@@ -30,6 +30,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.fault_schedules import KINDS, drawn, seeds
+from fedgraft.deployment.processes import end_with_parent
 
 _MARK = "FEDGRAFT_SCHEDULE"
 _LONGEST_SECONDS, _ENDING_SECONDS = 1200.0, 10.0
@@ -49,7 +50,9 @@ def played(seed: int) -> dict[str, Any]:
     }
     with (folder / "log").open("wb") as log:
         command = [sys.executable, "-m", "benchmarks.one_schedule", str(seed), str(folder)]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
+        )
         with suppress(subprocess.TimeoutExpired):
             process.wait(_LONGEST_SECONDS)
         process.kill()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Self
 
 import grpc
-from fedgraft.flower.run_state import RunState, Wanted
 
 from fedgraft.client.worker import Worker, main
 from fedgraft.core.files import write_text
 from fedgraft.flower.internals import record_from_bytes
 from fedgraft.flower.messages import JOB, Job
+from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.strategies.secagg import records
 from fedgraft.testing.bad_updates import spoiled
 

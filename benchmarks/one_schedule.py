@@ -4,12 +4,11 @@ FOLDER/result.json says how it ended; FOLDER holds everything else that the sche
 """
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-from fedgraft.flower.run_state import RunState, Wanted
 
 from benchmarks.fault_reference import reference
 from benchmarks.fault_schedules import (
@@ -32,6 +31,7 @@ from benchmarks.injector import Injector
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.files import write_text
 from fedgraft.deployment.submitted import SubmittedRun
+from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.testing.in_process import outcome
 
@@ -171,6 +171,7 @@ def _compared(wanted: list[dict[str, Any]], got: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """The process."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"signal {number}"))  # stops the federation
     seed, folder = int(sys.argv[1]), Path(sys.argv[2])
     write_text(folder / "result.json", json.dumps(play(drawn(seed), folder / "work")))
 
