@@ -1,9 +1,11 @@
-"""Files that survive a kill: written under a temporary name, flushed to disk, then renamed."""
+"""Files that survive a kill: written under a temporary name, flushed to disk, then renamed; and locks on files."""
 
+import fcntl
 import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from fedgraft.core.errors import UserError
 
@@ -81,3 +83,12 @@ def free_port() -> int:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         return int(bound.getsockname()[1])
+
+
+def take_lock(file: IO[str]) -> bool:
+    """Whether this process now has an open file's exclusive lock, which it keeps until the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -4,7 +4,6 @@
 outside it has made. The lock ends with the process, however it ends.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedgraft.core.errors import UserError
+from fedgraft.core.files import take_lock
 
 TEMPORARY_PREFIX = "fedgraft-"
 _FILE = ".running"
@@ -34,7 +34,7 @@ class FolderLock:
         self._folder = folder
         self._file = (folder / _FILE).open("a+")
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not _locked(self._file):
+        while not take_lock(self._file):
             if time.monotonic() >= deadline:
                 pid = _content(self._file).get("pid", "unknown")
                 self._file.close()
@@ -82,17 +82,9 @@ def running_pid(folder: Path) -> int | None:
     """The process that runs a folder, or None."""
     try:
         with (folder / _FILE).open("r") as file:
-            return None if _locked(file) else int(_content(file).get("pid", 0))
+            return None if take_lock(file) else int(_content(file).get("pid", 0))
     except OSError:
         return None
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _content(file: IO[str]) -> dict[str, Any]:

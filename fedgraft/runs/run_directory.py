@@ -1,6 +1,5 @@
 """The run directory: configuration, metrics row by row, split, checkpoints, summary. Every file in it is complete."""
 
-import fcntl
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from typing import IO, Any
 from fedgraft.config.run_config import RunConfig
 from fedgraft.config.settings import read_toml
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import stored_key, write_text
+from fedgraft.core.files import stored_key, take_lock, write_text
 from fedgraft.data.results import Row
 from fedgraft.data.split import Split
 from fedgraft.runs.checkpoints import Checkpoints
@@ -98,7 +97,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         file = (self.path / ".lock").open("w")
         deadline = time.monotonic() + seconds
-        while not _locked(file):
+        while not take_lock(file):
             if time.monotonic() >= deadline:
                 file.close()
                 raise UserError(f"Another process is using the run in {self.path}; wait for it or stop it.")
@@ -116,7 +115,7 @@ class RunDirectory:
         if not (self.path / ".lock").exists():
             return False
         with (self.path / ".lock").open("a") as file:
-            return not _locked(file)
+            return not take_lock(file)
 
     def begin_attempt(self) -> tuple[str, int]:
         """The run's permanent, unique name, and how many server processes have started it, including this one.
@@ -194,15 +193,6 @@ class RunDirectory:
             raise UserError(f"{self.path} holds no finished run: it has no summary.json.")
         summary: dict[str, Any] = self.read_json("summary.json")
         return summary
-
-
-def _locked(file: IO[str]) -> bool:
-    """Whether this process now has the file's lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _plain(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import write_text
+from fedgraft.core.files import take_lock, write_text
 from fedgraft.flower.run_state import Outcome, RunState, Wanted
 from fedgraft.runs.run_directory import RunDirectory
 
@@ -98,7 +98,7 @@ class RunQueue:
         self._folder.mkdir(exist_ok=True)
         lock = self._lock_file(out).open("a")
         with self._alone():
-            if not _locked(lock):
+            if not take_lock(lock):
                 lock.close()
                 raise UserError(f"Another `fedgraft run` follows the run in {out}; wait for it or stop it.")
             number = max((run.place for run in self.runs()), default=0) + 1
@@ -140,7 +140,7 @@ class RunQueue:
         if not self._lock_file(out).exists():
             return False
         with self._lock_file(out).open("a") as file:
-            return not _locked(file)
+            return not take_lock(file)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -148,12 +148,3 @@ class RunQueue:
         with (self._folder / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _locked(file: IO[str]) -> bool:
-    """Whether this process now has the file's lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

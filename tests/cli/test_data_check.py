@@ -1,33 +1,19 @@
 """What a user would lose who looks before training: how a source is read, and exit code 2 where it cannot be."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from fedgraft.cli.main import main
-
-Checked = Callable[..., tuple[str, str]]
+from tests.cli.conftest import Printed
 
 
 @pytest.fixture
-def checked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Checked:
+def checked(printed: Printed) -> Printed:
     """What `fedgraft data check` prints, and what it says of a mistake."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedgraft", "data", "check", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert (stopped.value.code or 0) == status
-        said = capsys.readouterr()
-        return said.out, said.err
-
-    return run
+    return lambda *words, status=0: printed("data", "check", *words, status=status)
 
 
 @pytest.fixture
@@ -42,7 +28,7 @@ def photos(tmp_path: Path, write_image: Any) -> Path:
     return tmp_path
 
 
-def test_json_says_how_the_source_is_read(photos: Path, checked: Checked) -> None:
+def test_json_says_how_the_source_is_read(photos: Path, checked: Printed) -> None:
     found = json.loads(checked(f"folder:{photos}", "--json")[0])
     assert found == {
         "data": f"folder:{photos}", "images": 6, "classes": ["lamp [bold]", "mug"], "counts": [2, 4],
@@ -52,7 +38,7 @@ def test_json_says_how_the_source_is_read(photos: Path, checked: Checked) -> Non
     }  # fmt: skip
 
 
-def test_domains_and_writers_are_counted(tmp_path: Path, write_image: Any, checked: Checked) -> None:
+def test_domains_and_writers_are_counted(tmp_path: Path, write_image: Any, checked: Printed) -> None:
     for number in range(4):
         write_image(tmp_path / f"{number}.png", colour=(number, 0, 0))
     rows = ["0.png,mug,web,b", "1.png,mug,web,a", "2.png,lamp,photo,b", "3.png,lamp,web,b"]
@@ -62,7 +48,7 @@ def test_domains_and_writers_are_counted(tmp_path: Path, write_image: Any, check
     assert found["splits"] == {}
 
 
-def test_the_table_has_every_class_and_fact(photos: Path, checked: Checked) -> None:
+def test_the_table_has_every_class_and_fact(photos: Path, checked: Printed) -> None:
     told, _ = checked(f"folder:{photos}")
     for fact in (
         "6 images of 2 classes", "lamp [bold]", "smallest class: 'lamp [bold]' with 2 images",
@@ -73,7 +59,7 @@ def test_the_table_has_every_class_and_fact(photos: Path, checked: Checked) -> N
         assert fact in told
 
 
-def test_images_that_cannot_be_decoded_are_all_named_and_the_command_fails(photos: Path, checked: Checked) -> None:
+def test_images_that_cannot_be_decoded_are_all_named_and_the_command_fails(photos: Path, checked: Printed) -> None:
     broken = [photos / "train" / "mug" / "0.png", photos / "test" / "lamp [bold]" / "2.png"]
     for path in broken:
         path.write_bytes(path.read_bytes()[:40])
@@ -89,7 +75,7 @@ def test_images_that_cannot_be_decoded_are_all_named_and_the_command_fails(photo
     assert all(any(str(path) in line for line in left_out["skipped"]) for path in broken)
 
 
-def test_a_contact_sheet_has_a_row_for_each_class(photos: Path, checked: Checked, tmp_path: Path) -> None:
+def test_a_contact_sheet_has_a_row_for_each_class(photos: Path, checked: Printed, tmp_path: Path) -> None:
     checked(f"folder:{photos}", "--sheet", str(tmp_path / "sheet.png"))
     sheet = Image.open(tmp_path / "sheet.png").convert("RGB")
     assert sheet.height == 2 * (96 + 18 + 4) + 4
@@ -97,7 +83,7 @@ def test_a_contact_sheet_has_a_row_for_each_class(photos: Path, checked: Checked
     assert first_images == [(1, 0, 0), (2, 0, 0)]
 
 
-def test_a_damaged_image_is_crossed_out_on_the_sheet(photos: Path, checked: Checked, tmp_path: Path) -> None:
+def test_a_damaged_image_is_crossed_out_on_the_sheet(photos: Path, checked: Printed, tmp_path: Path) -> None:
     path = photos / "train" / "mug" / "0.png"
     path.write_bytes(path.read_bytes()[:40])
     checked(f"folder:{photos}", "--sheet", str(tmp_path / "sheet.png"), status=2)
@@ -114,13 +100,13 @@ def test_a_damaged_image_is_crossed_out_on_the_sheet(photos: Path, checked: Chec
         ([], "Missing argument"),
     ],
 )
-def test_what_cannot_be_read_is_one_sentence(words: list[str], said: str, checked: Checked) -> None:
+def test_what_cannot_be_read_is_one_sentence(words: list[str], said: str, checked: Printed) -> None:
     _, sentence = checked(*words, status=2)
     assert said in sentence
     assert sentence.count("\n") == 1
 
 
-def test_a_source_that_comes_with_the_package_can_be_checked(checked: Checked) -> None:
+def test_a_source_that_comes_with_the_package_can_be_checked(checked: Printed) -> None:
     found = json.loads(checked("digits", "--json")[0])
     assert sum(found["counts"]) == found["images"]
     assert len(found["classes"]) == len(found["counts"]) == 10

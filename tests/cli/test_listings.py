@@ -1,15 +1,13 @@
 """What there is, told the same way for all five doors: a table, one entry with its options, or JSON of one shape."""
 
 import json
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from fedgraft.cli import listings
-from fedgraft.cli.main import main
 from fedgraft.config.registry import BACKBONES, METHODS, PROTOCOLS, SOURCES, STRATEGIES, Registry
+from tests.cli.conftest import Printed
 from tests.config.conftest import install
 
 __all__ = ["install"]
@@ -17,23 +15,6 @@ __all__ = ["install"]
 DOORS: dict[str, Registry[Any]] = {
     "methods": METHODS, "strategies": STRATEGIES, "data": SOURCES, "protocols": PROTOCOLS, "backbones": BACKBONES
 }  # fmt: skip
-Printed = Callable[..., tuple[str, str]]
-
-
-@pytest.fixture
-def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
-    """What a listing prints, on a terminal that is wide enough, and what it says of faults."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedgraft", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert (stopped.value.code or 0) == status
-        said = capsys.readouterr()
-        return said.out, said.err
-
-    return run
 
 
 @pytest.mark.parametrize("door", DOORS)

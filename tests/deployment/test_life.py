@@ -44,7 +44,7 @@ class Federation:
     def until(self, happened: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 900
         while not happened():
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "it has not happened; this only ends a test that would hang"
             self.server.supervise()
             self.runs = [run for run in self.runs if run.supervise() or run.stop()]
             for name, site in list(self.sites.items()):
