@@ -30,8 +30,7 @@ def test_what_a_killed_process_left_is_cleaned_and_nothing_else(
     folder, sockets, other, important = (tmp_path / name for name in ("site", "fedgraft-own", "fedgraft-other", "home"))
     for path in (folder, sockets, other, important):
         path.mkdir()
-    left_alone = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    own = subprocess.Popen(["sleep", "600"], env={"FLWR_HOME": f"{folder}/flwr"}, start_new_session=True)
+    left_alone, own = _waiting_process({}), _waiting_process({"FLWR_HOME": f"{folder}/flwr"})
     left = {"pid": 1, "groups": [own.pid, left_alone.pid], "folders": [str(sockets), str(important)]}
     (folder / ".running").write_text(json.dumps(left))
     try:
@@ -43,7 +42,19 @@ def test_what_a_killed_process_left_is_cleaned_and_nothing_else(
     finally:
         for process in (own, left_alone):
             process.kill()
-            process.wait()
+            process.communicate()
+
+
+def _waiting_process(env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A process in a session of its own that has started: until its program has run, Linux shows no environment."""
+    process = subprocess.Popen(
+        ["cat"], env={**os.environ, **env}, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(b"started\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"started\n"
+    return process
 
 
 def test_a_folder_whose_notes_are_damaged_can_be_run(tmp_path: Path) -> None:
