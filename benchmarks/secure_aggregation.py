@@ -42,7 +42,8 @@ from fedgraft.flower.messages import (
     to_array_record,
     unpack,
 )
-from fedgraft.methods.lora import LoraOptions, LowRank, adapted_maps
+from fedgraft.methods.lora import LowRank, adapted_maps
+from fedgraft.methods.lora_options import LoraOptions
 from fedgraft.methods.plan import Plan
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply, Router

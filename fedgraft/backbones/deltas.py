@@ -23,17 +23,19 @@ class LinearMap(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """x W^T + bias becomes x W^T + bias + (x A^T) B^T.
+    """x W^T + bias becomes (x W^T + (x A^T) B^T) scale + bias.
 
     Attributes:
         A: (N, rank, in), one for each of the N rows of a batch, or N = 1 for all.
         B: (N, out, rank), any scaling included.
         weight: (out, in), replaces the frozen W; None to keep it.
+        scale: (N, out), of the map's rows (Liu et al., DoRA, 2024); None for 1.
     """
 
     A: Tensor
     B: Tensor
     weight: Tensor | None = None
+    scale: Tensor | None = None
 
 
 Deltas = Mapping[str, Delta]
@@ -50,7 +52,11 @@ def linear(module: nn.Linear, states: Tensor, changed: Changed) -> Tensor:
         return unchanged
     dtype = module.weight.dtype
     weight = module.weight if delta.weight is None else delta.weight.to(dtype)
-    return F.linear(states, weight, module.bias) + (states @ delta.A.to(dtype).mT) @ delta.B.to(dtype).mT
+    low_rank = (states @ delta.A.to(dtype).mT) @ delta.B.to(dtype).mT
+    if delta.scale is None:
+        return F.linear(states, weight, module.bias) + low_rank
+    scaled = (F.linear(states, weight) + low_rank) * delta.scale.to(dtype)[:, None]
+    return scaled if module.bias is None else scaled + module.bias
 
 
 def mlp(module: nn.Module, states: Tensor, changed: Changed) -> Tensor:

@@ -55,7 +55,7 @@ def backbones(name: Name = None, verbose: Verbose = False, as_json: Json = False
 def _list(registry: Registry[Any], name: str | None, verbose: bool, as_json: bool) -> None:
     entries: list[Registered] = list(registry) if name is None else [registry.load(name)]
     if as_json:
-        typer.echo(json.dumps({entry.name: _described(entry) for entry in entries}))
+        typer.echo(json.dumps([_described(entry) for entry in entries]))
     elif name is None and not verbose:
         _print_table(entries)
     else:
@@ -69,7 +69,11 @@ def _list(registry: Registry[Any], name: str | None, verbose: bool, as_json: boo
 def _described(entry: Registered) -> dict[str, Any]:
     fields = entry.options.model_fields.items()
     options = {key: None if field.is_required() else field.default for key, field in fields}
-    return {"summary": entry.summary, **entry.facts(), "options": options}
+    return {"name": entry.name, "summary": entry.summary, **entry.facts(), "options": options}
+
+
+def _written(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _print_table(entries: list[Registered]) -> None:
@@ -85,7 +89,7 @@ def _print_table(entries: list[Registered]) -> None:
         table.add_column(column)
     for entry in entries:
         facts = entry.facts()
-        table.add_row(entry.name, *(escape(facts[column]) for column in columns), escape(entry.summary))
+        table.add_row(entry.name, *(escape(_written(facts[column])) for column in columns), escape(entry.summary))
     Console().print(table)
 
 
@@ -98,7 +102,7 @@ def _print_entry(entry: Registered) -> None:
     console = Console()
     console.print(f"[bold]{entry.name}[/bold]: {escape(entry.summary)}", highlight=False)
     for key, value in entry.facts().items():
-        console.print(f"  {key}: {escape(value) or 'nothing'}", highlight=False)
+        console.print(f"  {key}: {escape(_written(value)) or 'nothing'}", highlight=False)
     if entry.options.model_fields:
         table = Table("option", "default", "example", "description", box=box.SIMPLE, pad_edge=False)
         for key, field in entry.options.model_fields.items():

@@ -77,6 +77,8 @@ def train_together(
                 losses[site] += float(value.detach()) * len(batch.labels)
                 seen[site] += len(batch.labels)
         optimizer.step()
+    for adapter in adapters:
+        adapter.on_training_end()
     return [total / count for total, count in zip(losses, seen, strict=True)]
 
 

@@ -36,7 +36,7 @@ class Registered:
     summary: str
     options: type[Options] = field(default=Options, kw_only=True)
 
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Any]:
         """What it says about itself in listings, besides name, summary and options."""
         return {}
 

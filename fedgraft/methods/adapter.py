@@ -102,6 +102,9 @@ class Adapter(nn.Module, ABC):
     def on_training_begin(self) -> None:
         """Called before the first step of every round, for methods whose loss refers to the parameters received."""
 
+    def on_training_end(self) -> None:
+        """Called after the last step of every round, before the site answers."""
+
     def sites_per_pass(self, classes: tuple[int, ...]) -> int:
         """How many sites' steps to combine in one forward pass; 1 for a method that cannot combine them."""
         return 1

@@ -7,7 +7,8 @@ mean of the products, sum_k p_k B_k A_k; metrics.jsonl records the error of each
 from collections.abc import Sequence
 
 from fedgraft.flower.messages import Arrays
-from fedgraft.methods.lora import CACHES, LoraAdapter, OneRankOptions
+from fedgraft.methods.lora import CACHES, LoraAdapter
+from fedgraft.methods.lora_options import DoraOptions
 from fedgraft.methods.method import Method
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.low_rank import LowRankRule, Products, maps_of, product
@@ -36,8 +37,10 @@ METHOD = Method(
     "fedit",
     "low-rank adapters, A and B averaged",
     FedIT,
-    options=OneRankOptions,
+    options=DoraOptions,
     rule=MeasuredAverage(),
-    shares="A and B",
+    paper="Zhang et al., ICASSP 2024",
+    shared="A and B",
+    towers=("text", "image"),
     caches=CACHES,
 )

@@ -85,5 +85,7 @@ METHOD = Method(
     "shared prompt plus low-rank personal prompt, with an anchor",
     FedPGP,
     options=FedPGPOptions,
-    shares="the prompt",
+    paper="Cui et al., ICML 2024",
+    shared="the prompt",
+    personal="the low-rank factors U and V",
 )

@@ -7,7 +7,8 @@ it never travels.
 import torch
 
 from fedgraft.core.randomness import derived_seed
-from fedgraft.methods.lora import CACHES, LoraAdapter, OneRankOptions
+from fedgraft.methods.lora import CACHES, LoraAdapter
+from fedgraft.methods.lora_options import DoraOptions
 from fedgraft.methods.method import Method
 
 
@@ -22,5 +23,12 @@ class FFALora(LoraAdapter):
 
 
 METHOD = Method(
-    "ffa-lora", "low-rank adapters, A frozen, B averaged", FFALora, options=OneRankOptions, shares="B", caches=CACHES
+    "ffa-lora",
+    "low-rank adapters, A frozen, B averaged",
+    FFALora,
+    options=DoraOptions,
+    paper="Sun et al., ICLR 2024",
+    shared="B",
+    towers=("text", "image"),
+    caches=CACHES,
 )

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgraft.flower.messages import Arrays
-from fedgraft.methods.lora import CACHES, LoraAdapter, LoraOptions
+from fedgraft.methods.lora import CACHES, LoraAdapter
+from fedgraft.methods.lora_options import LoraOptions
 from fedgraft.methods.method import Method
 from fedgraft.strategies.answers import Answer, LeftOut
 from fedgraft.strategies.low_rank import (
@@ -91,7 +92,9 @@ class TruncatingRule(LowRankRule):
             factors[name + A], factors[name + B] = right.astype(np.float32), (len(right) * left).astype(np.float32)
         return factors
 
-    def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    def check_answers(
+        self, answers: Sequence[Answer], previous: Arrays, server_round: int
+    ) -> tuple[list[Answer], list[LeftOut]]:
         """Accept any rank that fits the maps."""
         shapes = {name: (len(previous[name + B]), previous[name + A].shape[1]) for name in maps_of(previous)}
         return checked_factors(answers, shapes)
@@ -111,7 +114,9 @@ METHOD = Method(
     FlexLora,
     options=LoraOptions,
     rule=TruncatingRule(),
-    shares="A and B",
+    paper="Bai et al., NeurIPS 2024",
+    shared="A and B",
+    towers=("text", "image"),
     takes_no_strategy="its factors have no directions in common from one round to the next",
     caches=CACHES,
 )

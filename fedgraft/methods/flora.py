@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedgraft.core.randomness import derived_seed
 from fedgraft.flower.messages import Arrays
-from fedgraft.methods.lora import CACHES, LoraOptions
+from fedgraft.methods.lora import CACHES
+from fedgraft.methods.lora_options import LoraOptions
 from fedgraft.methods.merging_lora import MergingAdapter
 from fedgraft.methods.method import Method
 from fedgraft.strategies.answers import Answer, LeftOut
@@ -56,7 +57,9 @@ class StackingRule(LowRankRule):
         }
         return {name + MERGED: value.astype(np.float32) for name, value in merged.items()}
 
-    def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    def check_answers(
+        self, answers: Sequence[Answer], previous: Arrays, server_round: int
+    ) -> tuple[list[Answer], list[LeftOut]]:
         """Accept any rank that fits the maps."""
         return checked_factors(answers, {name: previous[name + MERGED].shape for name in maps_of(previous)})
 
@@ -77,7 +80,9 @@ METHOD = Method(
     Flora,
     options=LoraOptions,
     rule=StackingRule(),
-    shares="A and B up, the merged change down",
+    paper="Wang et al., NeurIPS 2024",
+    shared="A and B up, the merged change down",
+    towers=("text", "image"),
     keeps_its_rule="its sites answer with other parameters than they receive",
     caches=CACHES,
 )

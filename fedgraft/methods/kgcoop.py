@@ -36,5 +36,6 @@ METHOD = Method(
     "one shared context, kept near the hand-written features",
     KgCoOp,
     options=KgCoOpOptions,
-    shares="the context",
+    paper="Yao et al., CVPR 2023",
+    shared="the context",
 )

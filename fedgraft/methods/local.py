@@ -16,6 +16,8 @@ METHOD = Method(
     "each site on its own, nothing is shared",
     Local,
     options=ClassContextOptions,
-    shares="nothing",
+    paper="Zhou et al., IJCV 2022",
+    shared="nothing",
+    personal="the context",
     takes_no_strategy="it shares nothing",
 )

@@ -2,7 +2,12 @@
 
 For the weight W of a linear map, a site trains the change (alpha / rank) B A, with A (rank, in) and B (out, rank); the
 adapted maps are those that PEFT's `target_modules` would select. Class names are put into the hand-written templates.
-The methods differ in which of A and B is trained, kept or shared, and in how the server aggregates them.
+The methods differ in which of A and B is trained, kept or shared, and in how the server aggregates them. DoRA (Liu et
+al., ICML 2024) also trains the magnitudes m (out) of the rows, W' = m V / |V| with V = W + (alpha / rank) B A, with the
+norms of the rows as constants in the gradient, as its authors have them.
+
+Whatever the scaling, what is shared is in units of alpha / rank, B times scaling x rank / alpha, so that the server can
+sum the changes of sites of any ranks without knowing the options.
 
 Parameters have the names that PEFT gives them, without its prefix, such as
 `text_model.encoder.layers.0.self_attn.q_proj.lora_A`.
@@ -10,89 +15,46 @@ Parameters have the names that PEFT gives them, without its prefix, such as
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone, ClassTokens
 from fedgraft.backbones.deltas import Delta, LinearMap, Tower
 from fedgraft.backbones.vision_tower import VisionTower
-from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter, Batch
+from fedgraft.methods.lora_options import DoraOptions, LoraOptions
 from fedgraft.methods.peft_folder import PeftFactors
 
 CACHES = "final image features; with tower=image or both, the input of the first adapted image layer"
-
-
-class LoraOptions(Options):
-    """Size and location of the adapters."""
-
-    rank: int = Field(4, ge=1, description="rank of every change", examples=[8])
-    ranks: str = Field("", description="ranks dealt to the sites in turn, in place of rank", examples=["8,4,2"])
-    alpha: float = Field(8.0, gt=0, description="a change is scaled by alpha / rank", examples=[16.0])
-    targets: str = Field("q_proj,v_proj", description="PEFT's target_modules, or all-linear", examples=["all-linear"])
-    tower: Literal["text", "image", "both"] = Field("text", description="the tower that is adapted", examples=["image"])
-    templates: int = Field(1, ge=0, description="number of the source's templates to use; 0 uses all", examples=[0])
-    layers: int = Field(0, ge=0, description="number of last layers to adapt; 0 adapts all", examples=[1])
-
-    @field_validator("ranks")
-    @classmethod
-    def _ranks_are_numbers(cls, text: str) -> str:
-        if text and not all(part.strip().isdigit() and int(part) >= 1 for part in text.split(",")):
-            raise ValueError("ranks are positive whole numbers separated by commas, such as 4,8,2")
-        return text
-
-    @property
-    def towers(self) -> tuple[Tower, ...]:
-        """The towers that are adapted."""
-        return ("text", "image") if self.tower == "both" else (self.tower,)
-
-    def site_ranks(self) -> list[int]:
-        """The ranks that are dealt to the sites in turn."""
-        return [int(part) for part in self.ranks.split(",")] if self.ranks else [self.rank]
-
-    def rank_of(self, site: int | None) -> int:
-        """The rank of a site; for the server, the largest."""
-        dealt = self.site_ranks()
-        return max(dealt) if site is None else dealt[site % len(dealt)]
-
-
-class OneRankOptions(LoraOptions):
-    """For rules that average the factors."""
-
-    ranks: str = Field("", description="the same rank for every site", examples=["8,8"])
-
-    @field_validator("ranks")
-    @classmethod
-    def _ranks_are_one(cls, text: str) -> str:
-        if len(several := {int(part) for part in text.split(",") if part}) > 1:
-            raise ValueError(
-                f"factors of the ranks {', '.join(map(str, sorted(several)))} have no mean; give all sites one rank, "
-                "or use flora or flexlora, which allow different ranks"
-            )
-        return text
 
 
 class LowRank(nn.Module):
     """The factors of one map as PEFT initializes them: lora_A (rank, in) uniform, lora_B (out, rank) zero.
 
     Args:
-        shape: of the weight, (out, in).
+        weight: of the map, (out, in).
         frozen: the factors that are not trained.
+        magnitude: whether to add `lora_magnitude_vector` (out), at first the norms of the weight's rows.
     """
 
     lora_A: Tensor  # noqa: N815
     lora_B: Tensor  # noqa: N815
+    lora_magnitude_vector: Tensor
 
-    def __init__(self, shape: torch.Size, rank: int, generator: torch.Generator, frozen: frozenset[str]) -> None:
+    def __init__(
+        self, weight: Tensor, rank: int, generator: torch.Generator, frozen: frozenset[str], magnitude: bool = False
+    ) -> None:
         super().__init__()
-        start = torch.empty(rank, shape[1])
+        start = torch.empty(rank, weight.shape[1])
         nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
-        for name, value in (("lora_A", start), ("lora_B", torch.zeros(shape[0], rank))):
+        if magnitude:
+            norms = torch.linalg.vector_norm(weight.detach().float(), dim=1)
+            self.register_parameter("lora_magnitude_vector", nn.Parameter(norms.cpu()))
+        for name, value in (("lora_A", start), ("lora_B", torch.zeros(weight.shape[0], rank))):
             if name in frozen:
                 self.register_buffer(name, value)
             else:
@@ -114,25 +76,56 @@ class LoraAdapter(Adapter):
         Raises:
             UserError: a target matches nothing, or a rank or number of layers is too large.
         """
-        self.rank = self.options.rank_of(self.adapter_context.site)
+        self.rank = self.largest_rank()
         backbone, options = self.vocabulary.backbone, self.options
         self.adapted = {tower: adapted_maps(backbone, options, tower) for tower in options.towers}
         self._cut = self.image_layer(backbone, options)
         self.factors: dict[str, LowRank] = {}
         draws = self.draws(generator)
         for name, (_, weight) in sorted(item for maps in self.adapted.values() for item in maps.items()):
-            self.factors[name] = LowRank(weight.shape, self.rank, draws, self.frozen)
+            self.factors[name] = LowRank(weight, self.rank, draws, self.frozen, self.has_magnitudes)
             _add_at(self, name, self.factors[name])
-        self.personal_names = frozenset(f"{name}.{factor}" for name in self.factors for factor in self.kept)
+        kept = self.kept & {"lora_A", "lora_B", *(["lora_magnitude_vector"] if self.has_magnitudes else [])}
+        self.personal_names = frozenset(f"{name}.{factor}" for name in self.factors for factor in kept)
+
+    def largest_rank(self) -> int:
+        """The rank of the factors: the site's own."""
+        return self.options.rank_of(self.adapter_context.site)
 
     def draws(self, generator: torch.Generator) -> torch.Generator:
         """The generator that A is drawn from."""
         return generator
 
     @property
+    def has_magnitudes(self) -> bool:
+        """Whether the rows' magnitudes are learnt apart."""
+        return isinstance(self.options, DoraOptions) and self.options.dora
+
+    @property
     def scaling(self) -> float:
-        """The factor alpha / rank."""
-        return self.options.alpha / self.rank
+        """The factor on B A."""
+        return self.options.scaling(self.rank)
+
+    @property
+    def _units(self) -> float:
+        """The factor on a B that travels; 1 for the scaling alpha / rank."""
+        return self.scaling * self.rank / self.options.alpha
+
+    def shared(self) -> dict[str, Tensor]:
+        """The parameters that travel, B in units of alpha / rank."""
+        return self._with_b_times(self._units, super().shared())
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Overwrite some parameters; a B that travels is in units of alpha / rank."""
+        super().load(self._with_b_times(1 / self._units, values))
+
+    def _with_b_times(self, factor: float, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        if factor == 1.0:
+            return values
+        return {
+            name: value * factor if name.endswith("lora_B") and name not in self.personal_names else value
+            for name, value in values.items()
+        }
 
     def weight(self, name: str) -> Tensor | None:
         """A map's weight before the site's own change; None where it is the backbone's."""
@@ -146,7 +139,22 @@ class LoraAdapter(Adapter):
     def change(self, name: str) -> Tensor:
         """The total change of a map's frozen weight, (out, in)."""
         factors = self.factors[name]
-        return self.scaling * factors.lora_B @ factors.lora_A
+        change: Tensor = self.scaling * factors.lora_B @ factors.lora_A
+        if self.has_magnitudes:
+            frozen = self._frozen(name).float()
+            return self._row_scale(name)[:, None] * (frozen + change) - frozen
+        return change
+
+    def _frozen(self, name: str) -> Tensor:
+        return next(maps[name].weight for maps in self.adapted.values() if name in maps)
+
+    def _row_scale(self, name: str) -> Tensor:
+        """m / |W + scaling B A| of each row, (out); differentiable in m alone."""
+        factors = self.factors[name]
+        with torch.no_grad():
+            adapted = self._frozen(name).float() + self.scaling * factors.lora_B @ factors.lora_A
+            norms = torch.linalg.vector_norm(adapted, dim=1)
+        return factors.lora_magnitude_vector / norms
 
     def merged_weights(self, tower: Tower) -> dict[str, Tensor]:
         """A tower's adapted weights with all changes merged, by their names in the Hugging Face model."""
@@ -163,8 +171,11 @@ class LoraAdapter(Adapter):
 
     def as_peft(self) -> PeftFactors:
         """The factors as PEFT stores them."""
-        factors = {name: (own.lora_A.detach(), own.lora_B.detach()) for name, own in self.factors.items()}
-        return PeftFactors(self.rank, self.options.alpha, factors)
+        factors = {name: (own.lora_A.detach(), self._units * own.lora_B.detach()) for name, own in self.factors.items()}
+        magnitudes = {}
+        if self.has_magnitudes:
+            magnitudes = {name: own.lora_magnitude_vector.detach() for name, own in self.factors.items()}
+        return PeftFactors(self.rank, self.options.alpha, factors, magnitudes)
 
     @classmethod
     def image_layer(cls, backbone: Backbone, options: LoraOptions) -> int | None:
@@ -234,7 +245,8 @@ class LoraAdapter(Adapter):
                 adapter.scaling * F.pad(factors.lora_B, (0, rank - adapter.rank))
                 for adapter, factors in zip(adapters, own, strict=True)
             ]
-            deltas[name] = Delta(torch.stack(right), torch.stack(left), adapters[0].weight(name))
+            scale = torch.stack([a._row_scale(name) for a in adapters]) if adapters[0].has_magnitudes else None
+            deltas[name] = Delta(torch.stack(right), torch.stack(left), adapters[0].weight(name), scale)
         return deltas
 
 

@@ -21,6 +21,7 @@ from fedgraft.data.split import Split
 from fedgraft.methods.adapter import Adapter, AdapterContext
 from fedgraft.methods.method import Method
 from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.strategies.components import Rule
 from fedgraft.strategies.composition import Composition, compose
 
 
@@ -50,8 +51,9 @@ class Plan:
         method, protocol = METHODS.load(config.method), PROTOCOLS.load(config.protocol)
         options = method.parse_options(config.method_options)
         protocol_options = protocol.parse_options(config.protocol_options)
-        plan = cls(config, method, options, protocol, protocol_options, compose(config.strategy, method.rule))
-        plan._check_strategy()
+        own_rule = method.rule_for(options)
+        plan = cls(config, method, options, protocol, protocol_options, compose(config.strategy, own_rule))
+        plan._check_strategy(own_rule)
         if config.augment != "none" and config.views > 1:
             raise UserError(
                 f"augment={config.augment!r} draws every image anew in every step, so the {config.views} views that "
@@ -59,7 +61,7 @@ class Plan:
             )
         return plan
 
-    def _check_strategy(self) -> None:
+    def _check_strategy(self, own_rule: Rule) -> None:
         config, method, composition = self.config, self.method, self.composition
         if not config.strategy.strip():
             return
@@ -68,7 +70,7 @@ class Plan:
                 f"The method {config.method!r} takes no strategy because {method.takes_no_strategy}; leave out "
                 f"{config.strategy!r}."
             )
-        if method.keeps_its_rule and (composition.transform or composition.rule is not method.rule):
+        if method.keeps_its_rule and (composition.transform or composition.rule is not own_rule):
             raise UserError(
                 f"The method {config.method!r} keeps its own rule because {method.keeps_its_rule}; remove everything "
                 f"but steps from {config.strategy!r}. Steps such as 'anchored' may follow the rule."

@@ -26,4 +26,11 @@ class PromptFL(PromptAdapter):
         return self.context
 
 
-METHOD = Method("promptfl", "one shared context, averaged", PromptFL, options=ClassContextOptions, shares="the context")
+METHOD = Method(
+    "promptfl",
+    "one shared context, averaged",
+    PromptFL,
+    options=ClassContextOptions,
+    paper="Guo et al., IEEE TMC 2023",
+    shared="the context",
+)

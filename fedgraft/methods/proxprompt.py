@@ -43,5 +43,6 @@ METHOD = Method(
     "one shared context, kept near the received one in each round",
     ProxPrompt,
     options=ProxPromptOptions,
-    shares="the context",
+    paper="Li et al., MLSys 2020",
+    shared="the context",
 )

@@ -22,7 +22,8 @@ METHOD = Method(
     "zeroshot",
     "hand-written templates, nothing is trained",
     ZeroShot,
-    shares="nothing",
+    paper="Radford et al., ICML 2021",
+    shared="nothing",
     trains=False,
     takes_no_strategy="it trains nothing",
 )

@@ -101,7 +101,7 @@ class RoundDriver:
         """
         asked, composition = self.participants(server_round), self._plan.composition
         answers, silent = _answers(replies, asked, self._bounds)
-        kept, bad = composition.rule.check_answers(answers, previous)
+        kept, bad = composition.rule.check_answers(answers, previous, server_round)
         left_out = sorted([*silent, *bad], key=lambda entry: entry.site)
         self.require_quorum(server_round, len(kept), left_out)
         examples = sum(answer.num_examples for answer in kept)

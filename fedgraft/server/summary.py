@@ -115,7 +115,7 @@ def run_summary(
         "zero_shot": zero_shot,
         "uplink_bytes_per_site_round": _mean([row["uplink_bytes_per_site"] for row in trained]),
         "downlink_bytes_per_site_round": _mean([row["downlink_bytes_per_site"] for row in trained]),
-        "trainable_parameters": sum(parameter.numel() for parameter in adapter.parameters()),
+        "trainable_parameters": sum(parameter.numel() for parameter in adapter.parameters() if parameter.requires_grad),
         "shared_parameters": sum(value.numel() for value in adapter.shared().values()),
         "left_out": sum(row["scope"] == "left_out" for row in rows),
         "wall_seconds": round(seconds, 2),

@@ -31,7 +31,8 @@ from fedgraft.strategies.krum import KrumOptions
 def chosen_one_by_one(changes: Sequence[Update], malicious: int, count: int) -> list[int]:
     """Positions of the updates that Krum chooses one after another, each among those not chosen yet."""
     distances = _squared_distances(changes)
-    remaining, chosen = list(range(len(changes))), []
+    remaining = list(range(len(changes)))
+    chosen: list[int] = []
     while len(chosen) < count:
         neighbours = max(1, len(remaining) - malicious - 2)
         among = np.sort(distances[np.ix_(remaining, remaining)], axis=1)

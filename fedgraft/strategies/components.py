@@ -115,7 +115,9 @@ class Rule(Component, ABC):
     def check_participation(self, asked: int) -> None:
         """Raise UserError if the options do not suit the number of sites asked per round; accepts all by default."""
 
-    def check_answers(self, answers: Sequence[Answer], previous: Arrays) -> tuple[list[Answer], list[LeftOut]]:
+    def check_answers(
+        self, answers: Sequence[Answer], previous: Arrays, server_round: int
+    ) -> tuple[list[Answer], list[LeftOut]]:
         """`checked` against what was sent; overridden where sites answer with other parameters than they receive."""
         return checked(answers, previous, sizes=not self.bounds_updates)
 

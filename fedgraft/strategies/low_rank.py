@@ -5,6 +5,7 @@ All products here are in units of alpha, B A / r, so that sites of different ran
 of the examples; sums are in float64.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -99,21 +100,22 @@ def no_factors(answer: Answer) -> Arrays:
 
 
 def checked_factors(
-    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]]
+    answers: Sequence[Answer], shapes: Mapping[str, tuple[int, ...]], largest: int | None = None
 ) -> tuple[list[Answer], list[LeftOut]]:
     """`checked` for sites of different ranks, whose factors are zero-padded to one shape.
 
     Args:
         shapes: (out, in) of each map.
+        largest: the largest rank that counts; any that fits the maps by default.
     """
-    fitting = [answer for answer in answers if _rank(answer, shapes) is not None]
+    fitting = [answer for answer in answers if 1 <= (_rank(answer, shapes) or 0) <= (largest or math.inf)]
     most = max((_rank(answer, shapes) or 1 for answer in fitting), default=1)
     reference = {
         name + end: np.zeros(shape, np.float32)
         for name, (out, into) in shapes.items()
         for end, shape in ((A, (most, into)), (B, (out, most)))
     }
-    even = [replace(answer, arrays=_filled(answer.arrays, most)) if answer in fitting else answer for answer in answers]
+    even = [replace(answer, arrays=padded(answer.arrays, most)) if answer in fitting else answer for answer in answers]
     kept, left_out = checked(even, reference)
     own = {answer.site: answer for answer in answers}
     return [own[answer.site] for answer in kept], left_out
@@ -134,7 +136,9 @@ def _rank(answer: Answer, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     return rank if fits and 1 <= rank <= min(map(min, shapes.values())) else None
 
 
-def _filled(arrays: Arrays, rank: int) -> Arrays:
+def padded(arrays: Arrays, rank: int) -> Arrays:
+    """Factors with zeros up to a rank."""
+
     def width(name: str, array: NDArray[Any]) -> tuple[tuple[int, int], tuple[int, int]]:
         return ((0, rank - len(array)), (0, 0)) if name.endswith(A) else ((0, 0), (0, rank - array.shape[1]))
 

@@ -86,7 +86,7 @@ def test_a_rule_without_noise_keeps_what_all_sites_agree_on(entry: StrategyCompo
 def test_a_rule_leaves_out_an_answer_that_is_not_finite(entry: StrategyComponent) -> None:
     rule, start, answers = _rule(entry)
     spoiled = Answer(len(answers), {name: np.full_like(array, np.nan) for name, array in start.items()}, 10, 0.5)
-    kept, left_out = rule.check_answers([*answers, spoiled], start)
+    kept, left_out = rule.check_answers([*answers, spoiled], start, 1)
     assert [answer.site for answer in kept] == [answer.site for answer in answers]
     assert [entry.site for entry in left_out] == [spoiled.site]
 

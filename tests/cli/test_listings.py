@@ -30,10 +30,10 @@ def test_the_table_has_a_row_for_every_entry_with_what_it_is_for(door: str, prin
 @pytest.mark.parametrize("door", DOORS)
 def test_json_has_one_shape_for_all_doors(door: str, printed: Printed) -> None:
     listed = json.loads(printed(door, "--json")[0])
-    assert list(listed) == list(DOORS[door].names())
-    for name, entry in listed.items():
-        registered = DOORS[door].load(name)
-        assert entry.keys() == {"summary", *registered.facts(), "options"}
+    assert [entry["name"] for entry in listed] == list(DOORS[door].names())
+    for entry in listed:
+        registered = DOORS[door].load(entry["name"])
+        assert entry.keys() == {"name", "summary", *registered.facts(), "options"}
         assert entry["summary"] == registered.summary
         assert entry["options"].keys() == registered.options.model_fields.keys()
 
@@ -45,7 +45,7 @@ def test_one_entry_is_told_with_every_option_its_default_and_an_example(printed:
         assert repr(field.default) in line
         assert repr(field.examples[0]) in line if field.examples else True
     assert "promptfl" not in told
-    assert list(json.loads(printed("methods", "fedpgp", "--json")[0])) == ["fedpgp"]
+    assert [entry["name"] for entry in json.loads(printed("methods", "fedpgp", "--json")[0])] == ["fedpgp"]
 
 
 def test_an_option_that_must_be_given_says_so(printed: Printed) -> None:
@@ -67,6 +67,6 @@ def test_a_broken_package_is_named_below_the_list_and_hides_nothing(
     door = Registry[Any]("sources", "data source", "fedgraft.data.sources.source:Source")
     monkeypatch.setattr(listings, "SOURCES", door)
     listed, faults = printed("data", "--json")
-    assert list(json.loads(listed)) == list(SOURCES.names())
+    assert [entry["name"] for entry in json.loads(listed)] == list(SOURCES.names())
     assert faults.startswith("fedgraft: The data source 'mine' of the package 'a-broken-package'")
     assert faults.count("\n") == 1

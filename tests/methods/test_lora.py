@@ -25,7 +25,7 @@ from fedgraft.methods.vocabulary import Vocabulary
 NAMES = ("blue circle", "green dotted heart", "seven", "x")
 TEMPLATES = ("a photo of a {}.", "{} in a photo, or the like", "a picture of one {}")
 CLASSES = (0, 1, 3)
-LOW_RANK = ("fedit", "ffa-lora", "fedsa-lora", "fedex-lora", "flora", "flexlora")
+LOW_RANK = ("fedit", "ffa-lora", "fedsa-lora", "fedex-lora", "flora", "flexlora", "hetlora", "lora-fair", "rolora")
 
 
 def _adapter(method: str, backbone: Backbone, context: AdapterContext | None = None, **options: object) -> LoraAdapter:
@@ -36,7 +36,7 @@ def _adapter(method: str, backbone: Backbone, context: AdapterContext | None = N
     parsed = loaded.parse_options({"templates": 0, **options})
     adapter = cast(LoraAdapter, loaded.adapter(vocabulary, parsed, generator, context))
     learnt = {**adapter.server_state(), **adapter.shared(), **adapter.personal()}
-    sizes = {"lora_B": 0.1, "merged": 0.005}
+    sizes = {"lora_B": 0.1, "merged": 0.005, "lora_magnitude_vector": 1.0}
     for name, value in learnt.items():
         if (size := sizes.get(name.rpartition(".")[2])) is not None:
             adapter.load({name: size * torch.randn(value.shape, generator=generator)})
@@ -49,12 +49,21 @@ def _peft(folder: Path, adapter: LoraAdapter) -> PeftModel:
     if isinstance(adapter, MergingAdapter):
         for name, value in adapter.merged.items():
             model.get_submodule(name).weight += adapter.options.alpha * value
-    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.options.alpha, target_modules=list(adapter.factors))
+    options = adapter.options
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=options.alpha_per_rank * adapter.rank or options.alpha,
+        target_modules=list(adapter.factors),
+        use_rslora=options.rslora,
+        use_dora=adapter.has_magnitudes,
+    )
     peft = get_peft_model(model, config)
     for name, factors in adapter.factors.items():
         module = model.get_submodule(name)
         module.lora_A["default"].weight.data.copy_(factors.lora_A)
         module.lora_B["default"].weight.data.copy_(factors.lora_B)
+        if adapter.has_magnitudes:
+            module.lora_magnitude_vector["default"].weight.data.copy_(factors.lora_magnitude_vector)
     return peft
 
 
@@ -73,10 +82,22 @@ def _plain_images(model: CLIPModel, pixels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("tower", ["text", "image", "both"])
 @pytest.mark.parametrize("method", ["fedit", "flora"])
-@pytest.mark.parametrize("options", [{}, {"targets": "all-linear", "rank": 3}, {"targets": "k_proj,fc2", "layers": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"targets": "all-linear", "rank": 3},
+        {"targets": "k_proj,fc2", "layers": 1},
+        {"rslora": True, "rank": 3},
+        {"alpha_per_rank": 1.5},
+        {"dora": True, "targets": "all-linear"},
+    ],
+)
 def test_loss_and_gradients_are_those_of_pefts_model(
     method: str, tower: str, options: dict[str, object], random_clip_folder: Path
 ) -> None:
+    if not METHODS.load(method).options.model_fields.keys() >= options.keys():
+        pytest.skip("this method's rule has no place for magnitudes")
     folder = random_clip_folder if tower == "text" else mini_folder()
     backbone = load_backbone(str(folder))
     adapter = _adapter(method, backbone, tower=tower, **options)
@@ -94,19 +115,22 @@ def test_loss_and_gradients_are_those_of_pefts_model(
     expected.backward()
     for name, factors in adapter.factors.items():
         module = model.get_submodule(name)
-        for mine, other in (
-            (factors.lora_A, module.lora_A["default"].weight),
-            (factors.lora_B, module.lora_B["default"].weight),
-        ):
+        pairs = [(factors.lora_A, module.lora_A["default"].weight), (factors.lora_B, module.lora_B["default"].weight)]
+        if adapter.has_magnitudes:
+            pairs.append((factors.lora_magnitude_vector, module.lora_magnitude_vector["default"].weight))
+        for mine, other in pairs:
             assert mine.grad is not None
             assert (mine.grad - other.grad).norm() <= 1e-4 * other.grad.norm()
 
 
-@pytest.mark.parametrize("method", LOW_RANK)
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [*((method, {}) for method in LOW_RANK), ("fedit", {"rslora": True}), ("fedit", {"dora": True})],
+)
 def test_a_saved_adapter_is_opened_by_peft_and_gives_the_same_features(
-    method: str, mini: Backbone, tmp_path: Path
+    method: str, options: dict[str, object], mini: Backbone, tmp_path: Path
 ) -> None:
-    adapter = _adapter(method, mini, tower="both", layers=1)
+    adapter = _adapter(method, mini, tower="both", layers=1, **options)
     save_as_peft(adapter.as_peft(), tmp_path, "mini")
     model = PeftModel.from_pretrained(CLIPModel.from_pretrained(mini_folder()).eval(), tmp_path).base_model.model
     pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
@@ -117,10 +141,12 @@ def test_a_saved_adapter_is_opened_by_peft_and_gives_the_same_features(
         assert not torch.allclose(images, mini.encode_images(pixels), atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["fedsa-lora", "fedex-lora"])
-def test_merged_weights_give_the_same_features_without_an_adapter(method: str, mini: Backbone) -> None:
+@pytest.mark.parametrize(("method", "options"), [("fedsa-lora", {}), ("fedex-lora", {}), ("fedit", {"dora": True})])
+def test_merged_weights_give_the_same_features_without_an_adapter(
+    method: str, options: dict[str, object], mini: Backbone
+) -> None:
     """What an export takes."""
-    adapter = _adapter(method, mini, tower="both")
+    adapter = _adapter(method, mini, tower="both", **options)
     model = CLIPModel.from_pretrained(mini_folder()).eval()
     weights = {**adapter.merged_weights("image"), **adapter.merged_weights("text")}
     assert not model.load_state_dict(weights, strict=False).unexpected_keys

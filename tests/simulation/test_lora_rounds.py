@@ -56,7 +56,7 @@ class Run:
 
     def round(self, arrays: Arrays, server_round: int, numbers: tuple[int, ...] = (0, 1, 2)) -> Arrays:
         answers = list(train_sites(self.sites(numbers), arrays, server_round).values())
-        kept, left_out = self.rule.check_answers([a for a in answers if isinstance(a, Answer)], arrays)
+        kept, left_out = self.rule.check_answers([a for a in answers if isinstance(a, Answer)], arrays, server_round)
         assert (len(kept), left_out) == (len(numbers), [])
         outcome = self.rule.aggregate(kept, round_after(arrays, len(numbers), server_round, initial=self.start), {})
         self.errors = outcome.figures

@@ -56,7 +56,8 @@ def _by_hand(answers: Sequence[Answer], name: str) -> NDArray[np.float64]:
 
 
 def _rule(method: str) -> LowRankRule:
-    rule = METHODS.load(method).rule
+    loaded = METHODS.load(method)
+    rule = loaded.rule_for(loaded.parse_options({}))
     assert isinstance(rule, LowRankRule)
     return rule
 
@@ -190,7 +191,7 @@ def test_sites_of_different_ranks_count_and_a_wrong_answer_is_named() -> None:
     answers[2].arrays[f"{MAPS[1]}.lora_A"] = np.zeros((3, IN), np.float32)
     answers[3].arrays[f"{MAPS[1]}.lora_A"][0, 0] = np.nan
     for method, previous in (("flora", _merged(0)), ("flexlora", _answers(1, [1], [4])[0].arrays)):
-        kept, left_out = _rule(method).check_answers(answers, previous)
+        kept, left_out = _rule(method).check_answers(answers, previous, 1)
         assert [answer.site for answer in kept] == [0, 4]
         assert kept[0] is answers[0]
         assert [entry.site for entry in left_out] == [1, 2, 3]
@@ -201,7 +202,7 @@ def test_sites_of_different_ranks_count_and_a_wrong_answer_is_named() -> None:
 def test_a_rank_beyond_the_dimensions_and_an_update_far_too_large_are_left_out() -> None:
     answers = _answers(0, [1, 1, 1, 1, 1], [2, 2, IN + 1, 2, 2])
     answers[3].arrays[f"{MAPS[0]}.lora_B"] *= 1e4
-    kept, left_out = _rule("flora").check_answers(answers, _merged(0))
+    kept, left_out = _rule("flora").check_answers(answers, _merged(0), 1)
     assert [answer.site for answer in kept] == [0, 1, 4]
     assert [entry.site for entry in left_out] == [2, 3]
 
@@ -209,5 +210,5 @@ def test_a_rank_beyond_the_dimensions_and_an_update_far_too_large_are_left_out()
 def test_fedex_compares_answers_with_the_factors_that_were_sent() -> None:
     answers = _answers(0, [1, 1], [2])
     previous = {**answers[0].arrays, **_merged(0)}
-    assert len(_rule("fedex-lora").check_answers(answers, previous)[0]) == 2
-    assert _rule("fedex-lora").check_answers(_answers(0, [1], [3]), previous)[0] == []
+    assert len(_rule("fedex-lora").check_answers(answers, previous, 1)[0]) == 2
+    assert _rule("fedex-lora").check_answers(_answers(0, [1], [3]), previous, 1)[0] == []

@@ -44,5 +44,6 @@ METHOD = Method(
     summary="a shared context plus a personal offset",
     adapter=Offset,
     options=OffsetOptions,
-    shares="the context",
+    paper="an example",
+    shared="the context",
 )
