@@ -142,7 +142,7 @@ class LoraAdapter(Adapter):
         change: Tensor = self.scaling * factors.lora_B @ factors.lora_A
         if self.has_magnitudes:
             frozen = self._frozen(name).float()
-            return self._row_scale(name)[:, None] * (frozen + change) - frozen
+            change = self._row_scale(name)[:, None] * (frozen + change) - frozen
         return change
 
     def _frozen(self, name: str) -> Tensor:
