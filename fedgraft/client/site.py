@@ -127,6 +127,7 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
             able[0].run.plan.config,
             [site.batches_generator(server_round) for site in able],
             server_round,
+            able[0].run.plan.composition.training,
         )
         seconds = (time.perf_counter() - began) / len(able)
         for site, loss in zip(able, losses, strict=True):

@@ -16,6 +16,7 @@ import torch
 from fedgraft.client.schedule import learning_rate
 from fedgraft.config.run_config import RunConfig
 from fedgraft.methods.adapter import Adapter, Batch
+from fedgraft.strategies.components import Training
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def train_together(
     config: RunConfig,
     rngs: Sequence[np.random.Generator],
     server_round: int = 1,
+    training: Training | None = None,
 ) -> list[float]:
     """Train several sites of one fold in place for the configured epochs, and return each one's mean loss.
 
@@ -56,6 +58,7 @@ def train_together(
         data: of each site; only sites with the same classes share a pass.
         rngs: of each site.
         server_round: the round, which with the epoch decides the learning rate.
+        training: of the strategy, if it changes the steps.
     """
     for adapter in adapters:
         adapter.on_training_begin()
@@ -70,9 +73,9 @@ def train_together(
         for site in active:
             optimizer.param_groups[site]["lr"] = steps[site][step].lr
         for sites in _passes(active, data, at_once):
+            group = [adapters[site] for site in sites]
             batches = [_batch(data[site], steps[site][step]) for site in sites]
-            values = type(adapters[0]).losses([adapters[site] for site in sites], batches, data[sites[0]].classes)
-            torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
+            values = _gradients(group, batches, data[sites[0]].classes, training)
             for site, batch, value in zip(sites, batches, values, strict=True):
                 losses[site] += float(value.detach()) * len(batch.labels)
                 seen[site] += len(batch.labels)
@@ -80,6 +83,21 @@ def train_together(
     for adapter in adapters:
         adapter.on_training_end()
     return [total / count for total, count in zip(losses, seen, strict=True)]
+
+
+def _gradients(
+    adapters: Sequence[Adapter], batches: Sequence[Batch], classes: tuple[int, ...], training: Training | None
+) -> list[torch.Tensor]:
+    """The loss of each site, with its gradients left in its parameters."""
+
+    def backward() -> list[torch.Tensor]:
+        values = type(adapters[0]).losses(adapters, batches, classes)
+        torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
+        return values
+
+    if training is None:
+        return backward()
+    return training.gradients(backward, [[p for p in own.parameters() if p.requires_grad] for own in adapters])
 
 
 class _Step(NamedTuple):

@@ -153,7 +153,7 @@ class LoraAdapter(Adapter):
         factors = self.factors[name]
         with torch.no_grad():
             adapted = self._frozen(name).float() + self.scaling * factors.lora_B @ factors.lora_A
-            norms = torch.linalg.vector_norm(adapted, dim=1)
+            norms: Tensor = torch.linalg.vector_norm(adapted, dim=1)
         return factors.lora_magnitude_vector / norms
 
     def merged_weights(self, tower: Tower) -> dict[str, Tensor]:

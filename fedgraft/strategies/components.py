@@ -1,15 +1,16 @@
 """The components of a strategy, with their inputs and outputs.
 
-A strategy is written `local-dp(...)+median+...`: at most one site-side transform, which changes an answer before it
-leaves the site; at most one rule, which aggregates in place of the method's own; then steps, in the order written, from
-the aggregate to the next shared parameters. Every component is one file, and its numerics are pure functions of arrays.
-What a component remembers between rounds is stored as arrays in the checkpoint.
+A strategy is written `sam(...)+local-dp(...)+median+...`: at most one way to train, which changes a site's training
+steps; at most one site-side transform, which changes an answer before it leaves the site; at most one rule, which
+aggregates in place of the method's own; then steps, in the order written, from the aggregate to the next shared
+parameters. Every component is one file, and its numerics are pure functions of arrays. What a component remembers
+between rounds is stored as arrays in the checkpoint.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from fedgraft.config.registry import Registered
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer, LeftOut, checked
 from fedgraft.strategies.privacy import Privacy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
 
 State = dict[str, NDArray[Any]]
 """What a component remembers: arrays by name, stored in the round's checkpoint."""
@@ -83,6 +88,22 @@ class Component:
             shared: of the shared parameters.
         """
         return None
+
+
+class Training(Component, ABC):
+    """Changes the gradients of a site's training steps, whatever the method's loss."""
+
+    @abstractmethod
+    def gradients(
+        self, backward: Callable[[], "list[Tensor]"], sites: "Sequence[Sequence[Parameter]]"
+    ) -> "list[Tensor]":
+        """Leave in each parameter's `grad` what the optimizer is to take, and return the losses to report.
+
+        Args:
+            backward: computes the loss of each site at the parameters as they are, on the same batches in every call,
+                and adds the gradients to `grad`, which is None before the first call.
+            sites: the parameters of each site that have a gradient.
+        """
 
 
 class SiteTransform(Component, ABC):
@@ -152,7 +173,7 @@ class StrategyComponent(Registered):
 
     def facts(self) -> dict[str, str]:
         """Where the component acts."""
-        kinds = {SiteTransform: "at the site", Rule: "rule", Step: "step"}
+        kinds = {Training: "training", SiteTransform: "at the site", Rule: "rule", Step: "step"}
         return {"kind": next(text for kind, text in kinds.items() if issubclass(self.component, kind))}
 
     def make(self, values: dict[str, Any]) -> Component:

@@ -10,10 +10,10 @@ from fedgraft.config.registry import STRATEGIES
 from fedgraft.core.errors import UserError
 from fedgraft.core.plain_text import plain
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Component, Outcome, Round, Rule, Shapes, SiteTransform, State, Step
+from fedgraft.strategies.components import Component, Outcome, Round, Rule, Shapes, SiteTransform, State, Step, Training
 from fedgraft.strategies.privacy import Privacy
 
-_ORDER = (SiteTransform, Rule, Step)
+_ORDER = (Training, SiteTransform, Rule, Step)
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Composition:
     rule: Rule
     transform: SiteTransform | None = None
     steps: tuple[Step, ...] = ()
+    training: Training | None = None
 
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The result of rule and steps, with the state and metrics of all of them."""
@@ -74,20 +75,21 @@ def compose(text: str, own_rule: Rule) -> Composition:
     kinds = [_kind(component) for component in components]
     if kinds != sorted(kinds):
         raise UserError(
-            f"The strategy {text!r} is out of order: a site-side transform comes first, then the aggregation rule, "
-            "then the steps."
+            f"The strategy {text!r} is out of order: a way to train comes first, then a site-side transform, then the "
+            "aggregation rule, then the steps."
         )
+    trainings = [component for component in components if isinstance(component, Training)]
     transforms = [component for component in components if isinstance(component, SiteTransform)]
     rules = [component for component in components if isinstance(component, Rule)]
     steps = tuple(component for component in components if isinstance(component, Step))
     _require_visible_answers(text, terms, components, own_rule)
-    for kind, found in (("site-side transform", transforms), ("rule", rules)):
+    for kind, found in (("way to train", trainings), ("site-side transform", transforms), ("rule", rules)):
         if len(found) > 1:
             raise UserError(f"The strategy {text!r} has more than one {kind}; keep one.")
     transform, rule = next(iter(transforms), None), next(iter(rules), None)
     if transform is not None and rule is not None and transform.privacy() and rule.privacy():
         raise UserError(f"The strategy {text!r} has two privacy mechanisms and would add noise twice; keep one.")
-    return Composition(rule or own_rule, transform, steps)
+    return Composition(rule or own_rule, transform, steps, next(iter(trainings), None))
 
 
 def _require_visible_answers(text: str, names: Sequence[str], components: Sequence[Component], own_rule: Rule) -> None:

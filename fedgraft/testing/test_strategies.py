@@ -1,15 +1,25 @@
-"""What every registered component of a strategy must keep: rules, steps and transforms at the site."""
+"""What every registered component of a strategy must keep: rules, steps, transforms at the site, ways to train."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedgraft.config.registry import STRATEGIES
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.components import Component, Outcome, Rule, SiteTransform, State, Step, StrategyComponent
+from fedgraft.strategies.components import (
+    Component,
+    Outcome,
+    Rule,
+    SiteTransform,
+    State,
+    Step,
+    StrategyComponent,
+    Training,
+)
 from fedgraft.strategies.privacy import Participation
 from fedgraft.testing.rounds import round_after
 
@@ -125,3 +135,28 @@ def test_what_a_component_promises_of_privacy_can_be_accounted_for(entry: Strate
         pytest.skip("it promises nothing")
     once, often = ([Participation([0, 1, 2], [0, 1, 2])] * rounds for rounds in (1, 10))
     assert 0 < promise.spent(once, 10)["epsilon"] < promise.spent(often, 10)["epsilon"]
+
+
+@_of_kind(Training)
+def test_a_way_to_train_leaves_gradients_and_moves_no_parameter(entry: StrategyComponent) -> None:
+    """The optimizer moves them; two sites that share a pass get what each would have got alone."""
+    training = entry.make({})
+    assert isinstance(training, Training)
+
+    def gradients(*starts: torch.Tensor) -> list[torch.Tensor]:
+        weights = [torch.nn.Parameter(start.clone()) for start in starts]
+
+        def backward() -> list[torch.Tensor]:
+            losses = [weight.pow(4).sum() for weight in weights]
+            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            return losses
+
+        losses = training.gradients(backward, [[weight] for weight in weights])
+        assert [float(loss) for loss in losses] == [float(start.pow(4).sum()) for start in starts]
+        assert all(torch.equal(weight, start) for weight, start in zip(weights, starts, strict=True))
+        return [weight.grad for weight in weights if weight.grad is not None]
+
+    one, two = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.1])
+    together = gradients(one, two)
+    assert torch.allclose(together[0], gradients(one)[0])
+    assert torch.allclose(together[1], gradients(two)[0])

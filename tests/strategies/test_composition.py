@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedgraft import RunConfig, UserError
 from fedgraft.config.registry import STRATEGIES
 from fedgraft.core.observer import Observer
 from fedgraft.server.preparation import prepare
-from fedgraft.strategies.components import Rule, SiteTransform, Step
+from fedgraft.strategies.components import Rule, SiteTransform, Step, Training
 from fedgraft.strategies.composition import compose
 from fedgraft.strategies.secure_aggregation import SecureAggregation
 from fedgraft.strategies.weighted_average import WeightedAverage
@@ -29,6 +30,9 @@ from tests.strategies.conftest import answers_of, round_of
         ({"strategy": "bulyan", "sites": 10, "participation": 0.5}, r"needs the answers of 7 sites.*asks 5 of its 10"),
         ({"strategy": "median+krum"}, r"more than one rule"),
         ({"strategy": "median+local-dp"}, r"out of order"),
+        ({"strategy": "median+sam"}, r"out of order: a way to train comes first"),
+        ({"strategy": "sam+sam(rho=0.1)"}, r"more than one way to train"),
+        ({"strategy": "sam(rho=0)"}, r"'rho' of 'sam' has the value 0"),
         ({"strategy": "local-dp+central-dp"}, r"two privacy mechanisms"),
         ({"strategy": "adaptive-dp(count_noise=0.1)"}, r"raise count_noise"),
         ({"strategy": "median", "method": "local"}, r"'local' takes no strategy because it shares nothing"),
@@ -50,8 +54,15 @@ OTHER: dict[str, Any] = {
     "fraction": 0.4, "malicious": 2, "noise_multiplier": 0.5, "clipping_norm": 0.05, "delta": 1e-6, "quantile": 0.9,
     "clipping_rate": 0.5, "count_noise": 3.0, "coefficient": 0.2, "when": "every", "lr": 0.5, "momentum": 0.1,
     "beta1": 0.1, "beta2": 0.1, "tau": 0.5, "drift": 0.5, "bits": 28, "max_examples": 5, "threshold": 0.9,
-    "min_sites": 9, "neighbours": 4,
+    "min_sites": 9, "neighbours": 4, "rho": 0.5,
 }  # fmt: skip
+
+
+def _cubed(weights: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    """A loss whose gradient differs from place to place."""
+    losses = [weight.pow(3).sum() for weight in weights]
+    torch.stack(losses).sum().backward()
+    return losses
 
 
 @pytest.mark.parametrize("name", STRATEGIES.names())
@@ -65,6 +76,10 @@ def test_every_option_of_every_component_changes_something(name: str, start: np.
         now, last = (round_of(start, 11, number, drift=drift) for number in (1, 10))
         privacy = component.privacy()
         said: list[object] = [privacy.epsilon(3) if privacy else None]
+        if isinstance(component, Training):
+            weight = torch.nn.Parameter(torch.from_numpy(values[0].copy()))
+            component.gradients(lambda: _cubed([weight]), [[weight]])
+            return [weight.grad.numpy().tobytes() if weight.grad is not None else b""]
         if isinstance(component, SiteTransform):
             released = component.release({"context": values[0]}, now.previous, now.noise)
             return [*said, released["context"].tobytes()]
