@@ -46,7 +46,7 @@ class ScopeResult:
 def evaluate_together(
     adapters: Sequence[Adapter], tests: Sequence[dict[str, TestSet]]
 ) -> Iterator[dict[str, ScopeResult]]:
-    """Classify each site's scopes by the largest cosine among the scope's classes, for several sites of one fold.
+    """Classify each site's scopes by the largest score among the scope's classes, for several sites of one fold.
 
     Sites that share one adapter share its class features.
     """
@@ -57,7 +57,7 @@ def evaluate_together(
             classes: _class_features(part, classes, sites) for classes, sites in _label_spaces(part_tests).items()
         }
         for site, own in enumerate(part_tests):
-            yield {name: _classified(test, features[test.classes][site]) for name, test in own.items()}
+            yield {name: _classified(part[site], test, features[test.classes][site]) for name, test in own.items()}
 
 
 def _label_spaces(tests: Sequence[dict[str, TestSet]]) -> dict[tuple[int, ...], list[int]]:
@@ -81,10 +81,10 @@ def _class_features(
     return dict(zip(sites, type(chosen[0]).all_class_features(chosen, classes), strict=True))
 
 
-def _classified(test: TestSet, class_features: torch.Tensor) -> ScopeResult:
+def _classified(adapter: Adapter, test: TestSet, class_features: torch.Tensor) -> ScopeResult:
     if not test.classes:
         return ScopeResult(np.zeros((len(test.counted), len(test.counted)), np.int64))
-    own = _among(test, class_features)
+    own = _among(adapter, test, class_features)
     if test.counted in ((), test.classes):
         return ScopeResult(own)
     counts = np.zeros((len(test.counted), len(test.counted)), np.int64)
@@ -93,9 +93,9 @@ def _classified(test: TestSet, class_features: torch.Tensor) -> ScopeResult:
     return ScopeResult(counts)
 
 
-def _among(test: TestSet, class_features: torch.Tensor) -> IntArray:
+def _among(adapter: Adapter, test: TestSet, class_features: torch.Tensor) -> IntArray:
     """The confusion counts among the classes of a test."""
     count = len(test.classes)
-    predicted = (test.features @ class_features.mT).argmax(1)
+    predicted = adapter.scores(test.features, class_features, test.classes).argmax(1)
     pairs = np.bincount((test.labels * count + predicted).cpu().numpy(), minlength=count * count)
     return pairs.reshape(count, count).astype(np.int64)

@@ -12,6 +12,7 @@ from typing import Literal
 from PIL import Image
 
 from fedgraft.backbones.abilities import Needs
+from fedgraft.config.registry import METHODS
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.device.bundle import open_bundle
@@ -29,6 +30,8 @@ from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
 from fedgraft.edge_export.towers import chosen_tower, needs_of
 from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
 from fedgraft.edge_export.web import page_files
+from fedgraft.methods.method import Method
+from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
 
 _PACKAGES = ("fedgraft", "torch", "onnx", "onnxruntime")
@@ -86,6 +89,16 @@ def export_class_bank(
     return draft.write("classes", encoder, embedded, parity, {}, old.manifest.version + 1)
 
 
+def _require_exportable(run: Path) -> None:
+    """Raise UserError for a run whose classifier is more than an image tower and a class bank."""
+    method: Method = METHODS.load(RunDirectory(run).config().method)
+    if method.takes_no_export:
+        raise UserError(
+            f"The run {run} cannot be exported: a bundle is an image tower and a class bank, and the method "
+            f"{method.name!r} is more, because {method.takes_no_export}."
+        )
+
+
 class _Draft:
     """What both exports share: the run's prompt and images at the start, gates, manifest and signature at the end."""
 
@@ -94,6 +107,7 @@ class _Draft:
     ) -> None:
         bundle_writer.check_out(out)
         self._out, self._options, self._observer = out, options, observer
+        _require_exportable(run)
         self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder, needs)
         names = self.trained.split.class_names
         if len(set(names)) < len(names):

@@ -128,6 +128,15 @@ class Adapter(nn.Module, ABC):
         """The class features of each of several sites, as `class_features` returns them."""
         return [adapter.class_features(classes) for adapter in adapters]
 
+    def scores(self, images: Tensor, class_features: Tensor, classes: tuple[int, ...]) -> Tensor:
+        """What the predicted class has most of, (B, C): cosines, unless the classifier depends on the image.
+
+        Args:
+            images: of `image_features`.
+            class_features: of `class_features` for the same classes.
+        """
+        return images @ class_features.mT
+
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of logit_scale x cosine; under the run's sigmoid loss, binary and summed over classes.
 

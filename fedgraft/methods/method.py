@@ -27,6 +27,8 @@ class Method(Registered):
             it can.
         keeps_its_rule: why neither a site's answer nor the aggregation rule can be replaced; steps may still follow.
         caches: what is computed once for each image.
+        takes_no_export: why no bundle can be made of it, such as "its classifier depends on the image"; empty if one
+            can.
     """
 
     kind: ClassVar[str] = "method"
@@ -43,6 +45,7 @@ class Method(Registered):
     takes_no_strategy: str = ""
     keeps_its_rule: str = ""
     caches: str = "final image features"
+    takes_no_export: str = ""
 
     def rule_for(self, options: Any) -> Rule:
         """How the server aggregates it under a user's options."""
@@ -60,4 +63,5 @@ class Method(Registered):
             "towers": list(self.towers),
             "caches": self.caches,
             "strategies": strategy,
+            "exports": f"no: {self.takes_no_export}" if self.takes_no_export else "yes",
         }
