@@ -30,7 +30,7 @@ def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **
 def _batch(backbone: Backbone, seed: int = 0, form: Representation = FEATURES) -> TrainingData:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(12, 1, *backbone.image_shape(form), generator=generator)
-    features = torch.nn.functional.normalize(images, dim=-1)
+    features = torch.nn.functional.normalize(images, dim=-1).to(form.torch_dtype)
     return TrainingData(features, torch.arange(12) % len(CLASSES), CLASSES)
 
 
@@ -79,7 +79,8 @@ def test_no_parameter_of_the_backbone_is_trained(method: Method, mini: Backbone)
 
 
 def test_training_lowers_the_loss_and_moves_what_it_trains(trained: Method, mini: Backbone) -> None:
-    adapter, data = _adapter(trained, mini), _batch(mini)
+    adapter = _adapter(trained, mini)
+    data = _batch(mini, form=adapter.representation(mini, adapter.options))
     before = {name: parameter.clone() for name, parameter in adapter.named_parameters()}
     config = RunConfig(method=trained.name, local_epochs=15, lr=0.05)
     with torch.no_grad():
@@ -113,10 +114,12 @@ def test_no_optimizer_state_crosses_sites(trained: Method, mini: Backbone) -> No
     config = RunConfig(method=trained.name, local_epochs=2, momentum=0.9)
 
     def second(first_seed: int | None) -> list[torch.Tensor]:
-        if first_seed is not None:
-            train(_adapter(trained, mini, 7), _batch(mini, first_seed), config, np.random.default_rng(first_seed))
         adapter = _adapter(trained, mini)
-        train(adapter, _batch(mini), config, np.random.default_rng(0))
+        form = adapter.representation(mini, adapter.options)
+        if first_seed is not None:
+            before = _batch(mini, first_seed, form)
+            train(_adapter(trained, mini, 7), before, config, np.random.default_rng(first_seed))
+        train(adapter, _batch(mini, form=form), config, np.random.default_rng(0))
         return [parameter.detach() for parameter in adapter.parameters()]
 
     assert all(torch.equal(a, b) for a, b in zip(second(None), second(5), strict=True))
@@ -128,7 +131,7 @@ def test_several_sites_in_one_pass_have_the_losses_gradients_and_features_of_eac
     adapters = [_adapter(method, mini, seed) for seed in range(3)]
     batches = []
     for seed, size in enumerate((12, 5, 1)):
-        data = _batch(mini, seed)
+        data = _batch(mini, seed, adapters[0].representation(mini, adapters[0].options))
         batches.append(Batch(data.features[:size, 0], data.labels[:size]))
     together = type(adapters[0]).losses(adapters, batches, CLASSES)
     for adapter, batch, loss in zip(adapters, batches, together, strict=True):
@@ -158,7 +161,8 @@ def test_sites_trained_side_by_side_learn_what_each_learns_alone(
     tolerance = 2e-2 if optimizer == "adam" else 1e-3  # Adam divides by the size of a gradient, however small it is
 
     def site(number: int) -> tuple[Adapter, TrainingData, np.random.Generator]:
-        data = _batch(mini, number)
+        like = _adapter(trained, mini)
+        data = _batch(mini, number, like.representation(mini, like.options))
         part = TrainingData(data.features[: sizes[number]], data.labels[: sizes[number]], CLASSES)
         return _adapter(trained, mini, number), part, np.random.default_rng(number)
 
