@@ -1,6 +1,7 @@
 """Federated averaging (McMahan et al. 2017): the mean of the sites' parameters, weighted by their examples."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -29,6 +30,14 @@ class WeightedAverage(Rule):
     def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
         """The weighted mean."""
         return Outcome(weighted_average(answers))
+
+
+class EqualAverage(Rule):
+    """The mean in which all sites count alike, as some methods' authors have it."""
+
+    def aggregate(self, answers: Sequence[Answer], now: Round, state: State) -> Outcome:
+        """The plain mean."""
+        return Outcome(weighted_average([replace(answer, num_examples=1) for answer in answers]))
 
 
 STRATEGY = StrategyComponent(
