@@ -54,6 +54,7 @@ class FedTPG(Adapter):
             self.norm = nn.LayerNorm(width)
             self.gated = nn.Linear(width, 2 * EXPANSION * width)
             self.out = nn.Linear(EXPANSION * width, width)
+        self.attention.in_proj_bias.register_hook(_without_keys)
         self.queries = nn.Parameter(INITIAL_STD * torch.randn(self.options.n_ctx, width, generator=generator))
         self._names: dict[tuple[int, ...], Tensor] = {}
 
@@ -97,6 +98,15 @@ class FedTPG(Adapter):
             names = [self.vocabulary.class_names[index] for index in classes]
             self._names[classes] = self.vocabulary.backbone.text.encode_texts(names)
         return self._names[classes]
+
+
+def _without_keys(gradient: Tensor) -> Tensor:
+    """The gradient of the biases of queries, keys and values, exactly zero for the keys' as it is but for rounding.
+
+    A softmax ignores what all keys have in common, and an optimizer such as Adam would make steps of the rounding.
+    """
+    of_queries, of_keys, of_values = gradient.chunk(3)
+    return torch.cat([of_queries, torch.zeros_like(of_keys), of_values])
 
 
 METHOD = Method(

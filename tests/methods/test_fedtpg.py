@@ -36,9 +36,10 @@ def _written(adapter: FedTPG, names: Tensor) -> Tensor:
     own = adapter.attention
     width = adapter.queries.shape[1]
     bias_q, bias_k, bias_v = own.in_proj_bias.chunk(3)
-    q = normed(adapter.queries, adapter.norm_queries) @ own.q_proj_weight.T + bias_q
+    to_q, to_k, to_v = own.in_proj_weight.chunk(3)  # the class names' features are as wide as the context here
+    q = normed(adapter.queries, adapter.norm_queries) @ to_q.T + bias_q
     known = normed(names, adapter.norm_names)
-    k, v = known @ own.k_proj_weight.T + bias_k, known @ own.v_proj_weight.T + bias_v
+    k, v = known @ to_k.T + bias_k, known @ to_v.T + bias_v
     heads = []
     for head in range(4):
         part = slice(head * width // 4, (head + 1) * width // 4)
