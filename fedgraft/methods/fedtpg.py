@@ -54,7 +54,7 @@ class FedTPG(Adapter):
             self.norm = nn.LayerNorm(width)
             self.gated = nn.Linear(width, 2 * EXPANSION * width)
             self.out = nn.Linear(EXPANSION * width, width)
-        self.attention.in_proj_bias.register_hook(_without_keys)
+        self.attention.in_proj_bias.register_hook(_without_keys)  # type: ignore[no-untyped-call]
         self.queries = nn.Parameter(INITIAL_STD * torch.randn(self.options.n_ctx, width, generator=generator))
         self._names: dict[tuple[int, ...], Tensor] = {}
 
