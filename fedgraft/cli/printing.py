@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,10 @@ from fedgraft.data.protocols.protocol import flat_results
 
 if TYPE_CHECKING:
     from fedgraft.edge_export.export import Exported
+
+
+_METHOD_WIDTH = 12
+"""Characters that the names of methods keep however many results stand beside them."""
 
 
 def print_summary(summary: dict[str, Any], report: Path) -> None:
@@ -51,22 +56,25 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     title = (
         f"{comparison['data']}, {comparison['protocol']}, {comparison['sites']} sites, {comparison['rounds']} rounds"
     )
-    table = Table(title=f"{title}, seeds {', '.join(map(str, seeds))}")
-    table.add_column("method", overflow="fold")  # entries may differ at their ends alone
+    table = Table(title=f"{title}, seeds {', '.join(map(str, seeds))}", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.padding = (0, 0, 0, 1)  # ten columns on 80 characters
+    table.add_column("method", overflow="fold", min_width=_METHOD_WIDTH)  # entries may differ at their ends alone
     for name in comparison["methods"][0]["metrics"]:
-        table.add_column(protocol.metric(name).label, justify="right")
-    table.add_column("uplink bytes", justify="right")
-    table.add_column("seconds", justify="right")
+        label = protocol.metric(name).label.replace(" ", "\n")
+        table.add_column(label, justify="right", overflow="fold", min_width=len("100.0"))
+    table.add_column("uplink\nbytes", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     published = comparison.get("published", [])
+    console = Console()
+    broken = console.width < _METHOD_WIDTH + len(" 100.0 ± 0.0") * len(comparison["methods"][0]["metrics"]) + 20
     for entry in comparison["methods"]:
-        cells = [_cell(statistics, len(seeds)) for statistics in entry["metrics"].values()]
+        cells = [_cell(statistics, len(seeds), "\n" if broken else " ") for statistics in entry["metrics"].values()]
         cost = [f"{entry['uplink_bytes_per_site_round']:,}", f"{entry['wall_seconds']:.0f}"]
         table.add_row(entry["method"], *cells, *cost, end_section=bool(published))
     for number, row in enumerate(published, 1):
         values = [row["metrics"].get(name) for name in comparison["methods"][0]["metrics"]]
         shown = ["" if value is None else f"{value:.1f}" for value in values]
         table.add_row(f"{row['method']}, published \\[{number}]", *shown, "", "")
-    console = Console()
     console.print(table)
     for number, row in enumerate(published, 1):
         console.print(f"[{number}] {source_of(row)}", markup=False, soft_wrap=True)
@@ -126,6 +134,6 @@ def print_export(written: "Exported") -> None:
         print(line)
 
 
-def _cell(statistics: dict[str, float], seeds: int) -> str:
-    spread = f" ± {statistics['std']:.1f}" if seeds > 1 else ""
+def _cell(statistics: dict[str, float], seeds: int, between: str) -> str:
+    spread = f"{between}± {statistics['std']:.1f}" if seeds > 1 else ""
     return f"{statistics['mean']:.1f}{spread}"

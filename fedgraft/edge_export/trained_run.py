@@ -108,7 +108,7 @@ class TrainedRun:
             state = adapter.server_state()
             self.checkpoint.require_shapes({name: tuple(value.shape) for name, value in state.items()})
         shared = {name: torch.from_numpy(array.copy()) for name, array in self.checkpoint.arrays.items()}
-        values = {**shared, **self._personal(adapter)}
+        values = {**shared, **self._personal(adapter, shared)}
         shapes = {name: value.shape for name, value in {**adapter.server_state(), **adapter.personal()}.items()}
         if other := sorted(name for name in shapes.keys() & values.keys() if shapes[name] != values[name].shape):
             raise UserError(
@@ -118,7 +118,7 @@ class TrainedRun:
         adapter.load(values)
         return adapter
 
-    def _personal(self, adapter: Adapter) -> dict[str, torch.Tensor]:
+    def _personal(self, adapter: Adapter, shared: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not adapter.personal_names:
             return {}
         if self.state is None:
@@ -127,7 +127,7 @@ class TrainedRun:
                     f"The method {self.plan.config.method!r} shares nothing between sites, so there is no global "
                     "prompt; give the number of a site."
                 )
-            return {name: torch.zeros_like(value) for name, value in adapter.personal().items()}
+            return adapter.impersonal(shared)
         personal = PersonalState(self.state, self.plan.identity(self.backbone)).load(self.round)
         if personal is None:
             raise UserError(

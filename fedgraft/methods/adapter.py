@@ -55,6 +55,8 @@ class Adapter(nn.Module, ABC):
     options: Any
     personal_names: frozenset[str] = frozenset()
     """Parameters that never leave the site; all others are shared. `build` may set it."""
+    is_drawn: bool = True
+    """Whether the initial parameters depend on the seed."""
 
     def __init__(
         self, vocabulary: Vocabulary, options: Any, generator: torch.Generator, context: AdapterContext | None = None
@@ -174,6 +176,10 @@ class Adapter(nn.Module, ABC):
     def personal(self) -> dict[str, Tensor]:
         """The parameters that stay at the site, on the CPU, by name in sorted order."""
         return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n in self.personal_names}
+
+    def impersonal(self, shared: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Values for the personal parameters in a model of all sites, from the shared ones: zeros unless overridden."""
+        return {name: torch.zeros_like(value) for name, value in self.personal().items()}
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:

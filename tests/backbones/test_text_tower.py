@@ -102,6 +102,8 @@ def test_deep_prompts_beside_a_context_for_each_class_are_refused(mini: Backbone
         ("cats &amp;amp; dogs", "cats & dogs"),
         ("jack-o&#39;-lantern", "jack-o'-lantern"),
         ("  red \t\n circle ", "red circle"),
+        ("caf\N{LATIN CAPITAL LETTER A WITH TILDE}\N{COPYRIGHT SIGN}", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        ("colt\N{RIGHT SINGLE QUOTATION MARK}s foot", "colt's foot"),
     ],
 )
 def test_names_are_cleaned_as_clips_own_tokenizer_cleans_them(written: str, meant: str, mini: Backbone) -> None:

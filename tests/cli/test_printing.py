@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.cli.printing import print_summary
+from fedgraft.cli.printing import print_comparison, print_summary
 
 KEPT = Path(__file__).parents[1] / "runs" / "written_by_0_1_0" / "summary.json"
 
@@ -19,3 +19,24 @@ def test_a_site_that_was_often_left_out_is_named_with_its_most_frequent_reason(
     printed = capsys.readouterr().out
     assert "Site 3 (north) was left out 4 times, most often because: the disk is (31m(bold)full(/bold)" in printed
     assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_every_heading_and_figure_of_a_comparison_fits_a_terminal_of_80_columns(
+    seeds: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = {
+        key: {"mean": 10.0 * number + 12.34, "std": 0.5}
+        for number, key in enumerate(("local", "base", "novel", "hm", "hm2", "cm", "base_all"))
+    }
+    entry = {"metrics": metrics, "uplink_bytes_per_site_round": 16384, "wall_seconds": 1234.0}
+    methods = [{"method": name, **entry} for name in ("zeroshot", "fedpgp+anchored(drift=0.05)")]
+    told = {"protocol": "base-to-novel", "data": "digits", "sites": 5, "rounds": 10, "seeds": seeds}
+    print_comparison({**told, "methods": methods}, Path("report.html"))
+    printed = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    figures = ("12.3", "22.3", "32.3", "42.3", "52.3", "62.3", "72.3", "16,384", "1234")
+    for word in ("Local", "Base", "Novel", "HM", "HM2", "CM", "All", "base", "uplink", "bytes", "seconds", *figures):
+        assert f" {word} " in printed.replace("\n", " ")

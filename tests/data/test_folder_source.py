@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import SPLIT_NAMES, Examples
-from fedgraft.data.sources.decoding import SUFFIXES
+from fedgraft.data.sources.decoding import SUFFIXES, silence_damage
 from fedgraft.data.sources.folder import open_site_images
 from fedgraft.data.sources.source import open_source
 
@@ -384,6 +385,27 @@ def test_a_mistake_in_a_list_is_named(line: str, said: str, tmp_path: Path, writ
     assert said in _error(root)
 
 
+@pytest.mark.parametrize("images", [".", "images"])
+def test_pacs_own_lists_are_splits_with_labels_from_one(images: str, tmp_path: Path, write_image: Any) -> None:
+    """As Dassl reads them: `crossval` is for validation, `test` is the whole domain again, one image is faulty."""
+    (tmp_path / "splits").mkdir()
+    for domain in ("art_painting", "sketch"):
+        lists = {"train": [f"{domain}/dog/1.png 1", f"{domain}/horse/1.png 2"], "crossval": [f"{domain}/dog/2.png 1"]}
+        for line in [*lists["train"], *lists["crossval"]]:
+            write_image(tmp_path / images / line.split()[0], colour=(len(line), len(domain), 0))
+        if domain == "sketch":
+            lists["train"].append("sketch/dog/n02103406_4068-1.png 1")
+        lists["test"] = [*lists["train"], *lists["crossval"]]
+        for split, lines in lists.items():
+            (tmp_path / "splits" / f"{domain}_{split}_kfold.txt").write_text("\n".join(lines) + "\n")
+    examples = _open(tmp_path)
+    assert examples.class_names == ("dog", "horse")
+    assert examples.domain_names == ("art_painting", "sketch")
+    assert examples.labels.tolist() == [0, 0, 1, 0, 0, 1]
+    assert _splits(examples) == ["val", "train", "train"] * 2
+    assert examples.skipped == ("1 image of PACS is faulty: sketch/dog/n02103406_4068-1.png",)
+
+
 # --- images that cannot be read -------------------------------------------------------------------
 
 
@@ -411,6 +433,33 @@ def test_images_that_cannot_be_read_are_left_out_on_request_by_name(tmp_path: Pa
     assert np.bincount(examples.labels).tolist() == [3, 2]
     assert all(examples.load(index).size == (64, 64) for index in range(5))
     assert [any(str(path) in line for line in examples.skipped) for path in (broken, dangling)] == [True, True]
+
+
+def test_damaged_tiffs_are_told_by_their_own_sentence_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pillow warns of each tag, and libtiff writes to the terminal by itself."""
+    rng = np.random.default_rng(0)
+    for compression, number in itertools.product(("tiff_lzw", "tiff_deflate", "jpeg"), range(8)):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(buffer, "tiff", compression=compression)
+        content = bytearray(buffer.getvalue())
+        for place in rng.integers(8, len(content), 3):
+            content[place] ^= 0x5A
+        path = tmp_path / ("lamp", "mug")[number % 2] / f"{compression} {number}.tiff"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    examples = _open(tmp_path)
+    refused = 0
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        silence_damage()
+        for index in range(len(examples)):
+            try:
+                examples.load(index)
+            except UserError:
+                refused += 1
+    assert refused > 8
+    assert warned == []
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_class_of_damaged_images_alone_is_named(tmp_path: Path, write_image: Any) -> None:

@@ -1,6 +1,7 @@
 """What a published figure would lose: shots that hold no test image, and sites dealt as the protocol says."""
 
 import hashlib
+import inspect
 import os
 import subprocess
 import sys
@@ -129,30 +130,35 @@ def test_no_option_is_without_effect(
     assert _digest(_split(examples, **{**common, **one})) != _digest(_split(examples, **{**common, **other}))
 
 
-_SCRIPT = """
-import hashlib, sys
-from fedgraft.config.registry import PROTOCOLS
-from fedgraft.config.run_config import RunConfig
-from fedgraft.data.sources import characters, shapes
-from fedgraft.data.sources.source import open_source
-from fedgraft.methods.plan import Plan
-characters.DRAWINGS_PER_CLASS_AND_FAMILY, shapes.IMAGES_PER_CLASS_AND_STYLE = 2, 2
-characters.FAMILIES = {family: files[:1] for family, files in characters.FAMILIES.items()}
-print(hash("a different number in each process"))
-for spec in ("digits", "characters", "shapes:flat,noisy", "folder:" + sys.argv[1], "several:digits+characters"):
-    examples = open_source(spec, 0)
-    for protocol in PROTOCOLS:
-        if protocol.deployed or protocol.name == "natural" or protocol.joins != bool(examples.data_sets):
-            continue
-        if "domain" in protocol.name and len(examples.domain_names) == 1:
-            continue
-        options = {"partition": "iid"} if "partition" in protocol.options.model_fields else {}
-        sites = max(4, len(examples.domain_names))
-        config = RunConfig(protocol=protocol.name, sites=sites, shots=4, protocol_options=options)
-        names = examples.class_names, examples.domain_names, examples.templates
-        split = [[share.train.tolist() for share in fold.sites] for fold in Plan.of(config).split(examples).folds]
-        print(spec, protocol.name, hashlib.sha256(repr((names, split, examples.keys.tobytes())).encode()).hexdigest())
-"""
+def _dealt(folder: str) -> list[str]:
+    """A line for each source and protocol: what it deals, from data of fewer images. Runs in any interpreter."""
+    import hashlib
+    from unittest.mock import patch
+
+    from fedgraft.config.registry import PROTOCOLS
+    from fedgraft.config.run_config import RunConfig
+    from fedgraft.data.sources import characters, shapes
+    from fedgraft.data.sources.source import open_source
+
+    lines = []
+    few = {family: files[:1] for family, files in characters.FAMILIES.items()}
+    fewer = patch.multiple(characters, DRAWINGS_PER_CLASS_AND_FAMILY=2, FAMILIES=few)
+    for spec in ("digits", "characters", "shapes:flat,noisy", f"folder:{folder}", "several:digits+characters"):
+        with fewer, patch.object(shapes, "IMAGES_PER_CLASS_AND_STYLE", 2):
+            examples = open_source(spec, 0)
+        for protocol in PROTOCOLS:
+            if protocol.deployed or protocol.name == "natural" or protocol.joins != bool(examples.data_sets):
+                continue
+            if "domain" in protocol.name and len(examples.domain_names) == 1:
+                continue
+            options = {"partition": "iid"} if "partition" in protocol.options.model_fields else {}
+            config = RunConfig(protocol=protocol.name, sites=max(4, len(examples.domain_names)), shots=4)
+            split = protocol.split(examples, config, protocol.parse_options(options))
+            trained = [[share.train.tolist() for share in fold.sites] for fold in split.folds]
+            names = examples.class_names, examples.domain_names, examples.templates
+            digest = hashlib.sha256(repr((names, trained, examples.keys.tobytes())).encode()).hexdigest()
+            lines.append(f"{spec} {protocol.name} {digest}")
+    return lines
 
 
 @pytest.mark.slow
@@ -162,15 +168,16 @@ def test_nothing_depends_on_the_interpreters_hash_seed(tmp_path: Path, write_ima
         for number, name in enumerate(("mug", "bike", "desk_lamp", "calculator")):
             for index in range(8):
                 write_image(tmp_path / domain / name / f"{index}.png", (index, number, ord(domain[0])))
-    command = [sys.executable, "-c", _SCRIPT, str(tmp_path)]
-    running = [
-        subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True)
-        for seed in ("1", "2")
-    ]
-    first, second = (process.communicate()[0].splitlines() for process in running)
-    assert first[0] != second[0]
-    assert len(first) == 1 + 2 + 3 * 4 + 2
-    assert first[1:] == second[1:]
+    script = f"{inspect.getsource(_dealt)}\nimport sys\nprint(hash('fedgraft'), *_dealt(sys.argv[1]), sep='\\n')"
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
+        here = _dealt(str(tmp_path))
+        there = other.communicate()[0].splitlines()
+    assert there[0] != str(hash("fedgraft"))
+    assert len(here) == 2 + 3 * 4 + 2
+    assert there[1:] == here
 
 
 # --- base-to-novel --------------------------------------------------------------------------------
@@ -301,6 +308,23 @@ def test_a_copy_of_a_held_out_image_in_another_domain_is_not_trained_on(examples
     examples = examples_of(classes=6, per_class=20, domains=4, contents=contents)
     with pytest.raises(UserError, match="got no training images"):
         _split(examples, protocol="leave-one-domain-out", sites=3)
+
+
+def test_a_whole_domain_can_be_measured_and_a_part_of_the_others_can_train(examples_of: Any) -> None:
+    """As Dassl measures PACS, whose lists have no test images, and as FedCLIP trains on 60 % of each domain."""
+    examples = examples_of(classes=6, per_class=20, domains=4)
+    examples = replace(examples, splits=(np.arange(120) % 2).astype(np.int8))
+    chosen = {"protocol": "leave-one-domain-out", "sites": 3, "shots": 0}
+    with pytest.raises(UserError, match="has no such images"):
+        _split(examples, **chosen)
+    split = _split(examples, **chosen, whole_domain=True, train_fraction=0.6)
+    for held_out, fold in enumerate(split.folds):
+        for share in fold.sites:
+            np.testing.assert_array_equal(share.tests["target"], np.flatnonzero(examples.domains == held_out))
+            assert len(share.train) == int(15 * 0.6)
+            assert (share.train % 2 == 0).all()
+    other = _split(examples, **chosen, whole_domain=True, train_fraction=0.6, seed=1)
+    assert other.folds[0].sites[0].train.tolist() != split.folds[0].sites[0].train.tolist()
 
 
 # --- dirichlet, pathological, iid -----------------------------------------------------------------

@@ -40,7 +40,7 @@ def test_every_method_is_baked_into_the_features_that_it_classifies_with(
     assert checkpoint is not None
     adapter.load({name: torch.from_numpy(array.copy()) for name, array in checkpoint.arrays.items()})
     if site == "global":
-        adapter.load({name: torch.zeros_like(value) for name, value in adapter.personal().items()})
+        adapter.load(adapter.impersonal(adapter.shared()))
     elif adapter.personal_names:
         state = PersonalState(trained.directory.personal_state(0, 1), trained.plan.identity(mini))
         personal = state.load(ROUND)

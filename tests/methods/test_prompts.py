@@ -30,7 +30,7 @@ def test_underscores_of_initial_words_are_spaces(mini: Backbone) -> None:
         assert torch.allclose(one.class_features((0, 1, 2)), written, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["promptfl", "local", "kgcoop", "proxprompt"])
+@pytest.mark.parametrize("method", ["promptfl", "local", "kgcoop", "proxprompt", "prograd"])
 def test_a_class_learns_from_its_own_context_alone(method: str, mini: Backbone) -> None:
     adapter = _adapter(mini, method, n_ctx=2, class_context=True)
     assert adapter.context.shape == (1, 3, 2, mini.text.width)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import ftfy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,7 +41,9 @@ class ClipTextTower(TextTower):
     def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
         """Names followed by a full stop and the end token, padded with end tokens."""
         texts = [f"{cleaned(name)}." for name in names]
-        rows = [self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self._end] for text in texts]
+        rows = [
+            self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] + [self._end] for text in texts
+        ]
         longest = max(len(row) for row in rows)
         ids = torch.tensor([row + [self._end] * (longest - len(row)) for row in rows], device=self._device)
         return ClassTokens(ids, torch.tensor([len(row) - 1 for row in rows], device=self._device))
@@ -234,8 +237,8 @@ def _packed(states: Tensor, classes: ClassTokens) -> Tensor:
 
 
 def cleaned(text: str) -> str:
-    """A text as CLIP's own tokenizer cleans it: HTML entities resolved, twice, and white space reduced to spaces."""
-    return " ".join(html.unescape(html.unescape(text)).split())
+    """A text as CLIP's own tokenizer cleans it: Unicode repaired, HTML entities resolved twice, white space reduced."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 @lru_cache(maxsize=16)

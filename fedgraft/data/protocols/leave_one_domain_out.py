@@ -1,16 +1,18 @@
 """Leave one domain out: a federation for each domain, trained on the others and measured on it.
 
-A source's own splits are kept: then only training images train, and only a domain's test images are measured.
+A source's own splits are kept: then only training images train, and only a domain's test images are measured, unless
+the whole domain is asked for, as the authors of Dassl and of FedCLIP measure it.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from pydantic import Field
 
 from fedgraft.config.options import Options
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
-from fedgraft.core.randomness import derived_seed
+from fedgraft.core.randomness import derived_seed, generator
 from fedgraft.data.examples import Examples
 from fedgraft.data.partition import by_domain
 from fedgraft.data.protocols.protocol import Protocol
@@ -27,7 +29,18 @@ from fedgraft.data.split import (
 )
 
 
-def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold, ...]:
+class LeaveOneDomainOutOptions(Options):
+    """What trains of the domains that are kept, and what is measured of the one that is left out."""
+
+    whole_domain: bool = Field(
+        False, description="measure all images of the domain left out, whatever their split", examples=[True]
+    )
+    train_fraction: float = Field(
+        1.0, gt=0, le=1, description="which part of each domain's training images trains", examples=[0.6]
+    )
+
+
+def folds(examples: Examples, config: RunConfig, options: LeaveOneDomainOutOptions) -> tuple[Fold, ...]:
     """A federation for each domain, with every site in one of the others.
 
     Raises:
@@ -38,7 +51,9 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
         raise UserError(f"Leaving one domain out needs at least two domains; the data has {examples.domain_names}.")
     classes = tuple(range(len(examples.class_names)))
     groups = content_groups(examples)
-    testing, training = _in_splits(test_mask, examples, config), _in_splits(train_mask, examples, config)
+    everything = np.ones(len(examples), bool)
+    testing = everything if options.whole_domain else _in_splits(test_mask, examples, config)
+    training = _drawn(_in_splits(train_mask, examples, config), examples, options.train_fraction, config.seed)
     made = []
     for held_out in domains:
         kept = [domain for domain in domains if domain != held_out]
@@ -57,6 +72,16 @@ def folds(examples: Examples, config: RunConfig, options: Options) -> tuple[Fold
             shares.append(SiteShare(training_images(examples, mask & fresh, config, site), {"target": target}))
         made.append(Fold(examples.domain_names[held_out], classes, (Scope("target", classes),), tuple(shares)))
     return tuple(made)
+
+
+def _drawn(training: BoolArray, examples: Examples, fraction: float, seed: int) -> BoolArray:
+    """A part of each domain's training images, at least one, drawn from the seed."""
+    order = generator(seed, "train-fraction").permutation(len(examples))
+    kept = np.zeros(len(examples), bool)
+    for domain in range(len(examples.domain_names)):
+        members = order[(training & (examples.domains == domain))[order]]
+        kept[members[: max(1, int(len(members) * fraction))]] = True
+    return kept
 
 
 def _in_splits(mask: Callable[[Examples, RunConfig], BoolArray], examples: Examples, config: RunConfig) -> BoolArray:
@@ -82,5 +107,6 @@ PROTOCOL = Protocol(
     folds,
     results,
     metrics=(Metric("mean", "Mean", "over the held-out domains", "muted"),),
+    options=LeaveOneDomainOutOptions,
     preserved="target",
 )

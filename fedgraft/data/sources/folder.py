@@ -41,9 +41,9 @@ def open_examples(options: FolderOptions, seed: int) -> Examples:
     """
     root = Path(options.path).expanduser()
     if options.splits and not options.domains and (lists := find_lists(root, options.lists)):
-        listed, folders = read_lists(root, lists)
+        listed, folders, skipped = read_lists(root, lists)
         names = [readable(folder) for folder in folders.values()]
-        return examples_of_files(listed, list(folders), names, root, options)
+        return examples_of_files(listed, list(folders), names, root, options, skipped)
     listing = list_folder(root, options.domains, options.splits)
     labels = sorted({file.label for file in listing.files}, key=lambda name: (readable(name), name))
     class_names = [readable(label) for label in labels]
