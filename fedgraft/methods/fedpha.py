@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedgraft.backbones.abilities import Needs
 from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Batch
 from fedgraft.methods.method import Method
@@ -34,6 +35,13 @@ class FedPHA(PromptAdapter):
 
     options: FedPHAOptions
     personal_names = frozenset({"own"})
+
+    @classmethod
+    def needs(cls, options: ContextOptions) -> Needs:
+        """The longer of both contexts at its place."""
+        assert isinstance(options, FedPHAOptions)
+        longest = max(options.n_ctx, options.own_n_ctx)
+        return Needs(placement=options.placement, context=0 if options.ctx_init else longest)
 
     def build(self, generator: torch.Generator) -> None:
         """Both contexts, drawn on their own."""
@@ -96,5 +104,7 @@ METHOD = Method(
     "a shared context and a personal one of any length, kept together and apart",
     FedPHA,
     options=FedPHAOptions,
-    shares="the shared context",
+    paper="Fang et al., ICML 2025",
+    shared="the shared context",
+    personal="a context of any length",
 )

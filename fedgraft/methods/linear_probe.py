@@ -36,5 +36,7 @@ METHOD = Method(
     "linear-probe",
     "a weight vector for each class, from the zero-shot classifier on",
     LinearProbe,
-    shares="the weights",
+    paper="Wortsman et al., CVPR 2022",
+    shared="a weight vector for each class",
+    towers=(),
 )

@@ -86,5 +86,6 @@ METHOD = Method(
     "one shared context, whose steps never go against the hand-written prompts",
     ProGrad,
     options=ProGradOptions,
-    shares="the context",
+    paper="Zhu et al., ICCV 2023",
+    shared="the context",
 )

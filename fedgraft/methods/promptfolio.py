@@ -50,5 +50,7 @@ METHOD = Method(
     "a shared and a personal context, mixed in the classifier",
     PromptFolio,
     options=PromptFolioOptions,
-    shares="the shared context",
+    paper="Pan et al., NeurIPS 2024",
+    shared="the shared context",
+    personal="a context of the same length",
 )
