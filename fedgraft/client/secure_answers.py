@@ -19,23 +19,23 @@ from fedgraft.core.refusals import Refusal
 from fedgraft.flower.messages import JOB, Arrays, Job, pack, sites_of
 from fedgraft.methods.plan import asked_sites
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.masked_sum import SummedAnswers
 from fedgraft.strategies.secagg import records
 from fedgraft.strategies.secagg.encoding import packed
 from fedgraft.strategies.secagg.keys import SiteSecrets, commitment
 from fedgraft.strategies.secagg.protocol import Terms, masked, revealed, sealed_shares
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 _log = logging.getLogger("fedgraft.worker")
 
 
-def secure_rule(run: LoadedRun) -> SecureAggregation | None:
+def secure_rule(run: LoadedRun) -> SummedAnswers | None:
     """The rule that hides the run's answers, if it has one.
 
     Raises:
         Refusal: it may sum fewer sites than this site accepts.
     """
-    rule = run.plan.composition.rule
-    if not isinstance(rule, SecureAggregation):
+    rule = run.plan.composition.rule.summed()
+    if rule is None:
         return None
     least = rule.needed_answers(_asked(run))
     if least < run.smallest_sum:
@@ -46,7 +46,7 @@ def secure_rule(run: LoadedRun) -> SecureAggregation | None:
     return rule
 
 
-def begin_round(run: LoadedRun, rule: SecureAggregation, answer: Answer, received: Arrays, job: Job) -> ConfigRecord:
+def begin_round(run: LoadedRun, rule: SummedAnswers, answer: Answer, received: Arrays, job: Job) -> ConfigRecord:
     """Keep a site's update for the round, and return its public keys.
 
     Raises:
@@ -90,7 +90,7 @@ def answer_stage(content: RecordDict, run_of: Callable[[Job], LoadedRun]) -> Rec
 
 def _stage_answer(
     run: LoadedRun,
-    rule: SecureAggregation,
+    rule: SummedAnswers,
     terms: Terms,
     job: Job,
     site: int,

@@ -34,7 +34,6 @@ from fedgraft.server.sender import Grid, Sender
 from fedgraft.server.site_bounds import SiteBounds, SplitBounds, ToldBounds
 from fedgraft.strategies.answers import LeftOut
 from fedgraft.strategies.components import State
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 
 class Coordinator:
@@ -295,8 +294,8 @@ class _FoldRun:
 
     def _conclude(self, server_round: int, replies: Sequence[Reply]) -> RoundResult:
         """The round's result, from answers that the server sees or from their sum."""
-        rule = self._plan.composition.rule
-        if not isinstance(rule, SecureAggregation):
+        rule = self._plan.composition.rule.summed()
+        if rule is None:
             return self._driver.conclude(server_round, self._arrays, replies, self._state)
 
         def require(sound: int, left_out: Sequence[LeftOut]) -> None:
@@ -304,7 +303,7 @@ class _FoldRun:
 
         job, asked = replace(self._job, round=server_round), self._driver.participants(server_round)
         secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self._arrays), require)
-        return self._driver.conclude_sum(server_round, self._arrays, secure.total(replies), self._state)
+        return self._driver.conclude_sum(server_round, self._arrays, rule, secure.total(replies), self._state)
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Evaluate every scope at every site; return the confusion counts in the last round."""

@@ -17,11 +17,11 @@ from fedgraft.flower.messages import JOB, METRICS, SECAGG_STAGE, Job, wire_size
 from fedgraft.flower.record_values import metrics_in, real_number
 from fedgraft.server.router import Reply, Router
 from fedgraft.strategies.answers import LeftOut
+from fedgraft.strategies.masked_sum import SummedAnswers
 from fedgraft.strategies.secagg import records
 from fedgraft.strategies.secagg.encoding import Integers, unpacked
 from fedgraft.strategies.secagg.keys import PublicKeys, is_public_key
 from fedgraft.strategies.secagg.protocol import holders, unmasked
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 Content = TypeVar("Content")
 _Require = Callable[[int, Sequence[LeftOut]], None]
@@ -65,7 +65,7 @@ class SecureRound:
         require: raises RunFailed if so many sites are too few, with the reasons of the others.
     """
 
-    rule: SecureAggregation
+    rule: SummedAnswers
     router: Router
     job: Job
     asked: Sequence[int]

@@ -9,7 +9,7 @@ What a component remembers between rounds is stored as arrays in the checkpoint.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from fedgraft.config.registry import Registered
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer, LeftOut, checked
 from fedgraft.strategies.privacy import Privacy
+
+if TYPE_CHECKING:
+    from fedgraft.strategies.masked_sum import SummedAnswers
 
 State = dict[str, NDArray[Any]]
 """What a component remembers: arrays by name, stored in the round's checkpoint."""
@@ -101,8 +104,10 @@ class Rule(Component, ABC):
 
     is_weighted_mean = False
     """Whether it is the mean of the answers, weighted by examples, which a sum over all sites is enough for."""
-    hides_answers = False
-    """Whether the server gets only the sum of the answers, see `fedgraft.strategies.secure_aggregation`."""
+
+    def summed(self) -> "SummedAnswers | None":
+        """How answers are summed under masks, if the server gets only their sum; None if it gets each of them."""
+        return None
 
     def min_answers(self) -> int:
         """The minimum number of answers."""

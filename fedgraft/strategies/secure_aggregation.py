@@ -104,7 +104,14 @@ class SecureAggregation(Rule):
 
     options: SecureOptions
     bounds_updates = True
-    hides_answers = True
+
+    def summed(self) -> "SecureAggregation":
+        """Server and sites ask the rule itself."""
+        return self
+
+    def most_neighbours(self) -> int:
+        """As the option says."""
+        return self.options.neighbours
 
     def privacy(self) -> Privacy | None:
         """Per round, if the sites add noise."""

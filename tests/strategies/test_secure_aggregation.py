@@ -86,7 +86,7 @@ def test_methods_whose_own_rule_needs_single_answers_are_refused_before_training
 @pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "fedit", "ffa-lora", "fedsa-lora"])
 @pytest.mark.parametrize("steps", ["", "+fedavgm", "+anchored(drift=0.1)", "+interpolate"])
 def test_methods_that_are_averaged_take_it_with_any_step(method: str, steps: str) -> None:
-    assert isinstance(_plan(method=method, strategy=f"secagg{steps}").composition.rule, SecureAggregation)
+    assert _plan(method=method, strategy=f"secagg{steps}").composition.rule.summed() is not None
 
 
 @pytest.mark.parametrize(
