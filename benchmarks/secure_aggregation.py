@@ -92,7 +92,9 @@ class Measured:
 
     def _loaded(self) -> LoadedRun:
         key = public_key(0)
-        parts = SimpleNamespace(plan=self._plan, open_rounds=RoundsInMemory(), smallest_sum=3, noise_key=lambda: key)
+        parts = SimpleNamespace(
+            plan=self._plan, open_rounds=RoundsInMemory(), smallest_sum=3, peers=None, noise_key=lambda: key
+        )
         return cast(LoadedRun, parts)
 
     def ask(

@@ -23,6 +23,7 @@ SENTENCES = {
     "images": "the site's images cannot be read, or do not suit the run",
     INTERNAL: "an unexpected error at the site",
     "parameters": "the server's parameters do not have the names and shapes that the method needs",
+    "peers": "the site does not know the other sites of the masked sum",
     "refused-by-operator": "the site's operator has refused this run",
     "policy": "the site's policy does not accept this run",
     "run-name": "a run's name has only letters, digits and . - _",

@@ -161,7 +161,8 @@ def _places(settings: Path) -> tuple[Path, list[Path]]:
     """The run directory of a submitted run, and what else it has to read: the backbone, and who is admitted."""
     given = tomllib.loads(settings.read_text())
     run = json.loads(given["settings"])
-    return Path(given["out"]), [Path(run["config"]["backbone"]).expanduser(), Path(run["admitted"])]
+    admitted = Path(run["admitted"])
+    return Path(given["out"]), [Path(run["config"]["backbone"]).expanduser(), admitted, admitted.parent / "replaced"]
 
 
 def _end_with_parent() -> None:

@@ -63,7 +63,7 @@ class ServerFolder:
         Raises:
             UserError: the folder exists and is not empty.
         """
-        new_private_folder(path, "a server", ("keys", "admitted", "revoked", "flwr", "logs"))
+        new_private_folder(path, "a server", ("keys", "admitted", "replaced", "revoked", "flwr", "logs"))
         write_certificates(path, hosts)
         ports = {"port": port, "superlink_port": free_port()}
         write_text(path / "server.toml", tomli_w.dumps(ports))
@@ -264,6 +264,12 @@ def _site_of(path: Path) -> str:
 
 def _same_key(path: Path, text: str) -> bool:
     return path.read_text().split()[1] == text.split()[1]
+
+
+def admitted_key_files(folder: Path, name: str) -> list[Path]:
+    """The files of the keys that a site may use, given the folder `admitted/`: its key, and replaced ones."""
+    replaced = [path for path in (folder.parent / "replaced").glob("*.pub") if _site_of(path) == name]
+    return [path for path in (folder / f"{name}.pub", *sorted(replaced)) if path.exists()]
 
 
 def admitted_names(folder: Path) -> set[str] | None:

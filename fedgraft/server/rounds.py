@@ -20,8 +20,8 @@ from fedgraft.server.secure_round import MaskedSum
 from fedgraft.server.site_bounds import SiteBounds, ToldBounds
 from fedgraft.strategies.answers import Answer, LeftOut
 from fedgraft.strategies.components import Drift, Outcome, Round, State
-from fedgraft.strategies.norm_bound import Bounded, bounded
 from fedgraft.strategies.masked_sum import SummedAnswers
+from fedgraft.strategies.norm_bound import Bounded, bounded
 from fedgraft.strategies.site_share import capped
 
 _USUAL = "usual norm"

@@ -50,7 +50,8 @@ def _waiting_process(env: dict[str, str]) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         ["cat"], env={**os.environ, **env}, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     process.stdin.write(b"started\n")
     process.stdin.flush()
     assert process.stdout.readline() == b"started\n"
