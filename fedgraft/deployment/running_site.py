@@ -53,8 +53,8 @@ class RunningSite:
         worker_module: the module that runs as the worker.
 
     Raises:
-        UserError: the file of peers is invalid, a certificate does not exist, is not valid, or is not for the site's key, or another process runs the
-            site.
+        UserError: the file of peers cannot be used, a certificate does not exist, is not valid or not for the site's
+            key, or another process runs the site.
     """
 
     def __init__(

@@ -199,7 +199,7 @@ def test_a_site_that_requires_peers_trains_for_no_run_without_secure_aggregation
 ) -> None:
     assert isinstance(requiring("secagg").train(), RecordDict)
     for strategy in ("", "fedavg", "local-dp"):
-        with pytest.raises(UserError, match=r"accepts secure aggregation alone, with the sites that it knows \(peers\)"):
+        with pytest.raises(UserError, match=r"secure aggregation alone, with the sites that it knows \(peers\)"):
             requiring(strategy).train()
 
 

@@ -89,7 +89,9 @@ def many(tmp_path: Path, site: SiteFolder, mini: Backbone) -> Callable[[int], Su
 def test_a_run_in_which_a_site_masks_with_few_others_is_refused_before_training(
     many: Callable[[int], SumServer],
 ) -> None:
-    with pytest.raises(UserError, match="lets a site mask with 2 others, and with itself this site's smallest_sum is 5"):
+    with pytest.raises(
+        UserError, match="lets a site mask with 2 others, and with itself this site's smallest_sum is 5"
+    ):
         many(2).train()
 
 
@@ -103,7 +105,9 @@ def test_a_site_whose_neighbours_leave_sends_no_vector_though_the_sum_has_enough
     assert "4 sites would mask with each other" in str(server.stage(records.masked_request(left), sealed=sealed))
 
 
-def test_a_worker_that_was_started_again_has_dropped_out_of_the_round_and_is_back_in_the_next(server: SumServer) -> None:
+def test_a_worker_that_was_started_again_has_dropped_out_of_the_round_and_is_back_in_the_next(
+    server: SumServer,
+) -> None:
     received = server.begin()
     server.restart()
     answer = server.stage(records.masked_request([0, 1, 2, 3]), sealed=records.sealed_record(received))

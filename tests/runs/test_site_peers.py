@@ -69,5 +69,5 @@ def test_a_site_that_requires_peers_does_not_start_without_them(north: SiteFolde
     require_peers(north)
     file = north.path / "site.toml"
     file.write_text(file.read_text().replace("require_known_peers = false", "require_known_peers = true"))
-    with pytest.raises(UserError, match="has require_known_peers, and there is no file .*peers; give it the lines"):
+    with pytest.raises(UserError, match=r"has require_known_peers, and there is no file .*peers; give it the lines"):
         require_peers(SiteFolder.open(north.path))
