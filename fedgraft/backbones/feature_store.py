@@ -6,7 +6,6 @@ a SHA-256 for each row and `vectors.f32` with the rows. A row counts once both f
 continues where it stopped, and an image whose content has changed has another key.
 """
 
-import fcntl
 import hashlib
 import math
 import os
@@ -22,6 +21,7 @@ from PIL import Image, ImageOps
 
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.core.errors import UserError
+from fedgraft.core.files import locked
 from fedgraft.data.examples import KEY_BYTES, IntArray
 
 _BATCH = 128
@@ -77,7 +77,7 @@ class FeatureStore:
             progress: called with the number done and the number to do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with locked(self.folder / "lock"):
             known = {key.tobytes() for key in self._keys()}
             positions = {key.tobytes(): position for position, key in enumerate(keys)}
             missing = sorted(position for key, position in positions.items() if key not in known)
@@ -120,12 +120,6 @@ class FeatureStore:
             file.truncate(self._complete_rows() * width)
             file.seek(0, os.SEEK_END)
             yield file
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def view_keys(keys: NDArray[np.uint8], view: int, seed: int) -> NDArray[np.uint8]:

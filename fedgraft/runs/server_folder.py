@@ -14,7 +14,6 @@ runs/            the runs that were submitted, and their queue
 logs/
 """
 
-import fcntl
 import os
 import tomllib
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import free_port, new_private_folder, secret_file, write_text
+from fedgraft.core.files import free_port, locked, new_private_folder, secret_file, write_text
 from fedgraft.core.plain_text import name_problem
 from fedgraft.runs.certificates import (
     certificate_hosts,
@@ -195,8 +194,7 @@ class ServerFolder:
 
     def write_revocation_list(self, now: datetime | None = None) -> None:
         """Write the list anew from the certificates of revoked sites, one process at a time, so that none is lost."""
-        with (self.path / "keys" / "revoked.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path / "keys" / "revoked.lock"):
             serials = [certificate_serial(path) for path in sorted((self.path / "revoked").glob("*.pem"))]
             write_text(self.revocation_list, signed_revocation_list(self.path, serials, now))
 

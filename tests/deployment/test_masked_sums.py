@@ -284,8 +284,6 @@ def test_a_site_that_nobody_knows_ends_the_round_with_its_name(deploy: Deploy) -
     exchange_keys(sites[:3])
     with (
         InProcessGrid(sites, 1, {}) as grid,
-        pytest.raises(
-            RunFailed, match=r"site 0: site 3 is 'site-3', which this site does not know \(peers\); site 1"
-        ),
+        pytest.raises(RunFailed, match=r"site 0: site 3 is 'site-3', which this site does not know \(peers\); site 1"),
     ):
         run_to_the_end(CONFIG, root / "run", grid)
