@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.plain_text import one_line
 
 WAITS = "waits-for-approval"
 INTERNAL = "internal"
@@ -52,7 +53,7 @@ class Refusal(UserError):
 
     def __init__(self, code: str, sentence: str = "", detail: str = "") -> None:
         self.code, self.sentence = code, sentence or SENTENCES[code]
-        super().__init__(_one_line(detail or self.sentence))
+        super().__init__(one_line(detail or self.sentence, _MAX_DETAIL))
 
     @property
     def public(self) -> str:
@@ -66,11 +67,6 @@ class Refusal(UserError):
         if match is None or match[2] not in SENTENCES:
             return cls(INTERNAL, detail=public)
         return cls(match[2], match[1])
-
-
-def _one_line(text: str) -> str:
-    """A text that may come from a stranger, for a log: printable characters alone, and not many."""
-    return "".join(character if character.isprintable() else " " for character in text[:_MAX_DETAIL])
 
 
 def code_of(reason: str) -> str:

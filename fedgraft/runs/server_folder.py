@@ -33,6 +33,7 @@ from fedgraft.runs.certificates import (
     certificate_hosts,
     certificate_serial,
     is_old_list,
+    require_hosts,
     signed_revocation_list,
     site_certificate,
     validity,
@@ -60,8 +61,9 @@ class ServerFolder:
         """Create the folder with a new authority, and a certificate for the given host names and addresses.
 
         Raises:
-            UserError: the folder exists and is not empty.
+            UserError: the folder exists and is not empty, or a host is none.
         """
+        require_hosts(hosts)
         new_private_folder(path, "a server", ("keys", "admitted", "replaced", "revoked", "flwr", "logs"))
         write_certificates(path, hosts)
         ports = {"port": port, "superlink_port": free_port()}
@@ -204,7 +206,8 @@ class ServerFolder:
             self.write_revocation_list(now)
 
     def rotate(self, hosts: list[str]) -> None:
-        """Issue a new certificate to the server; for the same hosts as before unless others are given."""
+        """Issue a new certificate to the server; for the hosts that it had, or others; raises UserError as `create`."""
+        require_hosts(hosts)
         write_server_certificate(self.path, hosts or certificate_hosts(self.certificate))
 
     def complaints(self) -> list[str]:

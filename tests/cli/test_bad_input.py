@@ -10,7 +10,8 @@ from PIL import Image
 
 from fedgraft.cli.main import main
 from fedgraft.runs.server_folder import ServerFolder
-from tests.cli.conftest import Refused
+from fedgraft.runs.site_folder import SiteFolder
+from tests.cli.conftest import Printed, Refused
 
 pytestmark = pytest.mark.usefixtures("no_federation")
 
@@ -167,3 +168,36 @@ def test_a_backbone_that_does_not_exist_is_told_before_a_run_is_submitted(
     words = ["--method", "promptfl", "--set", 'class_names=["cat", "dog"]', "--backbone", backbone.format(tmp=tmp_path)]
     assert said in refused(str(server.path), *words, command="run")
     assert server.queue.runs() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\nb", "\x1b[31mred", "x" * 1_000_000], ids=["slash", "newline", "escape", "long"]
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["server", "revoke", "srv"], ["server", "renew", "srv"], ["server", "pause", "srv"], ["server", "stop", "srv"],
+        ["site", "approve", "north"], ["site", "refuse", "north"], ["site", "init", "new", "--name"],
+        ["server", "init", "other", "--host"], ["report"], ["methods"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_name_with_a_slash_a_newline_or_a_megabyte_is_one_short_line(
+    words: list[str], name: str, printed: Printed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ServerFolder.create(tmp_path / "srv", ["127.0.0.1"], 1)
+    SiteFolder.create(tmp_path / "north", "north")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    _, said = printed(*words, name, status=2)
+    assert said.startswith("fedgraft: ")
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+    assert len(said) < 2100
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_directory_whose_name_is_too_long_is_one_short_line(printed: Printed) -> None:
+    _, said = printed("simulate", "--out", "x" * 10**6, status=2)
+    assert said.endswith("xxx has a name that is too long for a file.\n")
+    assert len(said) < 2100
