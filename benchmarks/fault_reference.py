@@ -90,7 +90,7 @@ def _outcome(out: Path, schedule: Schedule, config: RunConfig, sites: list[SiteF
     with ReferenceGrid(sites, schedule, out) as grid:
         coordinator = prepare(config, out, False, Observer())
         assert coordinator is not None
-        coordinator.admitted = lambda: schedule.admitted(grid.round)
+        coordinator.members.admitted = lambda: schedule.admitted(grid.round)
         try:
             coordinator.run(grid)
         finally:

@@ -49,7 +49,6 @@ from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply, Router
 from fedgraft.server.secure_round import SecureRound
 from fedgraft.strategies.answers import Answer
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 _STAGES = ("train", "shares", "masked", "unmask")
 
@@ -94,7 +93,9 @@ class Measured:
 
     def _loaded(self) -> LoadedRun:
         key = public_key(0)
-        parts = SimpleNamespace(plan=self._plan, open_rounds=RoundsInMemory(), smallest_sum=3, noise_key=lambda: key)
+        parts = SimpleNamespace(
+            plan=self._plan, open_rounds=RoundsInMemory(), smallest_sum=3, peers=None, noise_key=lambda: key
+        )
         return cast(LoadedRun, parts)
 
     def ask(
@@ -121,8 +122,8 @@ class Measured:
             return answer_stage(content, lambda job: self._runs[site])
         received = from_array_record(content.array_records[SHARED])
         arrays = {name: array + self._updates[site][name] for name, array in received.items()}
-        rule, metrics = self._plan.composition.rule, {NUM_EXAMPLES: 100 + site, "loss": 0.5, "seconds": 0.0}
-        if isinstance(rule, SecureAggregation):
+        rule, metrics = self._plan.composition.rule.summed(), {NUM_EXAMPLES: 100 + site, "loss": 0.5, "seconds": 0.0}
+        if rule is not None:
             job = Job.from_record(content.config_records[JOB])
             keys = begin_round(self._runs[site], rule, Answer(site, arrays, 100 + site, 0.5), received, job)
             return pack({site: RecordDict({"secagg": keys, METRICS: MetricRecord({"seconds": 0.0})})})
@@ -165,12 +166,12 @@ def _concluded(
     shared: Arrays,
     replies: list[Reply],
 ) -> RoundResult:
-    rule = plan.composition.rule
-    if not isinstance(rule, SecureAggregation):
+    rule = plan.composition.rule.summed()
+    if rule is None:
         return driver.conclude(1, shared, replies, {})
     require: Callable[[int, Any], None] = lambda sound, left_out: driver.require_quorum(1, sound, left_out)  # noqa: E731
     total = SecureRound(rule, router, job, asked, rule.vector_size(shared), require).total(replies)
-    return driver.conclude_sum(1, shared, total, {})
+    return driver.conclude_sum(1, shared, rule, total, {})
 
 
 def main() -> None:

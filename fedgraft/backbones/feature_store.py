@@ -7,7 +7,6 @@ counts once both files hold it, so a fill that was killed continues where it sto
 changed has another key.
 """
 
-import fcntl
 import hashlib
 import math
 import os
@@ -24,6 +23,7 @@ from PIL import Image, ImageOps
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.core.errors import UserError
+from fedgraft.core.files import locked
 from fedgraft.data.examples import KEY_BYTES, IntArray
 
 _BATCH = 128
@@ -80,7 +80,7 @@ class FeatureStore:
             progress: called with the number done and the number to do.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._locked():
+        with locked(self.folder / "lock"):
             known = {key.tobytes() for key in self._keys()}
             positions = {key.tobytes(): position for position, key in enumerate(keys)}
             missing = sorted(position for key, position in positions.items() if key not in known)
@@ -123,12 +123,6 @@ class FeatureStore:
             file.truncate(self._complete_rows() * width)
             file.seek(0, os.SEEK_END)
             yield file
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def view_keys(keys: NDArray[np.uint8], view: int, seed: int) -> NDArray[np.uint8]:

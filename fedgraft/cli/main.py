@@ -1,5 +1,6 @@
 """The command `fedgraft`. Heavy imports stay inside the commands, so that help is quick."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -16,8 +17,9 @@ from fedgraft.cli.server import server_app
 from fedgraft.cli.site import site_app
 from fedgraft.cli.ticket import edge_report, ticket_app
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.plain_text import one_line
 
-_INTERRUPTED = 130
+_INTERRUPTED, _LONGEST = 130, 2000
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,14 +61,24 @@ def main() -> None:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
             typer.echo(error.format_message())
             sys.exit(0)
-        typer.echo(f"fedgraft: {error.format_message()} See fedgraft --help.", err=True)
+        _tell(f"{error.format_message()} See fedgraft --help.")
         sys.exit(2)
     except UserError as error:
-        typer.echo(f"fedgraft: {error}", err=True)
+        _tell(error)
         sys.exit(2)
     except RunFailed as error:
-        typer.echo(f"fedgraft: {error}", err=True)
+        _tell(error)
         sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        _tell(f"The path {error.filename} has a name that is too long for a file.")
+        sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         typer.echo("fedgraft: stopped; run it again to resume (simulate and compare: with --resume).", err=True)
         sys.exit(_INTERRUPTED)
+
+
+def _tell(problem: object) -> None:
+    """Print a problem as one line, whatever names of the user's are in it."""
+    typer.echo(f"fedgraft: {one_line(str(problem), _LONGEST)}", err=True)

@@ -58,6 +58,10 @@ def site_status(
         if status.received:
             answered = _clock(status.answered) if status.answered and status.answered >= status.received else "not yet"
             console.print(f"Newest message: {status.message}, received {_clock(status.received)}, answered {answered}.")
+        if status.peers is None:
+            console.print("Peers: no list, so other sites' keys in masked sums are not checked.")
+        else:
+            console.print(f"Peers: {escape(', '.join(status.peers)) or 'none, so it takes part in no masked sum'}.")
         for run, newest in status.runs.items():
             console.print(f"Run {escape(run)}: trained up to round {newest}.")
     _end(asdict(status), as_json, status.folder.problems)

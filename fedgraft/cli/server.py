@@ -29,9 +29,11 @@ def server_init(
     port: Annotated[int, typer.Option(help="The port that sites reach.")] = _DEFAULT_PORT,
 ) -> None:
     """Create a server's folder with a certificate authority and a certificate."""
+    from fedgraft.runs.certificates import is_host
     from fedgraft.runs.server_folder import ServerFolder
 
-    hosts = list(dict.fromkeys([*(host or []), socket.gethostname(), "localhost", "127.0.0.1"]))
+    machine = [name for name in [socket.gethostname()] if is_host(name)]
+    hosts = list(dict.fromkeys([*(host or []), *machine, "localhost", "127.0.0.1"]))
     server = ServerFolder.create(folder, hosts, port)
     typer.echo(f"Wrote {folder} for {', '.join(hosts)}. Every site needs {server.authority}.")
 

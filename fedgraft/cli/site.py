@@ -114,6 +114,36 @@ def site_rotate(folder: Folder) -> None:
     )
 
 
+@site_app.command("key")
+def site_key(folder: Folder) -> None:
+    """Print the site's public key with its name: a line for the file `peers` of other sites, two during an exchange."""
+    from fedgraft.runs.site_folder import SiteFolder
+    from fedgraft.runs.site_peers import own_keys
+
+    for line in own_keys(SiteFolder.open(folder)):
+        typer.echo(line)
+
+
+@site_app.command("peers")
+def site_peers(folder: Folder, as_json: Json = False) -> None:
+    """Check the file `peers`, and print the fingerprints of this site's keys and of those in the file."""
+    from fedgraft.runs.site_folder import SiteFolder
+    from fedgraft.runs.site_peers import key_fingerprint, own_keys, peer_fingerprints
+
+    site = SiteFolder.open(folder)
+    own, peers = [key_fingerprint(line) for line in own_keys(site)], peer_fingerprints(site)
+    if as_json:
+        typer.echo(json.dumps({"name": site.settings.name, "own": own, "peers": peers}))
+        return
+    for fingerprint in own:
+        typer.echo(f"{fingerprint}  {site.settings.name} (this site)")
+    for name, fingerprints in sorted((peers or {}).items()):
+        for fingerprint in fingerprints:
+            typer.echo(f"{fingerprint}  {name}")
+    if peers is None:
+        typer.echo(f"There is no file {site.peers}, so other sites' keys in masked sums are not checked.")
+
+
 @site_app.command("start")
 def site_start(
     folder: Folder,

@@ -16,6 +16,7 @@ from typing import Any
 from flwr.app import RecordDict
 
 from fedgraft.client.job_bounds import check_fold, check_job, read_job
+from fedgraft.client.known_peers import KnownPeers
 from fedgraft.client.release import (
     confusion_hash,
     description,
@@ -63,7 +64,7 @@ class Admission:
     """Admits messages and releases answers, for one worker of a site."""
 
     def __init__(self, site: SiteFolder) -> None:
-        self._policy = site.settings.policy
+        self._policy, self._peers = site.settings.policy, KnownPeers(site)
         self._log = AuditLog(site.audit_log)
         self._runs = AskedRuns(self._log.fresh())
         self._turned_away: set[str] = set()
@@ -84,6 +85,7 @@ class Admission:
         task = Task(kind, content, job, asked, _key(kind, job.fold, job.round, content))
         try:
             self._policy.check(job.config, job.fingerprint)
+            self._peers.require_acceptable(plan)
             self._check_decision(asked)
             self._check_amounts(task, len(plan.announced.folds))
         except Refusal as refusal:

@@ -11,6 +11,7 @@ import torch
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.required_features import feature_rows, fill_store
+from fedgraft.client.known_peers import KnownPeers
 from fedgraft.client.open_rounds import OpenRounds, RoundsInFolder, RoundsInMemory
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError, reason_of
@@ -23,6 +24,7 @@ from fedgraft.flower.messages import Job
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.runs.site_folder import SiteFolder
 
 _log = logging.getLogger("fedgraft.worker")
 
@@ -32,11 +34,13 @@ class LoadedRun(ABC):
 
     Attributes:
         open_rounds: what its sites keep of rounds of secure aggregation.
-        smallest_sum: the fewest sites in a sum that its sites take part in.
+        smallest_sum: the fewest sites in a sum that its sites take part in, and that each of them masks with.
+        peers: signs its sites' keys of a round and checks those of others; None where nobody is a stranger.
     """
 
     open_rounds: OpenRounds
     smallest_sum = 1
+    peers: KnownPeers | None = None
 
     def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
         self.plan, self.backbone, self.split = plan, backbone, split
@@ -126,12 +130,11 @@ class SimulatedRun(LoadedRun):
 class DeployedRun(LoadedRun):
     """At a deployed site: its own images, split by the site itself, and its own state."""
 
-    def __init__(
-        self, plan: Plan, backbone: Backbone, examples: Examples, folder: Path, cache: Path, smallest_sum: int
-    ) -> None:
-        self._examples, self._folder = examples, folder
-        self.open_rounds, self.smallest_sum = RoundsInMemory(), smallest_sum
-        super().__init__(plan, backbone, plan.split(examples), cache)
+    def __init__(self, plan: Plan, backbone: Backbone, examples: Examples, site: SiteFolder, name: str) -> None:
+        self._examples, self._folder = examples, site.state / name
+        self.open_rounds, self.smallest_sum = RoundsInMemory(), site.settings.policy.smallest_sum
+        self.peers = KnownPeers(site)
+        super().__init__(plan, backbone, plan.split(examples), site.cache)
 
     def examples(self) -> Examples:
         """The site's images."""

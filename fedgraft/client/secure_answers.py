@@ -19,23 +19,23 @@ from fedgraft.core.refusals import Refusal
 from fedgraft.flower.messages import JOB, Arrays, Job, pack, sites_of
 from fedgraft.methods.plan import asked_sites
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.masked_sum import SummedAnswers
 from fedgraft.strategies.secagg import records
 from fedgraft.strategies.secagg.encoding import packed
 from fedgraft.strategies.secagg.keys import SiteSecrets, commitment
-from fedgraft.strategies.secagg.protocol import Terms, masked, revealed, sealed_shares
-from fedgraft.strategies.secure_aggregation import SecureAggregation
+from fedgraft.strategies.secagg.protocol import Terms, masked, partners, revealed, sealed_shares
 
 _log = logging.getLogger("fedgraft.worker")
 
 
-def secure_rule(run: LoadedRun) -> SecureAggregation | None:
+def secure_rule(run: LoadedRun) -> SummedAnswers | None:
     """The rule that hides the run's answers, if it has one.
 
     Raises:
-        Refusal: it may sum fewer sites than this site accepts.
+        Refusal: it may sum, or mask with, fewer sites than this site accepts.
     """
-    rule = run.plan.composition.rule
-    if not isinstance(rule, SecureAggregation):
+    rule = run.plan.composition.rule.summed()
+    if rule is None:
         return None
     least = rule.needed_answers(_asked(run))
     if least < run.smallest_sum:
@@ -43,11 +43,17 @@ def secure_rule(run: LoadedRun) -> SecureAggregation | None:
             "secure-sum",
             f"the run may sum the updates of {least} sites, and this site's smallest_sum is {run.smallest_sum}",
         )
+    if rule.most_neighbours() + 1 < run.smallest_sum:
+        raise Refusal(
+            "secure-sum",
+            f"the run lets a site mask with {rule.most_neighbours()} others, and with itself this site's smallest_sum "
+            f"is {run.smallest_sum}",
+        )
     return rule
 
 
-def begin_round(run: LoadedRun, rule: SecureAggregation, answer: Answer, received: Arrays, job: Job) -> ConfigRecord:
-    """Keep a site's update for the round, and return its public keys.
+def begin_round(run: LoadedRun, rule: SummedAnswers, answer: Answer, received: Arrays, job: Job) -> ConfigRecord:
+    """Keep a site's update for the round, and return its public keys, signed if the site is a deployed one.
 
     Raises:
         Refusal: it cannot be summed, or the job is older than the round that the site is in.
@@ -63,7 +69,8 @@ def begin_round(run: LoadedRun, rule: SecureAggregation, answer: Answer, receive
         _log.info("round %d: the update was longer than clipping_norm and was scaled down to it", job.round)
     secrets = SiteSecrets()
     run.open_rounds.keep(job.fold, answer.site, OpenRound(job.round, job.attempt, secrets, vector))
-    return records.public_keys_record(secrets.public())
+    public, peers = secrets.public(), run.peers
+    return records.public_keys_record(public, peers.signed(answer.site, public, job.place.encode()) if peers else None)
 
 
 def answer_stage(content: RecordDict, run_of: Callable[[Job], LoadedRun]) -> RecordDict:
@@ -90,7 +97,7 @@ def answer_stage(content: RecordDict, run_of: Callable[[Job], LoadedRun]) -> Rec
 
 def _stage_answer(
     run: LoadedRun,
-    rule: SecureAggregation,
+    rule: SummedAnswers,
     terms: Terms,
     job: Job,
     site: int,
@@ -108,6 +115,8 @@ def _stage_answer(
         )
     if stage == records.SHARES:
         keys = records.keys_of(request)
+        if run.peers:
+            run.peers.check(site, keys, records.statements_of(request), terms.place)
         sealed = sealed_shares(site, kept.secrets, keys, terms)
         run.open_rounds.keep(job.fold, site, replace(kept, keys=keys, next_stage=records.MASKED))
         return records.shares_answer(sealed, commitment(kept.secrets.own, terms.place))
@@ -115,6 +124,11 @@ def _stage_answer(
         if own is None:
             raise Refusal("secure-sum", "the server passes on no shares")
         received, sharers = records.sealed_of(own), records.sites_in(request, "sharers")
+        if (count := len(partners(site, kept.keys, sharers, terms))) < run.smallest_sum:
+            raise Refusal(
+                "secure-sum",
+                f"{count} sites would mask with each other, and this site's smallest_sum is {run.smallest_sum}",
+            )
         vector = masked(site, kept.secrets, kept.keys, sharers, kept.vector, terms)
         known = replace(kept, vector=vector[:0], sharers=tuple(sharers), sealed=received, next_stage=records.UNMASK)
         run.open_rounds.keep(job.fold, site, known)

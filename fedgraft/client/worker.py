@@ -134,8 +134,7 @@ class Worker:
         for line in examples.skipped:
             _log.warning("left out: %s", line)
         with refusing("images"):
-            smallest = self._site.settings.policy.smallest_sum
-            return DeployedRun(plan, backbone, examples, self._site.state / run, self._site.cache, smallest)
+            return DeployedRun(plan, backbone, examples, self._site, run)
 
     def _own_backbone(self, asked: str) -> str:
         """Which backbone the site loads where a server names one; a name that site.toml does not have is not tried.

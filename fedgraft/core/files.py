@@ -3,7 +3,8 @@
 import fcntl
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -83,6 +84,18 @@ def free_port() -> int:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         return int(bound.getsockname()[1])
+
+
+@contextmanager
+def locked(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A file, made if missing, opened for reading and writing under its exclusive lock, which is waited for.
+
+    Args:
+        mode: permissions of a new file, subject to the process's umask.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, mode), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
 def take_lock(file: IO[str]) -> bool:

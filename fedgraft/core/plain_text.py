@@ -30,6 +30,13 @@ def plain(text: object, length: int = _SENTENCE_LENGTH) -> str:
     return line if whole else line[: length - 3].rstrip() + "..."
 
 
+def one_line(text: str, length: int) -> str:
+    """A text with its markup, on one line: printable characters alone; what is too long loses its middle."""
+    end = min(length // 3, 300)
+    whole = text if len(text) <= length else f"{text[: length - end - 5]} ... {text[-end:]}"
+    return "".join(character if character.isprintable() else " " for character in whole)
+
+
 def name_problem(name: object) -> str | None:
     """What is wrong with a site's name, or None: at most 64 letters, digits, spaces and . - _ @."""
     if not isinstance(name, str):

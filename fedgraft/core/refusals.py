@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedgraft.core.errors import RunFailed, UserError
+from fedgraft.core.plain_text import one_line
 
 WAITS = "waits-for-approval"
 INTERNAL = "internal"
@@ -23,6 +24,7 @@ SENTENCES = {
     "images": "the site's images cannot be read, or do not suit the run",
     INTERNAL: "an unexpected error at the site",
     "parameters": "the server's parameters do not have the names and shapes that the method needs",
+    "peers": "the site does not know the other sites of the masked sum",
     "refused-by-operator": "the site's operator has refused this run",
     "policy": "the site's policy does not accept this run",
     "run-name": "a run's name has only letters, digits and . - _",
@@ -51,7 +53,7 @@ class Refusal(UserError):
 
     def __init__(self, code: str, sentence: str = "", detail: str = "") -> None:
         self.code, self.sentence = code, sentence or SENTENCES[code]
-        super().__init__(_one_line(detail or self.sentence))
+        super().__init__(one_line(detail or self.sentence, _MAX_DETAIL))
 
     @property
     def public(self) -> str:
@@ -65,11 +67,6 @@ class Refusal(UserError):
         if match is None or match[2] not in SENTENCES:
             return cls(INTERNAL, detail=public)
         return cls(match[2], match[1])
-
-
-def _one_line(text: str) -> str:
-    """A text that may come from a stranger, for a log: printable characters alone, and not many."""
-    return "".join(character if character.isprintable() else " " for character in text[:_MAX_DETAIL])
 
 
 def code_of(reason: str) -> str:

@@ -104,7 +104,8 @@ def _run(
     admitted: Path | None = None,
 ) -> None:
     # Imported here because a ClientApp process imports this module for every message of a deployment.
-    from fedgraft.runs.server_folder import admitted_names
+    from fedgraft.runs.server_folder import admitted_key_files, admitted_names
+    from fedgraft.runs.site_peers import public_keys_in
     from fedgraft.server.preparation import prepare
 
     _log.info("fedgraft: %s on %s with %d sites, into %s", config.method, config.data, config.sites, out)
@@ -116,7 +117,9 @@ def _run(
         take_replies_by_envelope()
         begun()
         if admitted is not None:
-            coordinator.admitted = lambda: admitted_names(admitted)
+            members = coordinator.members
+            members.admitted = lambda: admitted_names(admitted)
+            members.keys_of = lambda name: public_keys_in(admitted_key_files(admitted, name))
         coordinator.run(grid)
     _log.info("fedgraft: wrote %s", write_report(out))
 

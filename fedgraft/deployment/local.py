@@ -28,6 +28,7 @@ from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.site_peers import exchange_keys
 
 _POLL_SECONDS = 0.5
 
@@ -76,6 +77,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
     directory = RunDirectory(out / "run")
     directory.check_free(config, resume=directory.begun)
     folders = [_site(out, name, part, config.backbone) for name, part in parts.items()]
+    exchange_keys(folders)
     server_folder = _server(out / "server")
 
     def site(folder: SiteFolder) -> RunningSite:

@@ -19,6 +19,7 @@ from fedgraft.flower.node_status import WAITING, read_node_status
 from fedgraft.runs.certificates import validity
 from fedgraft.runs.key_rotation import adopt_certificate
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.site_peers import require_peers
 
 _AGAIN_SECONDS = 5.0
 """Between a SuperNode's attempts to connect."""
@@ -52,8 +53,8 @@ class RunningSite:
         worker_module: the module that runs as the worker.
 
     Raises:
-        UserError: a certificate does not exist, is not valid, or is not for the site's key, or another process runs the
-            site.
+        UserError: the file of peers cannot be used, a certificate does not exist, is not valid or not for the site's
+            key, or another process runs the site.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class RunningSite:
                 f"The site's certificate {folder.certificate} does not exist; `fedgraft server admit` issues it, as "
                 f"admitted/{folder.settings.name}.pem in the server's folder."
             )
+        require_peers(folder)
         self._lock = FolderLock(folder.path)
         adopt_certificate(folder)
         if not (valid := validity(folder.certificate)).valid:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedgraft.core.errors import UserError
 from fedgraft.deployment.folder_status import FolderStatus, folder_status
 from fedgraft.flower.node_status import NodeStatus
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.site_peers import read_peers
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class SiteStatus:
         message: the kind of the newest message, with `received` and `answered` in seconds since the epoch.
         task: the kind of message that the worker is handling.
         runs: the newest round of each run whose personal state the site keeps.
+        peers: the sites whose keys it knows; None if it has no list and masks with any key that the server passes on.
     """
 
     name: str
@@ -32,6 +35,7 @@ class SiteStatus:
     answered: float | None
     task: str
     runs: dict[str, int]
+    peers: list[str] | None
 
 
 def site_status(site: SiteFolder) -> SiteStatus:
@@ -44,6 +48,11 @@ def site_status(site: SiteFolder) -> SiteStatus:
         found.problems.append(obstacle if running else f"Before it ended: {obstacle}")
     elif running and said and node.connected is None:
         found.problems.append("It has not reached its server yet.")
+    peers = None
+    try:
+        peers = None if (known := read_peers(site)) is None else sorted(known)
+    except UserError as error:
+        found.problems.append(str(error))
     return SiteStatus(
         name=site.settings.name,
         server=str(said.get("server", "")),
@@ -56,6 +65,7 @@ def site_status(site: SiteFolder) -> SiteStatus:
         answered=node.answered,
         task=str(said.get("task", "")) if running else "",
         runs=_newest_rounds(site.state),
+        peers=peers,
     )
 
 

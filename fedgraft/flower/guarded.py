@@ -122,11 +122,27 @@ def _launch(command: str, arguments: list[str], token: str) -> None:
 
 
 def _app(command: str) -> None:
-    """Confine the process, refuse any app but the known one, and read the token from standard input."""
+    """Confine the process, refuse any app but the known one, and read the token from standard input.
+
+    A ServerApp's process that cannot be confined goes on as far as to know its run, refuses the app, and so leaves a
+    reason where one that ended at once would be started again.
+    """
     _end_with_parent()
-    if landlock_version():
-        _confine(command)
-    internals.install_apps_after(_check_app, internals.RUNTIMES[command])
+    unconfined: RunFailed | None = None
+    try:
+        if landlock_version():
+            _confine(command)
+    except Exception as error:
+        if command != "flwr-serverapp":
+            raise
+        unconfined = RunFailed(f"The process of the run cannot be confined, so nothing was run: {reason_of(error)}")
+
+    def check(content: bytes) -> None:
+        if unconfined is not None:
+            raise unconfined
+        _check_app(content)
+
+    internals.install_apps_after(check, internals.RUNTIMES[command])
     if command == "flwr-serverapp":
         internals.observe_failures(_record_failure)
     sys.argv += ["--token", sys.stdin.readline().strip()]
@@ -161,7 +177,8 @@ def _places(settings: Path) -> tuple[Path, list[Path]]:
     """The run directory of a submitted run, and what else it has to read: the backbone, and who is admitted."""
     given = tomllib.loads(settings.read_text())
     run = json.loads(given["settings"])
-    return Path(given["out"]), [Path(run["config"]["backbone"]).expanduser(), Path(run["admitted"])]
+    admitted = Path(run["admitted"])
+    return Path(given["out"]), [Path(run["config"]["backbone"]).expanduser(), admitted, admitted.parent / "replaced"]
 
 
 def _end_with_parent() -> None:

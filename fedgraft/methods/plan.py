@@ -85,7 +85,7 @@ class Plan:
                 f"{asked} of its {config.sites} sites; use more sites or a less demanding rule."
             )
         composition.rule.check_participation(asked)
-        if composition.rule.hides_answers and config.max_site_share < 1:
+        if composition.rule.summed() and config.max_site_share < 1:
             raise UserError(
                 f"max_site_share = {config.max_site_share:g} needs to see each site's number of examples, which the "
                 f"strategy {config.strategy!r} hides; remove one of the two."

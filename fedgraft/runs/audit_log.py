@@ -5,7 +5,6 @@ line is found. A whole log that was cut at its end is still sound in itself: who
 hash that `fedgraft site log` prints, and gives it the next time.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fedgraft.core.errors import RunFailed
+from fedgraft.core.files import locked
 
 Entry = dict[str, Any]
 """One line: number, time (UTC), event, the event's own keys, the hash of the entry before, and its own."""
@@ -31,9 +31,7 @@ class AuditLog:
 
     def append(self, event: str, content: Mapping[str, Any]) -> None:
         """Add an entry and flush it to disk; raises OSError if it cannot be written."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path, 0o600) as file:
             last = _last_entry(file)
             entry: Entry = {
                 "number": last["number"] + 1 if last else 1,

@@ -2,6 +2,7 @@
 
 import datetime
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_private, write_text
+from fedgraft.core.plain_text import plain
 
 _VALID_DAYS, _AUTHORITY_DAYS = 825, 3650
 _SOON_DAYS = 30
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
 _PEM = serialization.Encoding.PEM
 
 
@@ -96,6 +100,25 @@ def _usage(signs: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def is_host(host: str) -> bool:
+    """Whether a certificate can name it: an IP address, or a DNS name in ASCII, whose first label may be `*`."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= 253 and _HOST.fullmatch(host) is not None
+    return True
+
+
+def require_hosts(hosts: list[str]) -> None:
+    """Raise UserError for what no certificate can name."""
+    for host in hosts:
+        if not is_host(host):
+            raise UserError(
+                f"{plain(host, 80)!r} is no host name; give a DNS name such as fed.example.org (xn--... for one beyond "
+                "ASCII), or an IP address."
+            )
 
 
 def _alternative(host: str) -> x509.GeneralName:

@@ -4,17 +4,14 @@ runs/KEY.json   a run directory and its place in the queue
 runs/KEY.lock   held by the `fedgraft run` that follows the run
 """
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import take_lock, write_text
+from fedgraft.core.files import locked, take_lock, write_text
 from fedgraft.flower.run_state import Outcome, RunState, Wanted
 from fedgraft.runs.run_directory import RunDirectory
 
@@ -97,7 +94,7 @@ class RunQueue:
         """Put a run at the end of the queue; raises UserError if another command follows it already."""
         self._folder.mkdir(exist_ok=True)
         lock = self._lock_file(out).open("a")
-        with self._alone():
+        with locked(self._folder / ".lock"):  # one process at a time takes a place
             if not take_lock(lock):
                 lock.close()
                 raise UserError(f"Another `fedgraft run` follows the run in {out}; wait for it or stop it.")
@@ -141,10 +138,3 @@ class RunQueue:
             return False
         with self._lock_file(out).open("a") as file:
             return not take_lock(file)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time takes a place."""
-        with (self._folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

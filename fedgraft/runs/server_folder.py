@@ -14,7 +14,6 @@ runs/            the runs that were submitted, and their queue
 logs/
 """
 
-import fcntl
 import os
 import tomllib
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import free_port, new_private_folder, secret_file, write_text
+from fedgraft.core.files import free_port, locked, new_private_folder, secret_file, write_text
 from fedgraft.core.plain_text import name_problem
 from fedgraft.runs.certificates import (
     certificate_hosts,
     certificate_serial,
     is_old_list,
+    require_hosts,
     signed_revocation_list,
     site_certificate,
     validity,
@@ -61,9 +61,10 @@ class ServerFolder:
         """Create the folder with a new authority, and a certificate for the given host names and addresses.
 
         Raises:
-            UserError: the folder exists and is not empty.
+            UserError: the folder exists and is not empty, or a host is none.
         """
-        new_private_folder(path, "a server", ("keys", "admitted", "revoked", "flwr", "logs"))
+        require_hosts(hosts)
+        new_private_folder(path, "a server", ("keys", "admitted", "replaced", "revoked", "flwr", "logs"))
         write_certificates(path, hosts)
         ports = {"port": port, "superlink_port": free_port()}
         write_text(path / "server.toml", tomli_w.dumps(ports))
@@ -195,8 +196,7 @@ class ServerFolder:
 
     def write_revocation_list(self, now: datetime | None = None) -> None:
         """Write the list anew from the certificates of revoked sites, one process at a time, so that none is lost."""
-        with (self.path / "keys" / "revoked.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path / "keys" / "revoked.lock"):
             serials = [certificate_serial(path) for path in sorted((self.path / "revoked").glob("*.pem"))]
             write_text(self.revocation_list, signed_revocation_list(self.path, serials, now))
 
@@ -206,7 +206,8 @@ class ServerFolder:
             self.write_revocation_list(now)
 
     def rotate(self, hosts: list[str]) -> None:
-        """Issue a new certificate to the server; for the same hosts as before unless others are given."""
+        """Issue a new certificate to the server; for the hosts that it had, or others; raises UserError as `create`."""
+        require_hosts(hosts)
         write_server_certificate(self.path, hosts or certificate_hosts(self.certificate))
 
     def complaints(self) -> list[str]:
@@ -264,6 +265,12 @@ def _site_of(path: Path) -> str:
 
 def _same_key(path: Path, text: str) -> bool:
     return path.read_text().split()[1] == text.split()[1]
+
+
+def admitted_key_files(folder: Path, name: str) -> list[Path]:
+    """The files of the keys that a site may use, given the folder `admitted/`: its key, and replaced ones."""
+    replaced = [path for path in (folder.parent / "replaced").glob("*.pub") if _site_of(path) == name]
+    return [path for path in (folder / f"{name}.pub", *sorted(replaced)) if path.exists()]
 
 
 def admitted_names(folder: Path) -> set[str] | None:

@@ -4,6 +4,7 @@ site.toml      name, image folder, labels, backbones, and the site's policy
 keys/site      private key (P-384, OpenSSH format), mode 0600; it never leaves the site
 keys/site.pub  public key, for `fedgraft server admit`
 keys/new/      a new key pair that waits for its certificate, see key_rotation
+peers          public keys of other sites, by which this one knows them in secure aggregation, see site_peers
 keys/superexec the secret that SuperNode and SuperExec share, mode 0600
 state/         personal parameters, one folder per run
 cache/         image features
@@ -149,6 +150,11 @@ class SiteFolder:
     def audit_log(self) -> Path:
         """The file of the audit log."""
         return self.path / "audit.jsonl"
+
+    @property
+    def peers(self) -> Path:
+        """The file of the public keys of other sites; it need not exist."""
+        return self.path / "peers"
 
     @property
     def logs(self) -> Path:

@@ -35,7 +35,10 @@ class SitePolicy(BaseModel):
     new_runs_per_day: int = Field(default=100, ge=1, description="new runs that the site considers in a day")
     share_counts: bool = Field(default=True, description="whether counts per class leave the site")
     smallest_group: int = Field(default=1, ge=1, description="counts below it do not leave the site; 1 tells all")
-    smallest_sum: int = Field(default=3, ge=2, description="the fewest sites in a sum of secure aggregation")
+    smallest_sum: int = Field(default=3, ge=2, description="the fewest sites in a masked sum, and to mask with")
+    require_known_peers: bool = Field(
+        default=False, description="whether updates leave only in masked sums with the sites in the file peers"
+    )
     approve: bool = Field(default=False, description="whether a run waits for `fedgraft site approve`")
 
     @field_validator("methods")

@@ -24,17 +24,15 @@ from fedgraft.runs.checkpoints import Checkpoint
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
-from fedgraft.server.greeting import Greeting, Names
-from fedgraft.server.hello import Hello, read_hello
 from fedgraft.server.measurements import Measurements, evaluated, measured
+from fedgraft.server.membership import Membership
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply, Router
 from fedgraft.server.secure_round import SecureRound
 from fedgraft.server.sender import Grid, Sender
-from fedgraft.server.site_bounds import SiteBounds, SplitBounds, ToldBounds
+from fedgraft.server.site_bounds import SiteBounds, SplitBounds
 from fedgraft.strategies.answers import LeftOut
 from fedgraft.strategies.components import State
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 
 
 class Coordinator:
@@ -44,7 +42,7 @@ class Coordinator:
         zero_shot: accuracy in percent of the hand-written templates by scope, for the summary.
 
     Attributes:
-        admitted: the names of the sites that the operator admits, where there is a list of them.
+        members: who takes part, in a deployment.
         stopped_after: the round after which an operator stopped the run for good.
     """
 
@@ -59,18 +57,15 @@ class Coordinator:
     ) -> None:
         self.plan, self.config, self.directory = plan, plan.config, directory
         self.split, self.backbone, self.observer, self.zero_shot = split, backbone, observer, zero_shot
-        self.admitted: Names = lambda: None
+        self.members = Membership(self.config, directory, split, observer)
         self.stopped_after: int | None = None
         self._stopping = threading.Event()
         self._state = RunState(directory.path)
-        self._sites: dict[str, dict[str, Any]] = {}
         self._adapter = plan.adapter(Vocabulary.of(backbone, split))
         self._monitor = DriftMonitor(plan, backbone, split.class_names, self.initial())
         if plan.composition.needs_drift:
             self._monitor.require_sensitivity()
         self.job = Job(self.config, str(directory.path.absolute()), backbone.fingerprint, fold=0, round=0)
-        self._told = ToldBounds(self.config, len(split.class_names))
-        self.names: dict[int, str] = {}
 
     def run(self, grid: Grid) -> None:
         """Run all folds, then write summary.json.
@@ -106,7 +101,7 @@ class Coordinator:
         content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
         by_fold = {fold.name: driver for fold, driver in zip(self.split.folds, drivers, strict=True)}
         content["privacy"] = summary.privacy_account(self.plan, by_fold, rows, content["shared_parameters"])
-        content["often_left_out"] = summary.often_left_out(rows, self.names)
+        content["often_left_out"] = summary.often_left_out(rows, self.members.names)
         if self.stopped_after is not None:
             content |= {"rounds": self.stopped_after, "stopped_after": self.stopped_after}
         shutil.rmtree(self.directory.open_rounds, ignore_errors=True)
@@ -122,39 +117,10 @@ class Coordinator:
         if deployed:
             name, attempt = self.directory.begin_attempt()
             self.job = replace(self.job, run=name, attempt=attempt)
-            self._greet(router)
+            self.members.greet(router, self.job)
         else:
             router.find(RecordDict({messages.JOB: self.job.to_record()}), self.config.sites)
         return router
-
-    def _greet(self, router: Router) -> None:
-        """Wait for the sites and record them in sites.json, so that a site keeps its number in a resumed run."""
-        self._sites = self.directory.read_json("sites.json") or {}
-        numbers = {name: entry["number"] for name, entry in self._sites.items()}
-        away = [name for name, entry in self._sites.items() if entry.get("away")]
-        router.dead = {numbers[name] for name in away}
-        content = RecordDict({messages.JOB: self.job.to_record()})
-        least = max(1, round(self.config.quorum * self.config.sites))
-        told = list[str]()
-
-        def on_refused(reason: str) -> None:
-            told.append(reason)
-            self._refused(reason)
-
-        greeting = router.greet(
-            content, self.config.sites, numbers, least, away, self.admitted, on_refused, self._read_hello
-        )
-        if not greeting.hellos:
-            reasons = (
-                "; ".join(greeting.refused) or f"none has connected within {self.config.answer_seconds:.0f} seconds"
-            )
-            raise RunFailed(f"No site takes part: {reasons}.")
-        for name in sorted(set(greeting.numbers) - set(greeting.hellos)):
-            self.observer.on_notice(f"The site {name!r} took part before and has not connected.")
-        self._record(router, replace(greeting, refused=[one for one in greeting.refused if one not in told]), "")
-
-    def _refused(self, reason: str) -> None:
-        self.observer.on_notice(f"A site does not take part: {reason}.")
 
     def before_round(self, router: Router, server_round: int) -> bool:
         """Let sites join, come back and leave; whether the run goes on with a round.
@@ -164,38 +130,10 @@ class Coordinator:
         """
         if not self.plan.protocol.deployed:
             return True
-        for number in router.left():
-            self.observer.on_notice(f"Site {number} has left the federation; its admission was taken back.")
-        greeting = router.refresh()
-        for number in greeting.returned:
-            self.observer.on_notice(f"Site {number} is back and is asked again from round {server_round} on.")
-        self._record(router, greeting, f", from round {server_round} on")
+        self.members.refresh(router, server_round)
         if (wanted := self._state.wanted) is Wanted.PAUSE:
             raise RunPaused(f"The run is paused after round {server_round - 1}.")
         return wanted is not Wanted.STOP
-
-    def _record(self, router: Router, greeting: Greeting, since: str) -> None:
-        """Report who takes part, and write sites.json if it changes."""
-        for reason in greeting.refused:
-            self._refused(reason)
-        self.names |= {number: name for name, number in greeting.numbers.items()}
-        entries = {name: {**self._sites.get(name, {}), "number": number} for name, number in greeting.numbers.items()}
-        for name, hello in sorted(greeting.hellos.items(), key=lambda item: greeting.numbers[item[0]]):
-            entries[name] |= {"version": hello.version, "fingerprint": hello.fingerprint}
-            if hello.class_counts:
-                entries[name]["images"] = hello.class_counts
-            self._told.note(greeting.numbers[name], hello.images)
-            self.observer.on_notice(f"Site {greeting.numbers[name]} is {name!r}{since}.")
-        for entry in entries.values():
-            entry.pop("away", None)
-            if entry["number"] in router.dead:
-                entry["away"] = True
-        if entries != self._sites:
-            self._sites = entries
-            self.directory.write_json("sites.json", entries)
-
-    def _read_hello(self, content: RecordDict, registered: str) -> Hello:
-        return read_hello(content, registered, self.split.class_names, self.config.max_site_images)
 
     def _driver(self, fold: Fold) -> RoundDriver:
         """The fold's round driver; noise that protects a deployed site has a secret key."""
@@ -205,7 +143,7 @@ class Coordinator:
 
     def bounds(self, fold: Fold) -> SiteBounds:
         """How many images the sites may count."""
-        return self._told if self.plan.protocol.deployed else SplitBounds(fold)
+        return self.members.bounds if self.plan.protocol.deployed else SplitBounds(fold)
 
     def initial(self) -> Arrays:
         """What the server holds in round 0."""
@@ -222,7 +160,7 @@ class _FoldRun:
         self._router, self._driver, self._number, self._fold = router, driver, number, fold
         self._job = replace(coordinator.job, fold=number)
         self._rounds = self._plan.config.rounds if self._plan.method.trains else 0
-        self._bounds, self._names = coordinator.bounds(fold), coordinator.names
+        self._bounds, self._names = coordinator.bounds(fold), coordinator.members.names
         self._reported: dict[str, float] = {}
         self._arrays, self._state, self._first = self._restore(coordinator.initial())
 
@@ -295,16 +233,17 @@ class _FoldRun:
 
     def _conclude(self, server_round: int, replies: Sequence[Reply]) -> RoundResult:
         """The round's result, from answers that the server sees or from their sum."""
-        rule = self._plan.composition.rule
-        if not isinstance(rule, SecureAggregation):
+        rule = self._plan.composition.rule.summed()
+        if rule is None:
             return self._driver.conclude(server_round, self._arrays, replies, self._state)
 
         def require(sound: int, left_out: Sequence[LeftOut]) -> None:
             self._driver.require_quorum(server_round, sound, left_out)
 
         job, asked = replace(self._job, round=server_round), self._driver.participants(server_round)
-        secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self._arrays), require)
-        return self._driver.conclude_sum(server_round, self._arrays, secure.total(replies), self._state)
+        members = self._coordinator.members
+        secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self._arrays), require, members.is_own)
+        return self._driver.conclude_sum(server_round, self._arrays, rule, secure.total(replies), self._state)
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Evaluate every scope at every site; return the confusion counts in the last round."""

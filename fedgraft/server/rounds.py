@@ -20,8 +20,8 @@ from fedgraft.server.secure_round import MaskedSum
 from fedgraft.server.site_bounds import SiteBounds, ToldBounds
 from fedgraft.strategies.answers import Answer, LeftOut
 from fedgraft.strategies.components import Drift, Outcome, Round, State
+from fedgraft.strategies.masked_sum import SummedAnswers
 from fedgraft.strategies.norm_bound import Bounded, bounded
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 from fedgraft.strategies.site_share import capped
 
 _USUAL = "usual norm"
@@ -136,7 +136,9 @@ class RoundDriver:
         starts = [rule.start(answer, previous) for answer in answers]
         return bounded(answers, starts, float(state.get(_USUAL, 0.0)), multiple)
 
-    def conclude_sum(self, server_round: int, previous: Arrays, total: MaskedSum, state: State) -> RoundResult:
+    def conclude_sum(
+        self, server_round: int, previous: Arrays, rule: SummedAnswers, total: MaskedSum, state: State
+    ) -> RoundResult:
         """Go on from the sum of answers that were masked, or from `previous` if that sum cannot be used.
 
         One site is enough to spoil a sum, and nobody can tell which: so a round without an aggregate does not end the
@@ -144,16 +146,16 @@ class RoundDriver:
 
         Args:
             previous, state: as in `conclude`.
+            rule: the one that the answers were summed for.
 
         Raises:
             RunFailed: the sums of several rounds in a row cannot be used.
         """
         composition, asked = self._plan.composition, len(self.participants(server_round))
-        assert isinstance(composition.rule, SecureAggregation)
         now = self._round(server_round, previous, asked)
         unused, figures = "", dict[str, float]()
         try:
-            outcome, told = composition.rule.mean(total.unmasked(), len(total.counted), now)
+            outcome, told = rule.mean(total.unmasked(), len(total.counted), now)
         except ValueError as error:
             unused = str(error)
             outcome = Outcome(previous, _with_unused(server_round, unused, total.counted, state))

@@ -17,14 +17,16 @@ from fedgraft.flower.messages import JOB, METRICS, SECAGG_STAGE, Job, wire_size
 from fedgraft.flower.record_values import metrics_in, real_number
 from fedgraft.server.router import Reply, Router
 from fedgraft.strategies.answers import LeftOut
+from fedgraft.strategies.masked_sum import SummedAnswers
 from fedgraft.strategies.secagg import records
 from fedgraft.strategies.secagg.encoding import Integers, unpacked
 from fedgraft.strategies.secagg.keys import PublicKeys, is_public_key
 from fedgraft.strategies.secagg.protocol import holders, unmasked
-from fedgraft.strategies.secure_aggregation import SecureAggregation
+from fedgraft.strategies.secagg.statements import Statement
 
 Content = TypeVar("Content")
 _Require = Callable[[int, Sequence[LeftOut]], None]
+_IsOwn = Callable[[int, PublicKeys, Statement, bytes], bool]
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,16 @@ class SecureRound:
         asked: the sites that were asked to train.
         size: the number of values in a site's vector.
         require: raises RunFailed if so many sites are too few, with the reasons of the others.
+        is_own: whether a site's keys are its own, by its number, its statement about them and the round's place.
     """
 
-    rule: SecureAggregation
+    rule: SummedAnswers
     router: Router
     job: Job
     asked: Sequence[int]
     size: int
     require: _Require
+    is_own: _IsOwn = lambda site, keys, statement, place: True
     _failed: dict[int, str] = field(default_factory=dict)
     _downlink: int = 0
     _uplink: int = 0
@@ -85,8 +89,10 @@ class SecureRound:
             RunFailed: too few sites are left after a stage.
         """
         terms = self.rule.terms(len(self.asked), self.job.place)
-        keys = self._keys(replies)
-        answers = self._stage(records.shares_request(keys), sorted(keys), _shares)
+        published = self._published(replies, terms.place)
+        keys = {site: own for site, (own, _) in published.items()}
+        statements = {site: statement for site, (_, statement) in published.items()}
+        answers = self._stage(records.shares_request(keys, statements), sorted(keys), _shares)
         commitments = {site: commitment for site, (commitment, _) in answers.items()}
         sharers = sorted(answers)
         sealed: dict[int, dict[int, bytes]] = {site: {} for site in sharers}
@@ -113,12 +119,19 @@ class SecureRound:
         downlink, uplink, seconds = self._downlink // count, self._uplink // count, _training_seconds(replies)
         return MaskedSum(vector, survivors, left_out, downlink, uplink, seconds, problem)
 
-    def _keys(self, replies: Sequence[Reply]) -> dict[int, PublicKeys]:
-        """The keys that the trained sites published."""
+    def _published(self, replies: Sequence[Reply], place: bytes) -> dict[int, tuple[PublicKeys, Statement]]:
+        """The keys that the trained sites published, and their statements.
+
+        A site whose keys others would refuse is left out here, or it could end the round for all of them.
+        """
         self._failed = dict.fromkeys(self.asked, "it did not answer in time")
-        keys = self._read(replies, _public_keys)
-        self.require(len(keys), self._left_out())
-        return keys
+        published = self._read(replies, _public_keys)
+        for site, (keys, statement) in list(published.items()):
+            if not self.is_own(site, keys, statement, place):
+                self._failed[site] = "its keys of the round are not signed with its admitted key"
+                del published[site]
+        self.require(len(published), self._left_out())
+        return published
 
     def _stage(
         self,
@@ -168,11 +181,11 @@ def _training_seconds(replies: Sequence[Reply]) -> float:
     return seconds
 
 
-def _public_keys(record: ConfigRecord) -> PublicKeys:
+def _public_keys(record: ConfigRecord) -> tuple[PublicKeys, Statement]:
     keys = records.public_keys_of(record)
     if not is_public_key(keys.sealing) or not is_public_key(keys.masking):
         raise ValueError("a key that is none")
-    return keys
+    return keys, records.statement_of(record)
 
 
 def _shares(record: ConfigRecord) -> tuple[bytes, dict[int, bytes]]:

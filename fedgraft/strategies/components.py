@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
 
+    from fedgraft.strategies.masked_sum import SummedAnswers
 State = dict[str, NDArray[Any]]
 """What a component remembers: arrays by name, stored in the round's checkpoint."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -122,8 +123,10 @@ class Rule(Component, ABC):
 
     is_weighted_mean = False
     """Whether it is the mean of the answers, weighted by examples, which a sum over all sites is enough for."""
-    hides_answers = False
-    """Whether the server gets only the sum of the answers, see `fedgraft.strategies.secure_aggregation`."""
+
+    def summed(self) -> "SummedAnswers | None":
+        """How answers are summed under masks, if the server gets only their sum; None if it gets each of them."""
+        return None
 
     def min_answers(self) -> int:
         """The minimum number of answers."""

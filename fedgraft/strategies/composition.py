@@ -95,11 +95,11 @@ def compose(text: str, own_rule: Rule) -> Composition:
 def _require_visible_answers(text: str, names: Sequence[str], components: Sequence[Component], own_rule: Rule) -> None:
     """Raise UserError if one rule hides the answers and another one must see them."""
     rules = [(name, rule) for name, rule in zip(names, components, strict=True) if isinstance(rule, Rule)]
-    hiding = next((name for name, rule in rules if rule.hides_answers), None)
+    hiding = next((name for name, rule in rules if rule.summed()), None)
     if hiding is None:
         return
     for name, rule in rules:
-        if not rule.hides_answers and not rule.is_weighted_mean:
+        if not rule.summed() and not rule.is_weighted_mean:
             raise UserError(
                 f"The strategy {text!r} cannot work: {name!r} needs every site's own answer, and {hiding!r} shows the "
                 "server only their sum; keep one of them."

@@ -93,20 +93,6 @@ def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
     return float(get_epsilon_gaussian(noise_multiplier / math.sqrt(releases), delta)) if releases else 0.0
 
 
-@dataclass(frozen=True)
-class ZeroConcentrated:
-    """Zero-concentrated differential privacy (Bun and Steinke 2016), which adds up over releases."""
-
-    rho: float
-
-    def epsilon(self, delta: float) -> float:
-        """The epsilon that it implies at a delta, by way of Renyi differential privacy (Canonne et al. 2020)."""
-        from dp_accounting import ZCDpEvent
-        from dp_accounting.rdp import RdpAccountant
-
-        return float(RdpAccountant().compose(ZCDpEvent(self.rho)).get_epsilon(delta)) if self.rho else 0.0
-
-
 def norm(update: Mapping[str, NDArray[np.float64]]) -> float:
     """The Euclidean norm over all arrays."""
     return float(np.sqrt(sum(float(np.square(array).sum()) for array in update.values())))

@@ -8,8 +8,8 @@ sites have equal weights:
     next = previous + (sum_i clip(u_i, C) + eta_i) / m,    eta_i ~ N(0, z^2 C^2 / t), rounded to integers of the grid
 
 m is the number of sites asked and t the fewest that a sum may have, so every sum that the server sees has noise of at
-least z C, as under `central-dp`, but no one has to be trusted to add it. The accounting is that of the distributed
-discrete Gaussian (Kairouz et al., ICML 2021); see `DistributedPrivacy`.
+least z C, as under `central-dp`, but no one has to be trusted to add it (the distributed discrete Gaussian, Kairouz et
+al., ICML 2021); for the accounting see `DistributedPrivacy`.
 """
 
 import math
@@ -37,7 +37,7 @@ from fedgraft.strategies.components import (
     apply_update,
     update_of,
 )
-from fedgraft.strategies.privacy import Participation, Privacy, ZeroConcentrated
+from fedgraft.strategies.privacy import Participation, Privacy, epsilon
 from fedgraft.strategies.secagg.encoding import FIGURES, Encoding, Integers, SumFigures
 from fedgraft.strategies.secagg.protocol import Terms
 
@@ -62,10 +62,13 @@ class SecureOptions(Options):
 class DistributedPrivacy(Privacy):
     """Noise that the sites add, accounted for by who answered.
 
-    The sum of s sites' noise has deviation z C sqrt(s / t) and costs 1 / (2 z^2 s / t) of zero-concentrated privacy
-    (Kairouz et al. 2021, Theorem 1, with their tau below 10^-300 at these deviations). A rounded Gaussian within 8.65
-    deviations differs from a discrete one by a factor of at most exp(3.1 / deviation^2), per value and site, which is
-    added to epsilon twice.
+    With s sites in a sum, each value has s rounded Gaussians of deviation sigma = z C / sqrt(t) in steps of the grid. A
+    rounded Gaussian within 8.65 deviations differs from a discrete one by a factor of at most exp(3.1 / sigma^2). A sum
+    of s discrete Gaussians is a discrete one of deviation sigma sqrt(s), but for a factor below 1 + 10^-300 at these
+    deviations (Kairouz et al. 2021, Theorem 1). And that one differs from a Gaussian of its deviation that is rounded
+    once by at most exp(3.1 / sigma^2) as far as the sum can reach. So d values are within exp(E), E = 3.1 d (s + 1) /
+    sigma^2, of the Gaussian mechanism with noise z sqrt(s / t), of which rounding is no release. What is
+    (epsilon, delta)-private under that mechanism is (epsilon + 2 E, exp(E) delta)-private here.
 
     Attributes:
         bits, threshold, min_sites: as in `SecureOptions`.
@@ -74,24 +77,22 @@ class DistributedPrivacy(Privacy):
     bits: int = 26
     threshold: float = 0.66
     min_sites: int = 3
-    accounting = "zero-concentrated, of the distributed discrete Gaussian"
-
-    def epsilon(self, releases: int) -> float:
-        """With the fewest sites in every sum."""
-        return ZeroConcentrated(releases / (2 * self.noise_multiplier**2)).epsilon(self.delta)
+    accounting = "privacy-loss distribution of the Gaussian mechanism that the sites' noise adds up to"
 
     def releases_epsilon(self, rounds: Sequence[Participation], values: int) -> float:
-        """With the sites that were in each sum."""
+        """With the sites that were in each sum; `epsilon` is with the fewest."""
         spent: dict[int, float] = {}
-        error = 0.0
+        factor = 0.0
         for entry in rounds:
             least = least_sites(len(entry.asked), self.threshold, self.min_sites)
-            share = len(entry.answered) / least
             deviation = self.noise_multiplier * 2.0 ** (self.bits - 1) / math.sqrt(least)
-            error += 2 * values * len(entry.answered) * 3.1 / deviation**2
+            factor += values * (len(entry.answered) + 1) * 3.1 / deviation**2
             for site in entry.answered:
-                spent[site] = spent.get(site, 0.0) + 1 / (2 * self.noise_multiplier**2 * share)
-        return ZeroConcentrated(max(spent.values(), default=0.0)).epsilon(self.delta) + error
+                loss = least / (self.noise_multiplier**2 * len(entry.answered))
+                spent[site] = spent.get(site, 0.0) + loss
+        if not spent:
+            return 0.0
+        return epsilon(1 / math.sqrt(max(spent.values())), 1, self.delta * math.exp(-factor)) + 2 * factor
 
 
 def least_sites(asked: int, threshold: float, min_sites: int) -> int:
@@ -104,7 +105,14 @@ class SecureAggregation(Rule):
 
     options: SecureOptions
     bounds_updates = True
-    hides_answers = True
+
+    def summed(self) -> "SecureAggregation":
+        """Server and sites ask the rule itself."""
+        return self
+
+    def most_neighbours(self) -> int:
+        """As the option says."""
+        return self.options.neighbours
 
     def privacy(self) -> Privacy | None:
         """Per round, if the sites add noise."""

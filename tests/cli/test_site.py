@@ -1,6 +1,7 @@
 """`fedgraft site runs`, `approve`, `refuse` and `log`: what an operator sees and decides."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,17 @@ def test_the_log_is_printed_and_an_entry_that_was_cut_off_is_missed(site: SiteFo
     site.audit_log.write_text(lines[0].replace("fedpgp", "fedit"))
     with pytest.raises(RunFailed, match=r"Line 1 of .* was changed"):
         _say("log", site.path)
+
+
+def test_sites_print_their_keys_for_each_other_and_compare_fingerprints(tmp_path: Path) -> None:
+    north, south = (SiteFolder.create(tmp_path / name, name) for name in ("north", "south"))
+    assert "is no file" in _say("peers", north.path)
+    line = _say("key", south.path)
+    assert line == south.public_key.read_text()
+    north.peers.write_text(line)
+    own = json.loads(_say("peers", south.path, "--json"))["own"]
+    shown = json.loads(_say("peers", north.path, "--json"))
+    assert (shown["name"], shown["peers"]) == ("north", {"south": own})
+    told = subprocess.run(["ssh-keygen", "-lf", south.public_key], capture_output=True, text=True).stdout
+    assert told.split()[1:3] == [own[0], "south"]
+    assert f"{own[0]}  south\n" in _say("peers", north.path)

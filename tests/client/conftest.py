@@ -6,23 +6,28 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from flwr.app import RecordDict
 
-from fedgraft import RunConfig
+from fedgraft import RunConfig, UserError
 from fedgraft.backbones import Backbone
 from fedgraft.client.worker import Worker, serve_on
 from fedgraft.flower.internals import record_bytes, record_from_bytes
-from fedgraft.flower.messages import JOB, SHARED, Job, for_sites, to_array_record
+from fedgraft.flower.messages import JOB, SHARED, Job, for_sites, to_array_record, unpack
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.runs.asked_runs import AskedRun, AskedRuns
+from fedgraft.runs.audit_log import AuditLog, Entry
 from fedgraft.runs.site_folder import SiteFolder, SiteSettings
 from fedgraft.testing.in_process import ask as ask_directly
 
 Ask = Callable[[str, RecordDict], RecordDict]
 AskSite = Callable[[SiteFolder], Ask]
+WithPolicy = Callable[..., SiteFolder]
+Content = Callable[[Job], RecordDict]
 NAMES = ["blue circle", "green square", "red triangle"]
 CONFIG = RunConfig(
     method="fedpgp", data="folder:own", protocol="own-data", sites=4, local_epochs=1,
@@ -87,3 +92,36 @@ def content(mini: Backbone) -> Callable[[Job], RecordDict]:
     adapter = plan.adapter(Vocabulary(mini, NAMES, plan.announced.templates))
     shared = {name: value.numpy() for name, value in adapter.shared().items()}
     return lambda job: for_sites(RecordDict({JOB: job.to_record(), SHARED: to_array_record(shared)}), [2])
+
+
+def changed_job(job: Job, **settings: Any) -> Job:
+    """The job with other settings."""
+    return replace(job, config=RunConfig.model_validate({**job.config.model_dump(), **settings}))
+
+
+def refusal_of(ask: Ask, kind: str, message: RecordDict) -> str:
+    """What the server is told, whether the whole message is refused or the one site in it."""
+    try:
+        answer = unpack(ask(kind, message))[2]
+    except UserError as error:
+        return str(error)
+    assert isinstance(answer, str)
+    return answer
+
+
+def answer_of(ask: Ask, kind: str, message: RecordDict) -> RecordDict:
+    """What the one site in a message answers."""
+    answer = unpack(ask(kind, message))[2]
+    assert isinstance(answer, RecordDict)
+    return answer
+
+
+def entries_of(site: SiteFolder, event: str) -> list[Entry]:
+    """What the audit log has of an event."""
+    return [entry for entry in AuditLog(site.audit_log).verified() if entry["event"] == event]
+
+
+def only_run(site: SiteFolder) -> AskedRun:
+    """The one run that the site was asked for."""
+    (run,) = AskedRuns(AuditLog(site.audit_log).fresh())
+    return run

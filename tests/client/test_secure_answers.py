@@ -1,93 +1,33 @@
 """What a deployed site answers to the stages of secure aggregation, and what a server cannot get out of it."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 
-from fedgraft import RunConfig
 from fedgraft.backbones import Backbone
 from fedgraft.client.open_rounds import OpenRound, RoundsInFolder
-from fedgraft.client.worker import Worker
-from fedgraft.flower.internals import record_bytes, record_from_bytes
-from fedgraft.flower.messages import JOB, METRICS, SHARED, Job, for_sites, to_array_record, unpack
-from fedgraft.methods.plan import Plan
-from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.core.errors import UserError
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.strategies.secagg import records
 from fedgraft.strategies.secagg.keys import SiteSecrets
-from fedgraft.strategies.secagg.protocol import Terms, sealed_shares
-from fedgraft.testing.in_process import ask
-
-NAMES = ["blue circle", "green square", "red triangle"]
-CONFIG = RunConfig(
-    method="promptfl", data="folder:own", protocol="own-data", sites=4, local_epochs=1, strategy="secagg",
-    protocol_options={"class_names": NAMES}, method_options={"n_ctx": 2},
-)  # fmt: skip
-SITE, OTHERS = 2, (0, 1, 3)
-
-
-class _Server:
-    """A server with one real site and three that it invents."""
-
-    def __init__(self, folder: SiteFolder, scratch: Path, mini: Backbone) -> None:
-        self._folder, self._scratch = folder, scratch
-        self.job = Job(CONFIG, "run", mini.fingerprint, 0, 1, attempt=1)
-        plan = Plan.of(CONFIG)
-        adapter = plan.adapter(Vocabulary(mini, NAMES, plan.announced.templates))
-        self._shared = {name: value.numpy() for name, value in adapter.shared().items()}
-        self.others = {site: SiteSecrets() for site in OTHERS}
-        self.restart()
-
-    def restart(self) -> None:
-        """Another worker for the site."""
-        self._worker = Worker(self._folder, self._scratch)
-
-    def ask(self, kind: str, content: RecordDict) -> RecordDict | str:
-        """The site's answer, or why there is none."""
-        message = for_sites(RecordDict({JOB: self.job.to_record(), **content}), [SITE])
-        return unpack(record_from_bytes(ask(self._worker, kind, record_bytes(message))))[SITE]
-
-    def train(self) -> RecordDict | str:
-        """Its answer to a training."""
-        return self.ask("train", RecordDict({SHARED: to_array_record(self._shared)}))
-
-    def stage(self, request: ConfigRecord, **own: ConfigRecord) -> RecordDict | str:
-        """Its answer to a stage."""
-        single = {f"{SITE}/{name}": record for name, record in own.items()}
-        return self.ask("secagg", RecordDict({records.SECAGG: request, **single}))
-
-    def begin(self) -> dict[int, bytes]:
-        """Train, ask for shares, and return what the site would receive from everyone."""
-        trained = self.train()
-        assert isinstance(trained, RecordDict)
-        assert set(trained) == {records.SECAGG, METRICS}
-        assert set(trained.metric_records[METRICS]) == {"seconds"}
-        own = records.public_keys_of(trained.config_records[records.SECAGG])
-        keys = {**{site: secrets.public() for site, secrets in self.others.items()}, SITE: own}
-        shared = self.stage(records.shares_request(keys))
-        assert isinstance(shared, RecordDict)
-        terms = Terms(self.job.place.encode(), 0.66, 64, 3)
-        sealed = {site: sealed_shares(site, own, keys, terms)[SITE] for site, own in self.others.items()}
-        return {**sealed, SITE: records.sealed_of(shared.config_records[records.SECAGG])[SITE]}
+from tests.client.sum_server import CONFIG, SITE, SumServer
 
 
 @pytest.fixture
-def server(tmp_path: Path, images: Path, mini: Backbone) -> _Server:
+def server(tmp_path: Path, site: SiteFolder, mini: Backbone) -> SumServer:
     """A server and its site."""
-    shutil.copytree(images, tmp_path / "own")
-    return _Server(SiteFolder.create(tmp_path / "site", "north", tmp_path / "own"), tmp_path, mini)
+    return SumServer(site, tmp_path, mini)
 
 
 Unmask = Callable[[list[int], list[int]], RecordDict | str]
 
 
 @pytest.fixture
-def unmask(server: _Server) -> Unmask:
+def unmask(server: SumServer) -> Unmask:
     """Asks the site to unmask, after it has sent its masked vector."""
     received = server.begin()
     vector = server.stage(records.masked_request([0, 1, 2, 3]), sealed=records.sealed_record(received))
@@ -120,7 +60,7 @@ def test_a_request_that_would_show_more_than_the_sum_is_refused(
     assert said in str(unmask(survivors, dropped))
 
 
-def test_a_second_vector_with_other_masks_is_refused(server: _Server) -> None:
+def test_a_second_vector_with_other_masks_is_refused(server: SumServer) -> None:
     received = server.begin()
     sealed = records.sealed_record(received)
     first = server.stage(records.masked_request([0, 1, 2, 3]), sealed=sealed)
@@ -128,12 +68,46 @@ def test_a_second_vector_with_other_masks_is_refused(server: _Server) -> None:
     assert "'unmask' is next" in str(server.stage(records.masked_request([0, 1, 2]), sealed=sealed))
 
 
-def test_a_stage_out_of_order_is_refused(server: _Server) -> None:
+def test_a_stage_out_of_order_is_refused(server: SumServer) -> None:
     server.train()
     assert "'shares' is next" in str(server.stage(records.unmask_request([0, 1, 2], [3])))
 
 
-def test_a_worker_that_was_started_again_has_dropped_out_of_the_round_and_is_back_in_the_next(server: _Server) -> None:
+@pytest.fixture
+def many(tmp_path: Path, site: SiteFolder, mini: Backbone) -> Callable[[int], SumServer]:
+    """A server of nine sites with some neighbours each, of which one wants to mask with four others at least."""
+    policy = site.settings.policy.model_copy(update={"smallest_sum": 5})
+    careful = replace(site, settings=site.settings.model_copy(update={"policy": policy}))
+
+    def made(neighbours: int) -> SumServer:
+        config = CONFIG.model_copy(update={"sites": 9, "strategy": f"secagg(neighbours={neighbours})"})
+        return SumServer(careful, tmp_path, mini, config)
+
+    return made
+
+
+def test_a_run_in_which_a_site_masks_with_few_others_is_refused_before_training(
+    many: Callable[[int], SumServer],
+) -> None:
+    with pytest.raises(
+        UserError, match="lets a site mask with 2 others, and with itself this site's smallest_sum is 5"
+    ):
+        many(2).train()
+
+
+def test_a_site_whose_neighbours_leave_sends_no_vector_though_the_sum_has_enough_sites(
+    many: Callable[[int], SumServer],
+) -> None:
+    server = many(4)
+    received = server.begin()
+    sealed = records.sealed_record(received)
+    left = [site for site in range(9) if site != next(one for one in received if one != SITE)]
+    assert "4 sites would mask with each other" in str(server.stage(records.masked_request(left), sealed=sealed))
+
+
+def test_a_worker_that_was_started_again_has_dropped_out_of_the_round_and_is_back_in_the_next(
+    server: SumServer,
+) -> None:
     received = server.begin()
     server.restart()
     answer = server.stage(records.masked_request([0, 1, 2, 3]), sealed=records.sealed_record(received))
@@ -142,7 +116,7 @@ def test_a_worker_that_was_started_again_has_dropped_out_of_the_round_and_is_bac
     assert set(server.begin()) == {0, 1, 2, 3}
 
 
-def test_a_late_copy_from_a_server_that_has_ended_does_not_disturb_the_round(server: _Server) -> None:
+def test_a_late_copy_from_a_server_that_has_ended_does_not_disturb_the_round(server: SumServer) -> None:
     server.job = replace(server.job, attempt=2)
     received = server.begin()
     server.job = replace(server.job, attempt=1)

@@ -3,11 +3,12 @@
 import errno
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from fedgraft.core.files import cache_root, stored_key, write_bytes, write_private, write_text
+from fedgraft.core.files import cache_root, locked, stored_key, take_lock, write_bytes, write_private, write_text
 
 
 def _mode(path: Path) -> int:
@@ -63,3 +64,29 @@ def test_features_are_kept_where_the_user_says_or_in_the_users_cache(monkeypatch
     assert cache_root() == Path("/cache/fedgraft")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_root() == Path.home() / ".cache" / "fedgraft"
+
+
+def test_a_lock_that_is_held_is_waited_for_and_the_file_keeps_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one ")
+    order = list[str]()
+
+    def second() -> None:
+        with locked(path) as file:
+            order.append(file.read().decode())
+
+    with locked(path) as file:
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        with path.open() as other:
+            assert not take_lock(other)
+        file.seek(0, 2)
+        file.write(b"two")
+    waiting.join()
+    assert order == ["one two"]
+
+
+def test_a_locked_file_that_is_made_has_the_permissions_asked_for(tmp_path: Path) -> None:
+    with locked(tmp_path / "log", 0o600):
+        pass
+    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fedgraft.core.plain_text import NAME_LENGTH, name_problem, plain
+from fedgraft.core.plain_text import NAME_LENGTH, name_problem, one_line, plain
 from fedgraft.reports import elements
 
 
@@ -66,3 +66,18 @@ def test_names_that_no_site_may_have_are_told_in_a_short_line(name: object) -> N
     assert problem is not None
     assert problem.isprintable()
     assert len(problem) < 250
+
+
+@given(st.text(max_size=3000))
+@settings(max_examples=50, deadline=None)
+def test_a_sentence_is_one_line_of_printable_characters_and_keeps_both_ends(text: str) -> None:
+    said = one_line(text, 900)
+    assert len(said) <= 900
+    assert said.isprintable()
+    assert one_line(text[:900], 900) == "".join(c if c.isprintable() else " " for c in text[:900])
+
+
+def test_a_sentence_with_a_long_name_still_says_what_would_be_right() -> None:
+    said = one_line(f"No site named {'x' * 10**6!r} is admitted; admitted: [north].", 2000)
+    assert said.startswith("No site named 'xxx")
+    assert said.endswith("xxx' is admitted; admitted: [north].")

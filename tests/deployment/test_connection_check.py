@@ -57,6 +57,8 @@ def listen() -> Iterator[Listen]:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(server.authority))
             context.load_cert_chain(certificate, server.private_key)
             context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(server.revocation_list)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
         def serve() -> None:
             with suppress(OSError):
@@ -233,6 +235,20 @@ def test_a_certificate_of_the_site_from_another_server(
     found = _found(server, stranger, listen(server.certificate, server))
     assert found is not None
     assert f"The server does not accept the certificate {stranger.certificate}" in found.reason
+
+
+def test_a_certificate_that_was_revoked(listen: Listen, tmp_path: Path) -> None:
+    own, revoked = (
+        ServerFolder.create(tmp_path / "own", ["127.0.0.1"], 1),
+        SiteFolder.create(tmp_path / "south", "south"),
+    )
+    admit_here(own, revoked)
+    assert _found(own, revoked, listen(own.certificate, own)) is None
+    own.revoke("south")
+    found = _found(own, revoked, listen(own.certificate, own))
+    assert found is not None
+    assert f"The server does not accept the certificate {revoked.certificate}" in found.reason
+    assert len(found.reason.splitlines()) == 1
 
 
 def test_a_certificate_for_another_key(server: ServerFolder, site: SiteFolder, listen: Listen, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from fedgraft.flower.messages import pack
 from fedgraft.reports import write_report
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
+from fedgraft.runs.site_peers import exchange_keys, public_keys_in
 from fedgraft.server.preparation import prepare
 from fedgraft.strategies.secagg import records
 from fedgraft.testing.in_process import FIRST_NODE, InProcessGrid, outcome, run_to_the_end
@@ -244,3 +245,45 @@ def test_three_sites_in_processes_of_their_own_reach_one_sum(images: Path, tmp_p
     (row,) = [row for row in RunDirectory(tmp_path / "up" / "run").rows() if row["scope"] == "train"]
     assert (row["sites"], row["num_examples"], row["clipped_sites"]) == ([0, 1, 2], 36 - 3 * 3, 0)
     assert summary["left_out"] == 0
+
+
+def _forging(kind: str, node: int, answer: bytes) -> bytes:
+    """A site that says of its keys what it did not sign."""
+    if node != FIRST_NODE + 3 or kind != "train":
+        return answer
+    content = record_from_bytes(answer)
+    content.config_records["3/secagg"]["signature"] = b"none"
+    return record_bytes(content)
+
+
+def test_sites_that_know_each_other_reach_the_same_sum(deploy: Deploy, undisturbed: dict[str, Any]) -> None:
+    root, sites = deploy()
+    exchange_keys(sites)
+    with InProcessGrid(sites, 1, {}) as grid:
+        run_to_the_end(CONFIG, root / "run", grid)
+    assert outcome(root / "run", sites) == undisturbed
+
+
+def test_a_site_that_forges_its_statement_is_left_out_where_the_server_knows_its_key(deploy: Deploy) -> None:
+    root, sites = deploy()
+    exchange_keys(sites)
+    keys = {site.settings.name: site.public_key for site in sites}
+    with InProcessGrid(sites, 1, {}, _forging) as grid:
+        coordinator = prepare(CONFIG, root / "run", False, Observer())
+        assert coordinator is not None
+        coordinator.members.keys_of = lambda name: public_keys_in([keys[name]])
+        coordinator.run(grid)
+    rows = RunDirectory(root / "run").rows()
+    assert [row["sites"] for row in rows if row["scope"] == "train"] == [[0, 1, 2]] * 2
+    reasons = {(row["site"], row["reason"]) for row in rows if row["scope"] == "left_out"}
+    assert reasons == {(3, "its keys of the round are not signed with its admitted key")}
+
+
+def test_a_site_that_nobody_knows_ends_the_round_with_its_name(deploy: Deploy) -> None:
+    root, sites = deploy()
+    exchange_keys(sites[:3])
+    with (
+        InProcessGrid(sites, 1, {}) as grid,
+        pytest.raises(RunFailed, match=r"site 0: site 3 is 'site-3', which this site does not know \(peers\); site 1"),
+    ):
+        run_to_the_end(CONFIG, root / "run", grid)

@@ -12,7 +12,7 @@ from fedgraft.deployment.local import admit_here
 from fedgraft.deployment.running_site import RunningSite
 from fedgraft.runs.certificates import certificate_hosts, certificate_serial, validity
 from fedgraft.runs.key_rotation import adopt_certificate, new_key_pair
-from fedgraft.runs.server_folder import ServerFolder, admitted_names
+from fedgraft.runs.server_folder import ServerFolder, admitted_key_files, admitted_names
 from fedgraft.runs.site_folder import SiteFolder
 
 
@@ -79,6 +79,16 @@ def test_a_sites_new_key_needs_a_word_and_counts_beside_the_old_one(server: Serv
     server.retire("north")
     assert _revoked(server) == {old}
     assert server.replaced() == []
+
+
+def test_a_run_knows_a_site_by_both_keys_while_both_count(server: ServerFolder, north: SiteFolder) -> None:
+    admitted, own = server.path / "admitted", north.public_key.read_text()
+    new = new_key_pair(north)
+    server.admit(new, replace=True)
+    assert [path.read_text() for path in admitted_key_files(admitted, "north")] == [new.read_text(), own]
+    assert admitted_key_files(admitted, "nor") == []
+    server.retire("north")
+    assert [path.read_text() for path in admitted_key_files(admitted, "north")] == [new.read_text()]
 
 
 def test_an_interrupted_exchange_of_keys_is_finished(server: ServerFolder, north: SiteFolder) -> None:

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from fedgraft import UserError
+from fedgraft.runs.certificates import require_hosts
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 
@@ -83,6 +84,18 @@ def test_a_site_gets_no_name_that_a_terminal_or_a_path_would_take_for_more(name:
     (north.path / "site.toml").write_text(f"name = {json.dumps(name)}\n")
     with pytest.raises(UserError, match="the name of a site has"):
         SiteFolder.open(north.path)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a/b", "a\nb", "x" * 10**6, "x" * 64, "-a", "b\u00fc.example", "a..b", "127.0.0.1:9092"]
+)
+def test_a_server_gets_no_host_that_no_certificate_can_name(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no host name; give a DNS name") as refused:
+        ServerFolder.create(tmp_path / "server", ["fed.example", host], 9092)
+    assert len(str(refused.value)) < 250
+    assert not (tmp_path / "server").exists()
+    for good in ("*.fed.example", "10.0.0.7", "::1", "localhost", "xn--bcher-kva.example", "db_1.internal"):
+        require_hosts([good])
 
 
 def test_folders_are_not_made_over_others(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from fedgraft.core.observer import Observer
 from fedgraft.server.preparation import prepare
 from fedgraft.strategies.components import Rule, SiteTransform, Step, Training
 from fedgraft.strategies.composition import compose
-from fedgraft.strategies.secure_aggregation import SecureAggregation
 from fedgraft.strategies.weighted_average import WeightedAverage
 from tests.strategies.conftest import answers_of, round_of
 
@@ -88,8 +87,8 @@ def test_every_option_of_every_component_changes_something(name: str, start: np.
             again = component.next({"context": values[1]}, last, stepped.state)
             return [*said, stepped.arrays["context"].tobytes(), again.arrays["context"].tobytes()]
         assert isinstance(component, Rule)
-        if isinstance(component, SecureAggregation):
-            said += [component.terms(11, ""), component.encoding(11)]
+        if (rule := component.summed()) is not None:
+            said += [rule.terms(11, ""), rule.encoding(11)]
         first = component.aggregate(answers_of(values), now, {})
         return [*said, first.arrays["context"].tobytes(), *(value.tobytes() for value in first.state.values())]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from fedgraft.strategies.secagg.encoding import FIGURES, Encoding, Integers, pac
 from fedgraft.strategies.secagg.keys import PublicKeys, SiteSecrets, commitment, is_public_key
 from fedgraft.strategies.secagg.protocol import Revealed, Terms, holders, masked, revealed, sealed_shares, unmasked
 from fedgraft.strategies.secagg.sharing import recovered, shares
+from fedgraft.strategies.secagg.statements import Statement, is_signed, signed_statement
 
 TERMS = Terms(b"run/0/1/1", threshold=0.6, neighbours=64, least=3)
 
@@ -238,3 +240,20 @@ def test_the_width_is_what_the_largest_sum_needs_and_no_more() -> None:
     values, figures = encoding.decoded(unpacked(packed(total, 6), 4 + FIGURES, 6), 10)
     assert values[0] / figures.num_examples == pytest.approx(-1.0, abs=1e-6)
     assert figures.loss == pytest.approx(100.0)
+
+
+# --- statements -------------------------------------------------------------------------------------------------
+
+
+def test_a_statement_counts_for_one_name_number_place_and_pair_of_keys_alone() -> None:
+    own, other = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    keys = SiteSecrets().public()
+    said = signed_statement(own, "north", 3, keys, b"run/0/1/1")
+    by = [other.public_key(), own.public_key()]
+    assert is_signed(said, by, 3, keys, b"run/0/1/1")
+    assert not is_signed(said, by[:1], 3, keys, b"run/0/1/1")
+    assert not is_signed(replace(said, name="south"), by, 3, keys, b"run/0/1/1")
+    assert not is_signed(said, by, 2, keys, b"run/0/1/1")
+    assert not is_signed(said, by, 3, keys, b"run/0/1/2")
+    assert not is_signed(said, by, 3, PublicKeys(keys.masking, keys.sealing), b"run/0/1/1")
+    assert not is_signed(Statement("north", b""), by, 3, keys, b"run/0/1/1")

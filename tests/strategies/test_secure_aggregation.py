@@ -2,13 +2,16 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
+from dp_accounting.pld.privacy_loss_distribution import from_two_probability_mass_functions
+from numpy.typing import NDArray
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.methods.plan import Plan
-from fedgraft.strategies.privacy import Participation, ZeroConcentrated
+from fedgraft.strategies.privacy import Participation, epsilon
 from fedgraft.strategies.secure_aggregation import SecureAggregation, SecureOptions
 from fedgraft.strategies.weighted_average import weighted_average
 from tests.strategies.conftest import answers_of, round_of
@@ -62,13 +65,55 @@ def test_the_account_is_by_the_sites_that_answered() -> None:
     promise = _rule(noise_multiplier=2.0, threshold=0.7).privacy()
     assert promise is not None
     all_answer, fewest = ([Participation(EVERYONE, EVERYONE[:count])] * 4 for count in (10, 7))
-    assert promise.spent(fewest, 1000)["epsilon"] == pytest.approx(ZeroConcentrated(4 / 8).epsilon(1e-5), rel=1e-6)
-    assert promise.spent(all_answer, 1000)["epsilon"] == pytest.approx(
-        ZeroConcentrated(4 / 8 * 7 / 10).epsilon(1e-5), rel=1e-6
-    )
+    for rounds, multiplier in ((fewest, 2.0), (all_answer, 2.0 * math.sqrt(10 / 7))):
+        assert promise.spent(rounds, 1000)["epsilon"] == pytest.approx(epsilon(multiplier, 4, 1e-5), rel=1e-6)
     away = [Participation(EVERYONE, EVERYONE[:7]), Participation(EVERYONE, EVERYONE[3:])]
-    assert promise.spent(away, 1000)["epsilon"] == pytest.approx(ZeroConcentrated(2 / 8).epsilon(1e-5), rel=1e-6)
+    assert promise.spent(away, 1000)["epsilon"] == pytest.approx(epsilon(2.0, 2, 1e-5), rel=1e-6)
+    assert promise.spent([], 1000)["epsilon"] == 0
     assert _rule().privacy() is None
+
+
+def _sum_of_rounded_noise(deviation: float, sites: int) -> NDArray[np.float64]:
+    """The probabilities of a sum of rounded Gaussians, from the smallest value that it can have to the largest."""
+    most = math.ceil(8.65 * deviation)
+    edges = np.arange(-most - 0.5, most + 1.0)
+    below = np.asarray([math.erfc(-edge / deviation / math.sqrt(2)) / 2 for edge in edges])
+    one = np.diff(below) / (below[-1] - below[0])
+    length = sites * (len(one) - 1) + 1
+    return np.fft.irfft(np.fft.rfft(one, length) ** sites, length)
+
+
+@pytest.mark.parametrize(("sites", "rounds", "multiplier"), [(3, 1, 1.0), (5, 1, 1.0), (4, 3, 1.5)])
+def test_epsilon_is_not_below_that_of_the_noise_as_it_is_drawn_and_hardly_above(
+    sites: int, rounds: int, multiplier: float
+) -> None:
+    """By numerical privacy-loss distributions of what one value of a sum is with and without a site's update."""
+    rule = _rule(noise_multiplier=multiplier, bits=12, threshold=0.51, min_sites=3)
+    promise, norm = rule.privacy(), 1 << 11
+    assert promise is not None
+    noise = _sum_of_rounded_noise(rule.encoding(5).deviation, sites)
+    without = {value: chance for value, chance in enumerate(noise) if chance > 1e-14}
+    loss = from_two_probability_mass_functions(
+        {value: math.log(chance) for value, chance in without.items()},
+        {value + norm: math.log(chance) for value, chance in without.items()},
+        value_discretization_interval=1e-4,
+    )
+    drawn = loss.self_compose(rounds).get_epsilon_for_delta(1e-5)
+    told = promise.spent([Participation(range(5), range(sites))] * rounds, 1)["epsilon"]
+    assert drawn - 1e-3 < told < 1.002 * drawn + 1e-3
+
+
+@pytest.mark.parametrize("scale", [0.0, 8.65])
+def test_a_rounded_gaussian_is_a_discrete_one_to_the_factor_that_the_account_adds(scale: float) -> None:
+    """At the centre and at the largest value that is drawn; by integration with 40 digits."""
+    with mpmath.workdps(40):
+        deviation = mpmath.mpf(50)
+        value = mpmath.nint(scale * deviation)
+        rounded = mpmath.ncdf((value + 0.5) / deviation) - mpmath.ncdf((value - 0.5) / deviation)
+        discrete = mpmath.npdf(value, 0, deviation) / mpmath.nsum(
+            lambda other: mpmath.npdf(other, 0, deviation), [-2000, 2000]
+        )
+        assert abs(mpmath.log(rounded / discrete)) < 3.1 / deviation**2
 
 
 @pytest.mark.parametrize("rule", ["krum", "multi-krum", "median", "trimmed-mean", "bulyan", "central-dp"])
@@ -86,7 +131,7 @@ def test_methods_whose_own_rule_needs_single_answers_are_refused_before_training
 @pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "fedit", "ffa-lora", "fedsa-lora"])
 @pytest.mark.parametrize("steps", ["", "+fedavgm", "+anchored(drift=0.1)", "+interpolate"])
 def test_methods_that_are_averaged_take_it_with_any_step(method: str, steps: str) -> None:
-    assert isinstance(_plan(method=method, strategy=f"secagg{steps}").composition.rule, SecureAggregation)
+    assert _plan(method=method, strategy=f"secagg{steps}").composition.rule.summed() is not None
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,11 @@ def holders(site: int, keys: Keys, neighbours: int) -> tuple[int, ...]:
     return tuple(sorted({circle[(place + offset) % len(circle)] for offset in range(-half, half + 1)}))
 
 
+def partners(site: int, keys: Keys, sharers: Collection[int], terms: Terms) -> list[int]:
+    """The site, if it shared its secrets, and its neighbours that did."""
+    return [holder for holder in holders(site, keys, terms.neighbours) if holder in sharers]
+
+
 # --- at a site --------------------------------------------------------------------------------------------------
 
 
@@ -117,13 +122,13 @@ def masked(
     Raises:
         Refusal: they are too few, or without this site.
     """
-    partners = [holder for holder in holders(site, keys, terms.neighbours) if holder in sharers]
-    if site not in partners:
+    group = partners(site, keys, sharers, terms)
+    if site not in group:
         raise Refusal("secure-sum", "the server asks for the vector of a site without its shares")
-    if len(sharers) < terms.least or len(partners) < terms.needed(holders(site, keys, terms.neighbours)):
+    if len(sharers) < terms.least or len(group) < terms.needed(holders(site, keys, terms.neighbours)):
         raise Refusal("secure-sum", f"only {len(sharers)} sites shared their secrets, and {terms.least} are the least")
     result = vector + mask(own_mask_key(secrets.own, terms.place), vector.size)
-    for other in partners:
+    for other in group:
         if other != site:
             _add_pairwise(result, site, other, secrets.masking, keys[other], terms)
     return result
@@ -198,8 +203,8 @@ def unmasked(
         seed = _recovered(site, given, keys, terms, is_seed)
         result -= mask(own_mask_key(seed, terms.place), result.size)
     for site in sorted(set(commitments) - set(survivors)):
-        partners = set(holders(site, keys, terms.neighbours)) & set(survivors)
-        if not partners:
+        paired = set(holders(site, keys, terms.neighbours)) & set(survivors)
+        if not paired:
             continue
         given = {holder: answer.secrets[site] for holder, answer in answers.items() if site in answer.secrets}
 
@@ -207,7 +212,7 @@ def unmasked(
             return public_key(candidate) == keys[site].masking
 
         secret = _recovered(site, given, keys, terms, is_secret)
-        for partner in sorted(partners):  # what the site would have added cancels what its partner added
+        for partner in sorted(paired):  # what the site would have added cancels what its partner added
             _add_pairwise(result, site, partner, secret, keys[partner], terms)
     return result
 

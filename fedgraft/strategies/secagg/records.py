@@ -5,8 +5,10 @@ from typing import Any
 
 from flwr.app import ConfigRecord
 
+from fedgraft.core.plain_text import NAME_LENGTH
 from fedgraft.strategies.secagg.keys import KEY_BYTES, PublicKeys
 from fedgraft.strategies.secagg.protocol import Keys, Revealed
+from fedgraft.strategies.secagg.statements import LONGEST_SIGNATURE, Statement
 
 SECAGG, SEALED = "secagg", "sealed"
 """The record of a stage, and the one of the shares that only one site gets."""
@@ -15,9 +17,12 @@ SHARES, MASKED, UNMASK = "shares", "masked", "unmask"
 _LONGEST_SEALED = 256
 
 
-def public_keys_record(keys: PublicKeys) -> ConfigRecord:
-    """A site's keys."""
-    return ConfigRecord({"sealing": keys.sealing, "masking": keys.masking})
+def public_keys_record(keys: PublicKeys, statement: Statement | None = None) -> ConfigRecord:
+    """A site's keys, and what it has signed about them."""
+    own = statement or Statement()
+    return ConfigRecord(
+        {"sealing": keys.sealing, "masking": keys.masking, "name": own.name, "signature": own.signature}
+    )
 
 
 def public_keys_of(record: ConfigRecord) -> PublicKeys:
@@ -25,15 +30,23 @@ def public_keys_of(record: ConfigRecord) -> PublicKeys:
     return PublicKeys(_bytes(record["sealing"], KEY_BYTES), _bytes(record["masking"], KEY_BYTES))
 
 
-def shares_request(keys: Keys) -> ConfigRecord:
-    """The request for shares, with everyone's keys."""
+def statement_of(record: ConfigRecord) -> Statement:
+    """The statement in `public_keys_record`; raises ValueError if it is none."""
+    return _statement(record.get("name", ""), record.get("signature", b""))
+
+
+def shares_request(keys: Keys, statements: Mapping[int, Statement] | None = None) -> ConfigRecord:
+    """The request for shares, with everyone's keys and statements."""
     sites = sorted(keys)
+    signed = [(statements or {}).get(site, Statement()) for site in sites]
     return ConfigRecord(
         {
             "stage": SHARES,
             "sites": sites,
             "sealing": [keys[site].sealing for site in sites],
             "masking": [keys[site].masking for site in sites],
+            "names": [statement.name for statement in signed],
+            "signatures": [statement.signature for statement in signed],
         }
     )
 
@@ -43,6 +56,13 @@ def keys_of(record: ConfigRecord) -> dict[int, PublicKeys]:
     pairs = zip(_list(record["sealing"]), _list(record["masking"]), strict=True)
     keys = [PublicKeys(_bytes(sealing, KEY_BYTES), _bytes(masking, KEY_BYTES)) for sealing, masking in pairs]
     return dict(zip(sites_in(record, "sites"), keys, strict=True))
+
+
+def statements_of(record: ConfigRecord) -> dict[int, Statement]:
+    """The statements in `shares_request`; raises ValueError or KeyError if they are none."""
+    pairs = zip(_list(record["names"]), _list(record["signatures"]), strict=True)
+    statements = [_statement(name, signature) for name, signature in pairs]
+    return dict(zip(sites_in(record, "sites"), statements, strict=True))
 
 
 def shares_answer(sealed: Mapping[int, bytes], commitment: bytes) -> ConfigRecord:
@@ -125,6 +145,13 @@ def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError(f"a {type(value).__name__} in place of a list")
     return value
+
+
+def _statement(name: Any, signature: Any) -> Statement:
+    sound = isinstance(name, str) and len(name) <= NAME_LENGTH
+    if not sound or not isinstance(signature, bytes) or len(signature) > LONGEST_SIGNATURE:
+        raise ValueError("a statement about keys without a name and a signature")
+    return Statement(name, signature)
 
 
 def _bytes(value: Any, length: int) -> bytes:
