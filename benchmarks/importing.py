@@ -5,7 +5,6 @@
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,18 @@ from fedgraft.backbones.timm.importing import without_torchvision
 
 LIMIT = 2.2
 """Peak memory over the size of the checkpoint, at most."""
+_MEASURED = """
+import sys
+from pathlib import Path
+from fedgraft.cli.main import main
+sys.argv = sys.argv[1:]
+try:
+    main()
+finally:
+    status = Path("/proc/self/status").read_text().splitlines()
+    print(next(line for line in status if line.startswith("VmHWM")), file=sys.stderr)
+"""
+"""The command, and then the most memory that its process held; what `wait` tells would count this process too."""
 CONFIG: dict[str, Any] = {
     "embed_dim": 512,
     "quick_gelu": True,
@@ -79,16 +90,11 @@ def _hugging_face(root: Path) -> None:
 
 def peak(source: Path, out: Path) -> tuple[int, int]:
     """Bytes of weights, and the most memory that importing them took, in bytes."""
-    command = [sys.executable, "-m", "fedgraft", "backbones", "import", str(source), "--out", str(out), "--json"]
+    arguments = ["fedgraft", "backbones", "import", str(source), "--out", str(out), "--json"]
     extra = ["--activation", "quick_gelu"] if source.name == "epoch_1.pt" else []
-    with tempfile.TemporaryFile() as printed:
-        process = subprocess.Popen([*command, *extra], stdout=printed)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        printed.seek(0)
-        made = json.loads(printed.read())
+    done = subprocess.run([sys.executable, "-c", _MEASURED, *arguments, *extra], check=True, capture_output=True)
     shutil.rmtree(out)
-    return int(made["bytes"]), usage.ru_maxrss * 1024
+    return int(json.loads(done.stdout)["bytes"]), int(done.stderr.split()[-2]) * 1024
 
 
 def main() -> None:

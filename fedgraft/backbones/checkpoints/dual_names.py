@@ -38,6 +38,7 @@ def dual_config(model: dict[str, Any], weights: Weights) -> dict[str, Any]:
     return {
         "model_type": MODEL_TYPE,
         "projection_dim": model["embed_dim"],
+        "logit_bias": "logit_bias" in weights,
         "vision_config": {**vision, "model_type": "timm"},
         "text_config": described,
     }
