@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.published_backbones import IMPORTED, Published, published
+from benchmarks.published_backbones import Published, published
 from fedgraft.backbones.abilities import Abilities, Sizes
 from fedgraft.backbones.checkpoints.dual_names import MODEL_TYPE
+from fedgraft.backbones.checkpoints.quiet import quietly
 from fedgraft.backbones.family import Family
 from fedgraft.config.registry import BACKBONES
 
 PAGE = Path("docs/backbones.md")
 BEGIN, END = "<!-- python -m benchmarks.backbone_table --write -->", "<!-- end of the tables -->"
-_HEAD = ["model", "Hugging Face ID", "", "pixels", "positions", "dim", "image", "text", "memory"]
+_HEAD = ["model", "Hugging Face ID", "way", "pixels", "positions", "dim", "image", "text", "memory"]
 _SHOWN = ("prompts", "visual prompts", "adapters", "exports", "text tower", "patch features", "losses", "preprocessing")
 
 
@@ -42,9 +43,8 @@ class Row:
         total = sum(self.parameters.values())
         image, text = self.parameters["image"], self.parameters["text"]
         figures = [self.sizes.image_size, self.sizes.positions, self.sizes.dim]
-        way = "import" if self.published.way == IMPORTED else ""
         millions = [f"{image / 1e6:.1f} M", f"{text / 1e6:.1f} M", f"{4 * total / 2**20:,.0f} MiB"]
-        return [self.published.name, f"`{self.published.hub}`", way, *map(str, figures), *millions]
+        return [self.published.name, f"`{self.published.hub}`", self.published.way, *map(str, figures), *millions]
 
 
 def rows() -> list[Row]:
@@ -68,7 +68,7 @@ def recognizing(folder: Path) -> Family | None:
 
 def parameters(config: dict[str, Any], folder: Path) -> Counter[str]:
     """Parameters of the image tower, the text tower and the rest, projections with their towers."""
-    with torch.device("meta"):
+    with quietly(), torch.device("meta"):
         model = _model(config, folder)
     counted: Counter[str] = Counter()
     for name, tensor in model.named_parameters():

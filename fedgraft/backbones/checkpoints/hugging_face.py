@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.backbones.checkpoints.conversion import Conversion
+from fedgraft.backbones.checkpoints.quiet import quietly
 from fedgraft.backbones.checkpoints.sources import read_settings
 from fedgraft.backbones.checkpoints.weights import Weights, some
 from fedgraft.core.errors import UserError
@@ -41,7 +42,8 @@ def _vocabulary(kind: str, settings: dict[str, Any]) -> int:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.for_model(kind, **{key: value for key, value in settings.items() if key != "model_type"})
+        with quietly():
+            config = AutoConfig.for_model(kind, **{key: settings[key] for key in settings if key != "model_type"})
         return int(config.text_config.vocab_size)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"It is of the kind {kind!r}, which is no dual encoder of transformers.") from error
@@ -53,22 +55,15 @@ def require_loadable(folder: Path) -> None:
     transformers reads the names itself, with all renamings that it knows of older versions, and no values.
     """
     from transformers import AutoModel
-    from transformers.utils import logging
 
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)
     try:
-        _, report = AutoModel.from_pretrained(
-            folder, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
-        )
+        with quietly():
+            _, report = AutoModel.from_pretrained(
+                folder, device_map="meta", ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True
+            )
     except Exception as error:  # whatever a configuration makes transformers raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"transformers cannot build the model of its configuration: {reason}") from error
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"The checkpoint lacks {len(missing)} weights of its configuration: {some(missing)}.")
     if extra := sorted(report["unexpected_keys"]):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fedgraft.backbones.checkpoints.quiet import quietly
 from fedgraft.backbones.checkpoints.weights import Weight, Weights, some
 from fedgraft.core.errors import UserError
 
@@ -64,7 +65,7 @@ def require_fit(weights: Weights, config: dict[str, Any]) -> None:
     kind = config["model_type"]
     settings = {key: value for key, value in config.items() if key != "model_type"}
     try:
-        with torch.device("meta"):
+        with quietly(), torch.device("meta"):
             model = AutoModel.from_config(AutoConfig.for_model(kind, **settings))
     except (ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
         raise UserError(f"The configuration describes no {kind} model: {str(error).splitlines()[0]}.") from error

@@ -9,6 +9,8 @@ from fedgraft.backbones.checkpoints.renaming import Rule, same, thirds
 from fedgraft.backbones.checkpoints.weights import Weight, Weights
 from fedgraft.core.errors import UserError
 
+_END = 1
+"""The end token of the vocabularies of both versions."""
 _POOL = "visual.trunk.attn_pool"
 _MLP = "visual.trunk.blocks.0.mlp.fc1.weight"
 _TOWERS = {
@@ -58,6 +60,8 @@ def siglip_config(model: dict[str, Any], weights: Weights) -> dict[str, Any]:
             "max_position_embeddings": text.get("context_length", 77),
             "vocab_size": text.get("vocab_size", 32000),
             "projection_size": model["embed_dim"],
+            "bos_token_id": None,
+            "eos_token_id": _END,
             "layer_norm_eps": eps,
         },
         "vision_config": {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.backbones.checkpoints.clip_names import VOCABULARY
+from fedgraft.backbones.checkpoints.quiet import quietly
 from fedgraft.core.errors import UserError
 
 _WHOLE = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
@@ -65,7 +66,8 @@ def require_tokenizer(folder: Path, words: int, end: int | None) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        with quietly():
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         largest = max(tokenizer.get_vocab().values(), default=-1)
     except Exception as error:  # tokenizers raises bare exceptions
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
