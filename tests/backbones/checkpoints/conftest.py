@@ -105,7 +105,7 @@ def pictures(count: int = 3) -> list[Image.Image]:
 
 def padded_ids(tokenizer: Any, length: int, padding: int = 0) -> Tensor:
     """The test's texts as OpenCLIP's models take them."""
-    rows = [tokenizer(text)["input_ids"][:length] for text in TEXTS]
+    rows = [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in TEXTS]
     return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
 
 
