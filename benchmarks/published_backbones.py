@@ -55,6 +55,7 @@ def published() -> Iterator[Published]:
     yield from _siglip()
     yield from _openclip()
     yield from _chinese_clip()
+    yield from _align()
 
 
 def _clip() -> Iterator[Published]:
@@ -191,3 +192,12 @@ def _chinese_clip() -> Iterator[Published]:
         }  # fmt: skip
         name = f"Chinese-CLIP ViT-{size}{'' if pixels == 224 else f', {pixels} px'}"
         yield Published(name, f"OFA-Sys/chinese-clip-vit-{hub}", config)
+
+
+def _align() -> Iterator[Published]:
+    """The one published size is transformers' default: an EfficientNet-B7 and a BERT-base."""
+    towers = {part: {"model_type": f"align_{part.removesuffix('_config')}_model"} for part in _PARTS}
+    yield Published("ALIGN", "kakaobrain/align-base", {"model_type": "align", "projection_dim": 640, **towers})
+
+
+_PARTS = ("text_config", "vision_config")

@@ -107,7 +107,7 @@ def test_a_model_that_no_family_opens_is_named(saved: Save, imported: IMPORT) ->
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "owlvit"}))
     sentence = refusal(lambda: imported(folder))
     assert "'owlvit'" in sentence
-    assert "known: clip" in sentence
+    assert "clip" in sentence.split("known:")[1]
 
 
 def test_weights_alone_take_their_configuration_from_elsewhere(

@@ -38,6 +38,7 @@ def found() -> list[Row]:
     return rows()
 
 
+@pytest.mark.slow
 def test_every_model_of_an_installed_family_has_a_row(found: list[Row], tmp_path: Path) -> None:
     named = {row.published.hub for row in found}
     for entry in published():
@@ -53,6 +54,7 @@ def test_ids_are_named_once() -> None:
     assert len(hubs) == len(set(hubs))
 
 
+@pytest.mark.slow
 def test_parameters_are_the_published_numbers(found: list[Row]) -> None:
     compared = 0
     for row in found:
@@ -100,6 +102,7 @@ def test_configurations_are_those_that_openclip_ships(open_clip: Any) -> None:
     assert compared >= 30
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_configurations_give(found: list[Row]) -> None:
     """`python -m benchmarks.backbone_table --write` after a change."""
     _, _, tables = (ROOT / PAGE).read_text().partition(BEGIN)
