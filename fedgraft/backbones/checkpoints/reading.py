@@ -59,7 +59,7 @@ def _file_weights(path: Path) -> Weights:
         return _saved(path, mapped=False)
     except SafetensorError as error:
         raise UserError(f"{path} is truncated or damaged: {error}.") from error
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, KeyError) as error:
         raise UserError(f"{path} is truncated or damaged: {error}.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error

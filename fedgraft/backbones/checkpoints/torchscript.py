@@ -57,12 +57,11 @@ def torchscript_weights(path: Path) -> Weights:
             raise UserError(f"{path} was written on a big-endian machine; save it again on a little-endian one.")
         reader = _Reader(archive.read(f"{root}/data.pkl"), path, root)
     try:
-        module = reader.load()
+        return dict(_named(reader.load(), ""))
     except UserError:
         raise
     except Exception as error:  # a damaged pickle may raise anything
         raise UserError(f"{path} is damaged: its data.pkl cannot be read ({type(error).__name__}: {error}).") from error
-    return dict(_named(module, ""))
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,12 @@ class _Reader(pickle.Unpickler):
     def __init__(self, content: bytes, path: Path, root: str) -> None:
         super().__init__(io.BytesIO(content))
         self._path, self._root = path, root
+        self._module = type("Module", (_Module,), {})  # a pickle can set attributes of the class: of its own only
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name of the pickle stands for."""
         if module.split(".")[0] == "__torch__":
-            return _Module
+            return self._module
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if module == "torch.jit._pickle" and name in _LISTS:

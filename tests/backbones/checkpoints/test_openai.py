@@ -191,6 +191,20 @@ def test_a_tensor_outside_its_record_is_refused(imported: IMPORT, tmp_path: Path
     assert not (tmp_path / "imported").exists()
 
 
+def test_an_archive_without_its_list_of_weights_is_named(imported: IMPORT, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "empty.pt", "w") as archive:
+        archive.writestr("empty/constants.pkl", b"")
+    assert "data.pkl" in refusal(lambda: imported(tmp_path / "empty.pt"))
+
+
+def test_a_module_that_holds_itself_is_damaged_and_not_endless(imported: IMPORT, tmp_path: Path) -> None:
+    content = b"\x80\x02c__torch__\nA\n)\x81q\x00}U\x01aq\x01h\x00sb."
+    with zipfile.ZipFile(tmp_path / "loop.pt", "w") as archive:
+        archive.writestr("loop/constants.pkl", b"")
+        archive.writestr("loop/data.pkl", content)
+    assert "damaged" in refusal(lambda: imported(tmp_path / "loop.pt"))
+
+
 @pytest.mark.parametrize("kept", [0.5, 0.99])
 def test_a_truncated_archive_is_named(kept: float, archive: Path, imported: IMPORT) -> None:
     content = archive.read_bytes()
