@@ -50,7 +50,7 @@ class PromptLayout:
         if self.padding:
             prompts, _, width = states.shape
             states = states.new_zeros(prompts, count * length, width).index_copy(1, self.kept, states)
-        return states.unflatten(1, (count, length))
+        return states.view(len(states), count, length, -1)
 
     def packed(self, states: Tensor) -> Tensor:
         """(N, C, L, width) to (N, T, width)."""

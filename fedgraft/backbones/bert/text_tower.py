@@ -217,7 +217,7 @@ class BertTextTower(TextTower):
         for module in (attention.query, attention.key, attention.value):
             fixed, own = (linear(module, part, changed) for part in rows)
             each = torch.cat([fixed.expand(prompts, -1, -1), own], dim=1)
-            found.append(each.index_select(1, layout.padded_rows.flatten()).unflatten(1, layout.padded_rows.shape))
+            found.append(each[:, layout.padded_rows])
         if self._at_first and len(self._tower.encoder.layer) == 1:
             found[0] = found[0][:, :, :1]
         return found
@@ -237,9 +237,9 @@ class BertTextTower(TextTower):
     def _attended(self, heads: list[Tensor], layout: PromptLayout) -> Tensor:
         """Attention of (N, C, Q, width) to (N, C, L, width), without padding."""
         prompts, count, queries, width = heads[0].shape
-        split = [part.reshape(prompts * count, part.shape[2], self._heads, -1).transpose(1, 2) for part in heads]
+        q, k, v = (part.reshape(prompts * count, -1, self._heads, width // self._heads) for part in heads)
         mask = layout.visible.repeat(prompts, 1)[:, None, None] if layout.padding else None
-        mixed = F.scaled_dot_product_attention(*split, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask)
         return mixed.transpose(1, 2).reshape(prompts, count, queries, width)
 
     @staticmethod
