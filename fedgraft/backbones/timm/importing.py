@@ -7,7 +7,7 @@ missing or fails, timm is imported with stand-ins in its place, which are taken 
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -74,8 +74,6 @@ def _stand_in(name: str) -> type:
 
 
 class _StandIn(ModuleType):
-    __path__: Sequence[str] = ()
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
