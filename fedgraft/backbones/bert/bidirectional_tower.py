@@ -1,9 +1,9 @@
 """A bidirectional text tower with the exact fast path.
 
 Behind the first layer every class has hidden states of its own, even of the start token and the context. What can be
-spared is: tokens that classes share at a position are embedded and projected once before the first layer, masked padding
-is left out, and where one token is pooled, only its row of the last layer is computed. The features equal those of the
-plain forward pass.
+spared is: tokens that classes share at a position are embedded once and projected once for the first layer, masked
+padding is left out, and where one token is pooled, only its row of the last layer is computed. The features equal those
+of the plain forward pass.
 """
 
 from abc import abstractmethod

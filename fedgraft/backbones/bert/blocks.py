@@ -1,4 +1,4 @@
-"""The layers of a bidirectional text tower, as Hugging Face's modules hold them: where their norms are, and their maps."""
+"""The layers of a bidirectional text tower, as Hugging Face's modules hold them: their norms and their maps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -96,7 +96,8 @@ class PreNormBlocks(Blocks):
 
     def embed(self, words: Tensor, positions: Tensor) -> Tensor:
         """The sum of word and position."""
-        return words + self._places.weight[positions]
+        embedded: Tensor = words + self._places.weight[positions]
+        return embedded
 
     def attention_maps(self, layer: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         """Query, key and value."""
