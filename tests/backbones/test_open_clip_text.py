@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, CLIPTextConfig, CLIPTextModel
 
-from fedgraft.backbones.backbone import Placement
+from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.bert.padded_text_tower import PaddedTextTower
 from fedgraft.backbones.bert.text_tower import BertTextTower
 from fedgraft.backbones.deltas import Delta

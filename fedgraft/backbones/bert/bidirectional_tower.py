@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.backbone import ClassTokens, Placement, TextTower
+from fedgraft.backbones.abilities import Placement
+from fedgraft.backbones.backbone import ClassTokens, TextTower
 from fedgraft.backbones.bert.blocks import Blocks
 from fedgraft.backbones.bert.prompt_layout import Frame, PromptLayout, prompt_layout
 from fedgraft.backbones.clip.text_tower import cleaned

@@ -5,11 +5,11 @@ from typing import Any
 
 from transformers import AlignConfig, AlignModel
 
-from fedgraft.backbones.abilities import Sizes
+from fedgraft.backbones.abilities import Abilities, Sizes
 from fedgraft.backbones.bert.text_tower import BertTextTower
-from fedgraft.backbones.dual.backbone import ABILITIES, TOKENIZER_FILES, DualBackbone, bert_sizes, narrowed
-from fedgraft.backbones.dual.image_modules import PooledImageModel
-from fedgraft.backbones.dual.preprocessing import image_size, read_preprocessing
+from fedgraft.backbones.dual.backbone import BIDIRECTIONAL, TOKENIZER_FILES, DualBackbone, abilities_in, bert_sizes
+from fedgraft.backbones.dual.image_towers import WHOLE, PooledImageModel
+from fedgraft.backbones.dual.preprocessing import read_preprocessing
 from fedgraft.backbones.dual.sample import SIDE, seeded, text_sizes, uneven, write_preprocessing, write_wordpieces
 from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.pretrained import load_pretrained, read_config
@@ -23,25 +23,25 @@ class AlignBackbone(DualBackbone):
         self.logit_scale = 1 / float(model.temperature.detach())
         super().__init__(request, model, model.config.to_dict(), tokenizer, preprocessing)
 
-    def text_tower(self, tokenizer: Any) -> BertTextTower:
+    def _text_tower(self, tokenizer: Any) -> BertTextTower:
         """The class token's state, projected."""
         return BertTextTower(self._model.text_model, tokenizer, "class", self._model.text_projection, "text_model.")
 
-    def image_tower(self) -> PooledImageModel:
+    def _image_tower(self) -> PooledImageModel:
         """What the EfficientNet pools."""
         return PooledImageModel(self._model.vision_model)
 
 
 def load_align(request: Request) -> AlignBackbone:
     """Load a Hugging Face folder or ID; raises UserError if anything is missing, incomplete or damaged."""
-    return AlignBackbone(request, *load_pretrained(request, AlignModel, TOKENIZER_FILES, read_preprocessing))
+    parts = load_pretrained(request, AlignModel, TOKENIZER_FILES, read_preprocessing, attention=None)
+    return AlignBackbone(request, *parts)
 
 
 def align_sizes(folder: Path) -> Sizes:
-    """The sizes in a folder's config.json; raises UserError if it is malformed."""
+    """The sizes in a folder's configuration; raises UserError if it is malformed."""
     config = read_config(folder, AlignConfig)
-    side = image_size(folder, int(config.vision_config.image_size))
-    return bert_sizes(config.text_config, int(config.projection_dim), side)
+    return bert_sizes(config.text_config, folder, int(config.projection_dim), int(config.vision_config.image_size))
 
 
 def write_sample(folder: Path) -> None:
@@ -59,8 +59,8 @@ FAMILY = Family(
     "ALIGN in Hugging Face's format (AlignModel): EfficientNet and BERT",
     lambda folder: model_type(folder) == "align",
     load_align,
-    abilities=ABILITIES,
+    abilities=Abilities(BIDIRECTIONAL, WHOLE),
     sizes=align_sizes,
-    narrowed=lambda folder: narrowed(folder, ABILITIES),
+    narrowed=lambda folder: abilities_in(folder, BIDIRECTIONAL, WHOLE),
     sample=write_sample,
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone, TextTower
+from fedgraft.backbones.bert.bidirectional_tower import BidirectionalTextTower
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
 from fedgraft.backbones.dual.image_towers import ClipVisionTower, ImageTower, LayeredImageTower
 from fedgraft.backbones.dual.preprocessing import FILE, read_preprocessing
@@ -25,6 +26,10 @@ from fedgraft.device.preprocessing import Preprocessing
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 BIDIRECTIONAL = TextAbilities(causal=False, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True)
+
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+"""Text models of BERT's modules whose first positions are not used."""
+BERTS = ("bert", *ROBERTAS)
 
 
 class DualBackbone(Backbone):
@@ -39,7 +44,12 @@ class DualBackbone(Backbone):
     """
 
     def __init__(
-        self, request: Request, model: nn.Module, config: Mapping[str, Any], tokenizer: Any, preprocessing: dict[str, Any]
+        self,
+        request: Request,
+        model: nn.Module,
+        config: Mapping[str, Any],
+        tokenizer: Any,
+        preprocessing: dict[str, Any],
     ) -> None:
         self.name, self.precision, self.device = request.name, request.precision, request.device
         self.fingerprint = fingerprint(config, tokenizer, model.state_dict())
@@ -57,10 +67,6 @@ class DualBackbone(Backbone):
     @abstractmethod
     def _image_tower(self) -> ImageTower:
         """The image tower on the model's modules."""
-
-    @abstractmethod
-    def _text_maps(self) -> dict[str, LinearMap]:
-        """The linear maps of the text tower."""
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixel values as a device prepares them."""
@@ -100,7 +106,7 @@ class DualBackbone(Backbone):
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """Those of attention and MLP; none in an image tower whose layers cannot be told apart."""
         if tower == "text":
-            return self._text_maps()
+            return self.text.linear_maps() if isinstance(self.text, BidirectionalTextTower) else {}
         return {} if self._layered is None else self._layered.linear_maps()
 
     def preprocessor_config(self) -> dict[str, Any]:
@@ -134,18 +140,22 @@ def bert_sizes(text: Any, folder: Path, dim: int, default: int) -> Sizes:
         default: side of the images where the folder's preprocessing is not there yet.
     """
     first = int(text.pad_token_id) + 1 if text.model_type in ROBERTAS else 0
-    side = default
-    if (folder / FILE).is_file():
-        steps = read_preprocessing(str(folder))
-        sides = steps["crop_size"] if steps["do_center_crop"] else steps["size"]
-        side = int(sides.get("height") or sides["shortest_edge"])
     return Sizes(
         positions=int(text.max_position_embeddings) - first,
         text_layers=int(text.num_hidden_layers),
         text_width=int(text.hidden_size),
         dim=dim,
-        image_size=side,
+        image_size=image_side(folder, default),
     )
+
+
+def image_side(folder: Path, default: int) -> int:
+    """The side of a folder's images after its preprocessing; the default where its file is not there yet."""
+    if not (folder / FILE).is_file():
+        return default
+    steps = read_preprocessing(str(folder))
+    sides = steps["crop_size"] if steps["do_center_crop"] else steps["size"]
+    return int(sides.get("height") or sides["shortest_edge"])
 
 
 def with_clip_vision(sizes: Sizes, image: Any) -> Sizes:
@@ -156,7 +166,3 @@ def with_clip_vision(sizes: Sizes, image: Any) -> Sizes:
         image_width=int(image.hidden_size),
         patches=(int(image.image_size) // int(image.patch_size)) ** 2,
     )
-
-
-ROBERTAS = ("roberta", "xlm-roberta", "camembert")
-"""Text models whose first positions are not used."""

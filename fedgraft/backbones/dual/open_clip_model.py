@@ -19,12 +19,11 @@ from fedgraft.backbones.backbone import TextTower
 from fedgraft.backbones.bert.padded_text_tower import PaddedTextTower
 from fedgraft.backbones.bert.text_tower import BertTextTower, Pooling
 from fedgraft.backbones.clip.text_tower import ClipTextTower
+from fedgraft.backbones.dual.backbone import BERTS
 from fedgraft.backbones.timm.image_tower import TimmImageTower, TimmTrunk
 from fedgraft.core.errors import UserError
 
 MODEL_TYPE = "open_clip_dual_encoder"
-BERTS = ("bert", "roberta", "xlm-roberta")
-"""Text models of BERT's modules."""
 _OWN_TEXT = "clip_text_model"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -35,6 +34,7 @@ class OpenClipConfig:
     Attributes:
         plain: its content.
         dim: of the joint embedding space.
+        bias: whether the logits have one.
         trunk: the image tower.
         text: the text model's configuration as transformers' own class.
         causal: whether a token of OpenCLIP's own text tower sees only what precedes it; never of a BERT's.
@@ -50,6 +50,7 @@ class OpenClipConfig:
             self.plain: dict[str, Any] = json.loads(path.read_text())
             image, text = dict(self.plain["vision_config"]), dict(self.plain["text_config"])
             self.dim, kind = int(self.plain["projection_dim"]), str(text.pop("model_type"))
+            self.bias = bool(self.plain.get("logit_bias", False))
             self.causal = bool(text.pop("causal", True)) if kind == _OWN_TEXT else False
             self.pooling: Pooling = text.pop("pooling", "class")
             self.projection: str | None = text.pop("projection", None)
@@ -74,7 +75,7 @@ class OpenClipModel(nn.Module):
         UserError: timm is missing or does not know the image tower.
     """
 
-    def __init__(self, config: OpenClipConfig, bias: bool) -> None:
+    def __init__(self, config: OpenClipConfig) -> None:
         super().__init__()
         self.settings = config
         self.vision_model, self.visual_projection = config.trunk.build(config.dim)
@@ -84,7 +85,7 @@ class OpenClipModel(nn.Module):
             self.text_model = CLIPTextModel(config.text)
         self.text_projection = _text_projection(config)
         self.logit_scale = nn.Parameter(torch.zeros(()))
-        self.logit_bias = nn.Parameter(torch.zeros(())) if bias else None
+        self.logit_bias = nn.Parameter(torch.zeros(())) if config.bias else None
 
     def image_tower(self) -> TimmImageTower:
         """The image tower, of the same modules."""
@@ -125,7 +126,7 @@ def read_model(name: str, folder: Path) -> OpenClipModel:
         UserError: a weight is missing, of another shape, or belongs to nothing; or as the two classes above.
     """
     weights = dict(_tensors(folder))
-    model = OpenClipModel(OpenClipConfig(folder), "logit_bias" in weights)
+    model = OpenClipModel(OpenClipConfig(folder))
     expected = model.state_dict()
     if missing := sorted(expected.keys() - weights.keys()):
         raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, such as {missing[0]}.")

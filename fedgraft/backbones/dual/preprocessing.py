@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fedgraft.core.errors import UserError
@@ -48,8 +47,3 @@ def _offset(steps: dict[str, Any], again: bool) -> dict[str, Any]:
     means = [1.0 + value if normalized else 1.0 for value in mean]
     factors = [(value if normalized else 1.0) * (value if again else 1.0) for value in std]
     return {**steps, "do_normalize": True, "image_mean": means, "image_std": factors}
-
-
-def crops(folder: Path, default: bool) -> bool:
-    """Whether a folder's preprocessing crops; the default where its file is not there yet."""
-    return bool(read_preprocessing(str(folder))["do_center_crop"]) if (folder / FILE).is_file() else default

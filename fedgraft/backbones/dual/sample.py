@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from fedgraft.backbones.drift_classes import drift_classes
 SIDE = 32
 """Of a sample's images in pixels."""
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def wordpieces() -> list[str]:
@@ -53,14 +55,16 @@ def seeded() -> Iterator[None]:
         yield
 
 
-def uneven(model: nn.Module) -> nn.Module:
-    """Random biases, norms and statistics in place of ones and zeros, so that features differ and nothing is hidden."""
+def uneven(model: AnyModule) -> AnyModule:
+    """Larger kernels, and random biases, norms and statistics for ones and zeros: features differ, nothing is hidden."""
     for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
             module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.02, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
         if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.2)

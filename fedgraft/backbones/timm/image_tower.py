@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedgraft.backbones.dual.image_towers import ImageTower
 from fedgraft.backbones.timm.importing import import_timm
 from fedgraft.core.errors import UserError
 
@@ -82,20 +83,24 @@ class MlpProjection(nn.Module):
         return projected
 
 
-class TimmImageTower(nn.Module):
-    """Pixels (B, 3, height, width) to embeddings (B, dim) of any norm."""
+class TimmImageTower(nn.Module, ImageTower):
+    """timm's model with its projection, as a whole."""
 
     def __init__(self, trunk: nn.Module, projection: nn.Module | None) -> None:
         super().__init__()
         self.trunk, self.projection = trunk, projection
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def embed(self, pixels: Tensor) -> Tensor:
         """The projected features of timm's model."""
         features: Tensor = self.trunk(pixels)
         return features if self.projection is None else self.projection(features)
 
-    def for_export(self) -> "TimmImageTower":
-        """A copy in float32 on the CPU with attention written out, and with parallel branches merged where it has any.
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The same with unit norm, in float32."""
+        return F.normalize(self.embed(pixels).float(), dim=-1)
+
+    def encoder(self, weights: Mapping[str, Tensor], prompts: Tensor | None) -> nn.Module:
+        """A copy with attention written out, and with parallel branches merged where it has any.
 
         FastViT and its relatives are trained with branches whose sum is one convolution (Vasu et al. 2023).
         """
@@ -106,5 +111,5 @@ class TimmImageTower(nn.Module):
         copy.trunk = reparameterize_model(copy.trunk)
         for module in copy.modules():
             if hasattr(module, "fused_attn"):
-                module.fused_attn = False
+                setattr(module, "fused_attn", False)  # noqa: B010
         return copy.requires_grad_(False)
