@@ -29,8 +29,9 @@ def known_steps(source: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Resize, crop, rescale and normalize of an image processor's configuration; see `read_preprocessing`."""
     steps = {key: config.get(key) for key in KEYS}
     steps["do_center_crop"] = bool(steps["do_center_crop"])
-    if config.get("rescale_offset"):
-        steps = _offset(steps, bool(config.get("include_top")))
+    offset, again = bool(config.get("rescale_offset")), bool(config.get("include_top"))
+    if offset or again:
+        steps = _as_mean_and_std(steps, offset, again)
     if config.get("do_pad"):
         raise UserError(f"The preprocessing of {source} pads images, which is not supported; resize and crop are.")
     try:
@@ -40,10 +41,14 @@ def known_steps(source: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return steps
 
 
-def _offset(steps: dict[str, Any], again: bool) -> dict[str, Any]:
-    """EfficientNet's: 1 is subtracted from rescaled values before they are normalized, and again divided by the std."""
-    normalized = steps["do_normalize"]
-    mean, std = steps["image_mean"], steps["image_std"]
-    means = [1.0 + value if normalized else 1.0 for value in mean]
-    factors = [(value if normalized else 1.0) * (value if again else 1.0) for value in std]
+def _as_mean_and_std(steps: dict[str, Any], offset: bool, again: bool) -> dict[str, Any]:
+    """EfficientNet's steps as one normalization.
+
+    Args:
+        offset: whether 1 is subtracted from rescaled values before they are normalized.
+        again: whether they are divided by the std once more.
+    """
+    normalized = bool(steps["do_normalize"])
+    means = [(value if normalized else 0.0) + offset for value in steps["image_mean"]]
+    factors = [value ** (normalized + again) for value in steps["image_std"]]
     return {**steps, "do_normalize": True, "image_mean": means, "image_std": factors}

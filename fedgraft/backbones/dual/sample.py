@@ -38,10 +38,10 @@ def text_sizes() -> dict[str, Any]:
     return {**sizes, "max_position_embeddings": 64, "vocab_size": len(wordpieces()), "initializer_range": 0.2}
 
 
-def write_preprocessing(folder: Path, kind: str = "CLIPImageProcessor", crops: bool = True) -> None:
-    """A preprocessor_config.json for images of `SIDE` pixels."""
-    sides = {"height": SIDE, "width": SIDE}
-    size = {"size": {"shortest_edge": SIDE} if crops else sides, "do_center_crop": crops, "crop_size": sides}
+def write_preprocessing(folder: Path, kind: str = "CLIPImageProcessor", crops: bool = True, side: int = SIDE) -> None:
+    """A preprocessor_config.json for square images."""
+    sides = {"height": side, "width": side}
+    size = {"size": {"shortest_edge": side} if crops else sides, "do_center_crop": crops, "crop_size": sides}
     scale = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3}
     values = {"image_processor_type": kind, "do_resize": True, "resample": 3, **size, **scale, "image_std": [0.25] * 3}
     (folder / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
@@ -56,7 +56,7 @@ def seeded() -> Iterator[None]:
 
 
 def uneven(model: AnyModule) -> AnyModule:
-    """Larger kernels, and random biases, norms and statistics for ones and zeros: features differ, nothing is hidden."""
+    """Larger kernels, and random norms and statistics for ones and zeros: features differ, and nothing is hidden."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
