@@ -26,14 +26,16 @@ class TimmTrunk:
         arguments: others of `timm.create_model`.
 
     Raises:
-        UserError: it asks for an attention pooling of OpenCLIP's own, or an unknown projection, or lacks the name.
+        UserError: name or size are missing, the projection is unknown, or the pooling one of OpenCLIP's own.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        try:
-            self.name, self.image_size = str(config["timm_model_name"]), int(config["image_size"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"The configuration of timm's image tower lacks {error}.") from error
+        name, side = config.get("timm_model_name"), config.get("image_size")
+        if not isinstance(name, str) or not isinstance(side, int):
+            raise UserError(
+                f"The image tower's configuration needs timm_model_name and image_size; it has {name!r} and {side!r}."
+            )
+        self.name, self.image_size = name, side
         self.pool, self.projection = str(config.get("timm_pool") or ""), config.get("timm_proj")
         self.bias = bool(config.get("timm_proj_bias", False))
         self.arguments = dict(config.get("timm_model_args") or {})
