@@ -209,7 +209,7 @@ def test_a_folder_without_timm_is_refused_before_anything_is_loaded(
         raise UserError("pip install 'fedgraft[timm]'")
 
     (folder / "model.safetensors").unlink()
-    monkeypatch.setattr("fedgraft.backbones.dual.open_clip.import_timm", missing)
+    monkeypatch.setattr("fedgraft.backbones.timm.image_tower.import_timm", missing)
     with pytest.raises(UserError, match=r"fedgraft\[timm\]"):
         require_backbone(str(folder), Needs(placement="before"))
 

@@ -18,6 +18,7 @@ from fedgraft.backbones.dual.preprocessing import read_preprocessing
 from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.pretrained import reading, require_files
 from fedgraft.backbones.timm.importing import import_timm, is_installed
+from fedgraft.backbones.timm.vit_tower import PLAIN_VIT
 
 
 class OpenClipBackbone(DualBackbone):
@@ -58,14 +59,18 @@ def open_clip_sizes(folder: Path) -> Sizes:
     """The sizes in a folder's config.json; raises UserError if it is malformed."""
     config = OpenClipConfig(folder)
     sizes = bert_sizes(config.text, folder, config.dim, config.trunk.image_size)
-    return replace(sizes, positions=min(config.context_length or sizes.positions, sizes.positions))
+    sizes = replace(sizes, positions=min(config.context_length or sizes.positions, sizes.positions))
+    vit = config.trunk.plain_vit()
+    if vit is None:
+        return sizes
+    return replace(sizes, image_layers=len(vit.blocks), image_width=vit.embed_dim, patches=vit.patch_embed.num_patches)
 
 
 def open_clip_abilities(folder: Path) -> Abilities:
     """What the towers of a folder can do; raises UserError without timm."""
-    import_timm()
     config = OpenClipConfig(folder)
-    abilities = abilities_in(folder, replace(BIDIRECTIONAL, causal=config.causal), WHOLE)
+    image = PLAIN_VIT if config.trunk.plain_vit() else WHOLE
+    abilities = abilities_in(folder, replace(BIDIRECTIONAL, causal=config.causal), image)
     return replace(abilities, losses=("softmax", "sigmoid")) if config.bias else abilities
 
 
@@ -74,7 +79,7 @@ FAMILY = Family(
     "OpenCLIP's with an image tower of timm (BiomedCLIP, MobileCLIP), as `fedgraft backbones import` writes them",
     lambda folder: model_type(folder) == MODEL_TYPE,
     load_open_clip,
-    abilities=Abilities(BIDIRECTIONAL, WHOLE, losses=("softmax", "sigmoid")),
+    abilities=Abilities(BIDIRECTIONAL, PLAIN_VIT, losses=("softmax", "sigmoid")),
     sizes=open_clip_sizes,
     narrowed=open_clip_abilities,
     sample=write_sample if is_installed() else None,

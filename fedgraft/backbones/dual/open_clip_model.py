@@ -20,7 +20,9 @@ from fedgraft.backbones.bert.padded_text_tower import PaddedTextTower
 from fedgraft.backbones.bert.text_tower import BertTextTower, Pooling
 from fedgraft.backbones.clip.text_tower import ClipTextTower
 from fedgraft.backbones.dual.backbone import BERTS
+from fedgraft.backbones.dual.image_towers import ImageTower
 from fedgraft.backbones.timm.image_tower import TimmImageTower, TimmTrunk
+from fedgraft.backbones.timm.vit_tower import TimmVitTower, is_plain_vit
 from fedgraft.core.errors import UserError
 
 MODEL_TYPE = "open_clip_dual_encoder"
@@ -87,9 +89,10 @@ class OpenClipModel(nn.Module):
         self.logit_scale = nn.Parameter(torch.zeros(()))
         self.logit_bias = nn.Parameter(torch.zeros(())) if config.bias else None
 
-    def image_tower(self) -> TimmImageTower:
-        """The image tower, of the same modules."""
-        return TimmImageTower(self.vision_model, self.visual_projection)
+    def image_tower(self) -> ImageTower:
+        """The image tower, of the same modules: block by block if it is a plain vision transformer."""
+        of_blocks = is_plain_vit(self.vision_model)
+        return (TimmVitTower if of_blocks else TimmImageTower)(self.vision_model, self.visual_projection)
 
     def text_tower(self, tokenizer: Any) -> TextTower:
         """The text tower, of the same modules."""

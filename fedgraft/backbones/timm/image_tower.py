@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgraft.backbones.dual.image_towers import ImageTower
 from fedgraft.backbones.timm.importing import import_timm
+from fedgraft.backbones.timm.vit_tower import is_plain_vit
 from fedgraft.core.errors import UserError
 
 _PROJECTIONS = (None, "", "none", "linear", "mlp")
@@ -70,6 +72,16 @@ class TimmTrunk:
         if self.projection == "linear":
             return trunk, nn.Linear(trunk.num_features, dim, bias=self.bias)
         return trunk, MlpProjection(trunk.num_features, dim, self.bias) if extra else None
+
+    def plain_vit(self) -> Any:
+        """The model without weights if it is a vision transformer of plain blocks, or None.
+
+        Raises:
+            UserError: as in `build`.
+        """
+        with torch.device("meta"):
+            trunk, _ = self.build(1)
+        return trunk if is_plain_vit(trunk) else None
 
 
 class MlpProjection(nn.Module):
