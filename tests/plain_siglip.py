@@ -15,11 +15,10 @@ class PlainSiglip:
     Args:
         model: a `SiglipModel`.
         tokenizer: of transformers.
-        punctuation: whether the class names end with a full stop.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, punctuation: bool) -> None:
-        self.model, self.tokenizer, self.punctuation = model.eval().requires_grad_(False), tokenizer, punctuation
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
 
     def texts(self, texts: list[str]) -> Tensor:
         """Features (T, dim) of texts as the model card has them encoded; the texts are in lower case."""
@@ -51,7 +50,7 @@ class PlainSiglip:
         rows, places = [], []
         for name, own in zip(names, contexts, strict=True):
             word = self.tokenizer(f" {name.lower()}", add_special_tokens=False)["input_ids"]
-            tail = self.tokenizer(".", add_special_tokens=False)["input_ids"] if self.punctuation else []
+            tail = self.tokenizer(".", add_special_tokens=False)["input_ids"]
             tail = [*tail, self.tokenizer.eos_token_id]
             tail += [self.tokenizer.pad_token_id] * (length - n_ctx - len(word) - len(tail))
             embed = tower.embeddings.token_embedding

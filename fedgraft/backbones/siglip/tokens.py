@@ -12,7 +12,7 @@ from typing import Any
 from fedgraft.core.errors import UserError
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
-_PROBE = "a b"
+_WORDS, _SENTENCE = "a b", "a, b."
 
 
 class SiglipTokens:
@@ -21,16 +21,15 @@ class SiglipTokens:
     Args:
         name: of the backbone, for messages.
         tokenizer: of a folder, as transformers loads it.
-        punctuation: whether the model was trained on text with punctuation, as SigLIP 2 was and SigLIP was not.
         positions: of the text tower.
 
     Raises:
         UserError: the tokenizer has no token for padding, or does not end a text with one end token.
     """
 
-    def __init__(self, name: str, tokenizer: Any, punctuation: bool, positions: int) -> None:
-        self._tokenizer, self._punctuation, self._positions = tokenizer, punctuation, positions
-        bare, whole = self._ids(_PROBE), list(tokenizer(_PROBE)["input_ids"])
+    def __init__(self, name: str, tokenizer: Any, positions: int) -> None:
+        self._tokenizer, self._positions = tokenizer, positions
+        bare, whole = self._ids(_WORDS), list(tokenizer(_WORDS)["input_ids"])
         if whole[:-1] != bare or tokenizer.pad_token_id is None:
             raise UserError(
                 f"The tokenizer of {name!r} must have a padding token and write one end token behind a text and none "
@@ -38,8 +37,9 @@ class SiglipTokens:
                 f"{len(whole) - len(bare)} tokens."
             )
         self.end, self.padding = int(whole[-1]), int(tokenizer.pad_token_id)
-        stop = self._ids(self.cleaned("x.")) if punctuation else []
-        self.stop = stop[-1] if len(stop) == 2 else None
+        self._punctuation = self._ids(_SENTENCE) != bare
+        stop = self._ids(".") if self._punctuation else []
+        self.stop = stop[0] if len(stop) == 1 else None
         """The token of the full stop behind a class name; None where there is no such token."""
 
     def cleaned(self, text: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from fedgraft.backbones.drift_classes import drift_classes
 from fedgraft.backbones.siglip.sample import write_sample
@@ -22,8 +23,6 @@ def siglip2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def siglip_folder(siglip2_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same towers behind a SentencePiece model with the special tokens of the published one."""
-    import sentencepiece
-
     folder = tmp_path_factory.mktemp("siglip") / "model"
     shutil.copytree(siglip2_folder, folder)
     (folder / "tokenizer.json").unlink()
@@ -31,7 +30,7 @@ def siglip_folder(siglip2_folder: Path, tmp_path_factory: pytest.TempPathFactory
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a photo of a", *drift_classes("siglip")]),
         model_writer=model,
-        vocab_size=400,
+        vocab_size=350,
         pad_id=0,
         eos_id=1,
         unk_id=2,
@@ -43,3 +42,10 @@ def siglip_folder(siglip2_folder: Path, tmp_path_factory: pytest.TempPathFactory
     kind = {"tokenizer_class": "SiglipTokenizer", "do_lower_case": True, "model_max_length": 64}
     (folder / "tokenizer_config.json").write_text(json.dumps({**kind, **special}))
     return folder
+
+
+@pytest.fixture(params=["siglip", "siglip2"], scope="session")
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Each of the two."""
+    found: Path = request.getfixturevalue(f"{request.param}_folder")
+    return found
