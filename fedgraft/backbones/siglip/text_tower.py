@@ -28,6 +28,8 @@ _STATES_PER_PASS = 1024
 class SiglipTextTower(TextTower):
     """The text half of a `SiglipModel`; reads the modules' own weights and holds no copy of them."""
 
+    start_tokens = 0
+
     def __init__(self, model: Any, tokens: SiglipTokens) -> None:
         config = model.config.text_config
         self.width = int(config.hidden_size)
