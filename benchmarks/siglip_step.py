@@ -80,7 +80,7 @@ def operations_ratio(model: SiglipModel, classes: int, batch: int) -> float:
 
 
 def measure(names: list[str], batch: int, n_ctx: int, repeat: int, layers: int = 12) -> dict[str, float]:
-    """Both sides in turn, medians; CPU seconds are those of all threads, and tell more where the machine is not idle."""
+    """Both sides in turn, medians; CPU seconds, of all threads, tell more on a machine that is not idle."""
     torch.manual_seed(0)
     model, tokenizer = random_model(layers)
     backbone = SiglipBackbone("random", model, tokenizer, SiglipImageProcessorPil())

@@ -1,5 +1,7 @@
-"""One training step, fast and plain, in turn: `python -m benchmarks.step --backbone PATH --classes 50`, of FedPGP on a
-CLIP folder, or `python -m benchmarks.step --family siglip`, of PromptFL on a random SigLIP; see `siglip_step`.
+"""One training step, fast and plain, in turn.
+
+`python -m benchmarks.step --backbone PATH --classes 50` is of FedPGP on a CLIP folder, `python -m benchmarks.step
+--family siglip` of PromptFL on a random SigLIP, see `siglip_step`.
 
 Plain is what published implementations do: the image tower on every batch, and four passes of the text tower over all
 positions of every class (shared prompt, personal prompt, their difference, whose features are never used, and the

@@ -86,7 +86,7 @@ class SiglipBackbone(Backbone):
         deltas: Deltas | None = None,
         prompts: Tensor | None = None,
     ) -> Tensor:
-        """The features themselves, or the rest of the image tower."""
+        """The features themselves, or the rest of the image tower, whose pooling reads the patches and no prompts."""
         if form.layer is None:
             return super().finish_images(represented, form, deltas, prompts)
         return self._image.features(represented, form.layer, deltas or {}, prompts)
@@ -102,9 +102,9 @@ class SiglipBackbone(Backbone):
         }
 
     def preprocessor_config(self) -> dict[str, Any]:
-        """The image processor's configuration, as in preprocessor_config.json."""
+        """The image processor's configuration, as in preprocessor_config.json, and that it does not crop."""
         config: dict[str, Any] = json.loads(self._processor.to_json_string())
-        return config
+        return {**config, "do_center_crop": bool(config.get("do_center_crop"))}
 
     def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
         """The dense tower, with weights as rounded to the precision in which they were loaded."""
@@ -156,7 +156,9 @@ def siglip_sizes(folder: Path) -> Sizes:
             "they must be equal."
         )
     if not (isinstance(image.image_size, int) and isinstance(image.patch_size, int)):
-        raise UserError(f"{path} has images or patches that are not square; give one number for image_size and patch_size.")
+        raise UserError(
+            f"{path} has images or patches that are not square; give one number for image_size and patch_size."
+        )
     return Sizes(
         positions=int(text.max_position_embeddings),
         text_layers=int(text.num_hidden_layers),

@@ -22,7 +22,9 @@ def write_sample(folder: Path) -> None:
     _write(folder / "tokenizer_config.json", {**kind, **names, "model_max_length": 64})
     processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 48, "width": 48}, "resample": 2}
     scaled = {"do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_resize": True}
-    _write(folder / "preprocessor_config.json", {**processor, **scaled, "image_mean": [0.5] * 3, "image_std": [0.5] * 3})
+    _write(
+        folder / "preprocessor_config.json", {**processor, **scaled, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    )
     special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
     text = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6}
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

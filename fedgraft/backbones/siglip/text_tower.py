@@ -1,9 +1,9 @@
 """The text tower of a `SiglipModel` (Zhai et al. 2023) with what can be shared exactly.
 
 The tower is bidirectional and pools the last position; a text is padded to all positions, and padding takes part in
-attention. So every position of every class has to be computed in every layer but two. In the first layer the projections
-of equal inputs are computed once for all classes; before layers with deep prompts the context, which is replaced, is not
-computed, and its keys and values are those of one context for all classes; of the last layer only the pooled position is
+attention. So nearly every position of every class has to be computed. What is not: in the first layer the projections
+of equal inputs are computed once for all classes; before layers with deep prompts the context, which they replace, is
+not computed, and they have keys and values once for all classes; of the last layer only the pooled position is
 computed, without keys and values. The features equal those of the plain forward pass.
 """
 
