@@ -25,13 +25,15 @@ def attend_once(
     Returns:
         (N, C, width), before the output projection.
     """
-    size = queries.shape[-1] // heads
-    per_head = (queries * size**-0.5).unflatten(-1, (heads, size)).transpose(1, 2)
-    looked_for = per_head @ keys.unflatten(1, (heads, size))
+    width = queries.shape[-1]
+    size = width // heads
+    per_head = (queries * size**-0.5).view(*queries.shape[:-1], heads, size).transpose(1, 2)
+    looked_for = per_head @ keys.view(-1, heads, size, width)
     weights = (looked_for.transpose(1, 2) @ states.mT).softmax(-1)
     mean = (weights @ states).transpose(1, 2)
-    mixed = mean @ values.unflatten(1, (heads, size)).mT
-    return mixed.transpose(1, 2).flatten(-2) + value_bias
+    mixed = mean @ values.view(-1, heads, size, width).mT
+    out: Tensor = mixed.transpose(1, 2).flatten(-2) + value_bias
+    return out
 
 
 def whole_weight(module: nn.Linear, changed: Changed) -> Tensor:

@@ -58,30 +58,32 @@ class _Embeddings(nn.Module):
 
 
 class _Pooling(nn.Module):
-    """Attention of one query to all patches.
+    """Attention of one query to all patches, in products with matrices, which can be quantized.
 
     Attributes:
-        looked_for: (heads, width), each head's query times its key projection and the scale of the attention.
-        values: (heads, width, width / heads), each head's value projection.
-        value_bias: (width,).
+        looked_for: width to heads, each head's query times its key projection and the scale of the attention.
+        v_proj: all heads' value projections, of which each head's mean of the states takes its own.
     """
+
+    own: Tensor
 
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
-        heads = shape.width // shape.head_width
-        self.looked_for = nn.Parameter(torch.zeros(heads, shape.width))
-        self.values = nn.Parameter(torch.zeros(heads, shape.width, shape.head_width))
-        self.value_bias = nn.Parameter(torch.zeros(shape.width))
+        self.heads = shape.width // shape.head_width
+        self.looked_for = nn.Linear(shape.width, self.heads, bias=False)
+        self.v_proj = nn.Linear(shape.width, shape.width)
         self.out_proj = nn.Linear(shape.width, shape.width)
         self.layernorm = nn.LayerNorm(shape.width, shape.norm_epsilon)
         self.mlp = TowerMLP(shape, shape.units[-1])
+        self.register_buffer("own", torch.eye(self.heads)[:, :, None], persistent=False)
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, patches, width) to (B, width)."""
-        weights = (states @ self.looked_for.mT).mT.softmax(-1)
-        mean = (weights @ states)[:, :, None]
-        mixed: Tensor = self.out_proj((mean @ self.values).flatten(1) + self.value_bias)
-        return mixed + self.mlp(self.layernorm(mixed))
+        mean = self.looked_for(states).mT.softmax(-1) @ states
+        values = self.v_proj(mean).view(mean.shape[0], self.heads, self.heads, -1)
+        mixed: Tensor = self.out_proj((values * self.own).sum(1).flatten(1))
+        out: Tensor = mixed + self.mlp(self.layernorm(mixed))
+        return out
 
 
 def dense_tower(model: Any, weights: Mapping[str, Tensor] | None, prompts: Tensor | None) -> SiglipDenseTower:
@@ -112,9 +114,9 @@ def dense_tower(model: Any, weights: Mapping[str, Tensor] | None, prompts: Tenso
     to_query, to_keys, to_values = tensors.pop("head.attention.in_proj_weight").chunk(3)
     query_bias, _, value_bias = tensors.pop("head.attention.in_proj_bias").chunk(3)
     query = F.linear(tensors.pop("head.probe")[0, 0], to_query, query_bias) * shape.head_width**-0.5
-    tensors["head.looked_for"] = torch.einsum("hd,hdw->hw", query.view(heads, -1), to_keys.unflatten(0, (heads, -1)))
-    tensors["head.values"] = to_values.unflatten(0, (heads, -1)).mT
-    tensors["head.value_bias"] = value_bias
+    looked_for = torch.einsum("hd,hdw->hw", query.view(heads, -1), to_keys.view(heads, -1, shape.width))
+    tensors["head.looked_for.weight"] = looked_for
+    tensors["head.v_proj.weight"], tensors["head.v_proj.bias"] = to_values, value_bias
     for name in ("weight", "bias"):
         tensors[f"head.out_proj.{name}"] = tensors.pop(f"head.attention.out_proj.{name}")
     tower = SiglipDenseTower(shape, prompts)

@@ -102,4 +102,4 @@ class SiglipImageTower:
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, heads, T, width / heads)."""
-        return states.unflatten(-1, (self._heads, -1)).transpose(-3, -2)
+        return states.view(*states.shape[:-1], self._heads, -1).transpose(-3, -2)

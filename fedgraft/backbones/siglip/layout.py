@@ -10,7 +10,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.backbone import ClassTokens, Placement
+from fedgraft.backbones.abilities import Placement
+from fedgraft.backbones.backbone import ClassTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def layouts(
 ) -> tuple[Layout, ...]:
     """Layouts of the classes in groups of at most `size`; see `layout`."""
     front = {"before": n_ctx, "middle": n_ctx // 2, "behind": 0}[placement]
-    groups = zip(classes.ids.split(size), classes.ends.split(size), strict=True)
+    groups = zip(torch.split(classes.ids, size), torch.split(classes.ends, size), strict=True)
     return tuple(
         layout(ClassTokens(ids, ends), front, n_ctx, each_class, positions, stop, padding) for ids, ends in groups
     )

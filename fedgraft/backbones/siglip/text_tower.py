@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedgraft.backbones.backbone import ClassTokens, Placement, TextTower
+from fedgraft.backbones.abilities import Placement
+from fedgraft.backbones.backbone import ClassTokens, TextTower
 from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
 from fedgraft.backbones.siglip.attention import attend_once, whole_weight
 from fedgraft.backbones.siglip.layout import Layout, layouts
@@ -116,7 +117,7 @@ class SiglipTextTower(TextTower):
             self._tokens.padding,
             size,
         )
-        contexts = context.split(size, dim=1) if each_class else [context] * len(groups)
+        contexts = torch.split(context, size, dim=1) if each_class else [context] * len(groups)
         encoded = [self._encode(own, group, deep, changed) for own, group in zip(contexts, groups, strict=True)]
         return encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
 
@@ -174,11 +175,11 @@ class SiglipTextTower(TextTower):
 
     def _split(self, states: Tensor) -> Tensor:
         """(N, C, P, width) to (N x C, heads, P, width / heads)."""
-        return states.flatten(0, 1).unflatten(-1, (self._heads, -1)).transpose(1, 2)
+        return states.flatten(0, 1).view(-1, states.shape[2], self._heads, self.width // self._heads).transpose(1, 2)
 
 
 def _columns(states: Tensor, rows: Tensor | None, count: int) -> Tensor:
     """(N, S, width) to (N, C, P, width)."""
     if rows is None:
-        return states.unflatten(1, (count, -1))
-    return states.index_select(1, rows.flatten()).unflatten(1, (count, -1))
+        return states.view(len(states), count, -1, states.shape[-1])
+    return states.index_select(1, rows.flatten()).view(len(states), *rows.shape, states.shape[-1])
