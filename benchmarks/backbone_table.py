@@ -50,14 +50,18 @@ class Row:
 def rows() -> list[Row]:
     """A row for each published model that a family opens."""
     found = []
+    same: dict[str, Counter[str]] = {}
     for entry in published():
+        content = json.dumps(entry.config)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            (folder / "config.json").write_text(json.dumps(entry.config))
+            (folder / "config.json").write_text(content)
             family = recognizing(folder)
-            if family is not None:
-                counted = parameters(entry.config, folder)
-                found.append(Row(entry, family.name, family.sizes(folder), family.abilities_of(folder), counted))
+            if family is None:
+                continue
+            if content not in same:
+                same[content] = parameters(entry.config, folder)
+            found.append(Row(entry, family.name, family.sizes(folder), family.abilities_of(folder), same[content]))
     return found
 
 
