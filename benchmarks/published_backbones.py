@@ -78,6 +78,7 @@ def _clip() -> Iterator[Published]:
     for size, hub, pixels in (("B/16", "DFN2B-CLIP-ViT-B-16", 224), ("L/14", "DFN2B-CLIP-ViT-L-14", 224),
                               ("H/14", "DFN5B-CLIP-ViT-H-14-378", 378)):  # fmt: skip
         yield _clip_of("DFN", f"apple/{hub}", size, pixels, quick=True, way=IMPORTED)
+    yield _metaclip_2()
 
 
 def _clip_of(title: str, hub: str, size: str, pixels: int = 224, quick: bool = False, way: str = OPENED) -> Published:
@@ -91,6 +92,24 @@ def _clip_of(title: str, hub: str, size: str, pixels: int = 224, quick: bool = F
     known = f"ViT-{size.replace('/', '-')}{'' if pixels == 224 else f'-{pixels}'}{'-quickgelu' if quick else ''}"
     name = f"{title} ViT-{size}{'' if pixels == 224 else f', {pixels} px'}"
     return Published(name, hub, clip_config(model), way, known)
+
+
+def _metaclip_2() -> Published:
+    """CLIP's towers with the vocabulary of XLM-V."""
+    config = clip_config(
+        {
+            "embed_dim": 1024,
+            "quick_gelu": True,
+            "vision_cfg": {**_VISION["H/14"], "image_size": 224},
+            "text_cfg": {"context_length": 77, "vocab_size": 901_629, "width": 1024, "heads": 16, "layers": 24},
+        }
+    )
+    text = {**config["text_config"], "model_type": "metaclip_2_text_model", "eos_token_id": 2, "bos_token_id": 0}
+    vision = {**config["vision_config"], "model_type": "metaclip_2_vision_model"}
+    towers = {"text_config": {**text, "pad_token_id": 1}, "vision_config": vision}
+    described = {"model_type": "metaclip_2", "projection_dim": config["projection_dim"], **towers}
+    hub, known = "facebook/metaclip-2-worldwide-huge-quickgelu", "ViT-H-14-worldwide-quickgelu"
+    return Published("MetaCLIP 2 ViT-H/14, multilingual", hub, described, OPENED, known)
 
 
 def _siglip() -> Iterator[Published]:

@@ -41,4 +41,6 @@ def test_a_mistake_is_one_line(pickled: Path, printed: Printed) -> None:
 
 
 def test_one_family_is_still_shown_by_name(printed: Printed) -> None:
-    assert "CLIPModel" in printed("backbones", "clip")[0]
+    shown = printed("backbones", "clip")[0]
+    assert shown.startswith("clip: ")
+    assert "ticket:" not in shown

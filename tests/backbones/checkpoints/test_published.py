@@ -97,6 +97,10 @@ def test_configurations_are_those_that_openclip_ships(open_clip: Any) -> None:
             for key in ("timm_model_name", "timm_pool", "timm_proj"):
                 assert ours["vision_config"][key] == vision[key], entry.name
             assert mine["causal"] != text.get("no_causal_mask", False), entry.name
+        elif ours["model_type"] == "metaclip_2":
+            expected = clip_config(theirs)
+            assert ours["vision_config"] == {**expected["vision_config"], "model_type": "metaclip_2_vision_model"}
+            assert (ours["projection_dim"], mine["eos_token_id"]) == (theirs["embed_dim"], text["eos_id"])
         else:
             assert ours["vision_config"][width] == mine["projection_size"] == theirs["embed_dim"], entry.name
     assert compared >= 30
