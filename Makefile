@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
+# Their torchvision is built for CUDA; beside a CPU build of torch it stops transformers, and no model needs it.
+WITHOUT_TORCHVISION = "timm>=1.0.20" "open_clip_torch>=3.2"
 
 .PHONY: quickstart check test packaging-check lint clean
 
@@ -40,6 +42,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(WITHOUT_TORCHVISION)
 	touch $@
 
 clean:

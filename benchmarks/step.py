@@ -1,4 +1,7 @@
-"""One FedPGP training step, fast and plain, in turn: `python -m benchmarks.step --backbone PATH --classes 50`.
+"""One training step, fast and plain, in turn.
+
+`python -m benchmarks.step --backbone PATH --classes 50` is of FedPGP on a CLIP folder, `python -m benchmarks.step
+--family siglip` of PromptFL on a random SigLIP, see `siglip_step`.
 
 Plain is what published implementations do: the image tower on every batch, and four passes of the text tower over all
 positions of every class (shared prompt, personal prompt, their difference, whose features are never used, and the
@@ -16,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from benchmarks import siglip_step
 from fedgraft.backbones import load_backbone
 from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.methods.vocabulary import Vocabulary
@@ -145,14 +149,23 @@ def measure(backbone_path: str, classes: int, batch: int, n_ctx: int, repeat: in
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", required=True, help="a Hugging Face CLIP folder")
+    parser.add_argument("--family", choices=["clip", "siglip"], default="clip")
+    parser.add_argument("--backbone", help="a Hugging Face CLIP folder; of SigLIP, B/16 with random weights is taken")
     parser.add_argument("--classes", type=int, nargs="+", default=[50])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--n-ctx", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=12, help="of both towers of SigLIP; fewer for a trial")
     parser.add_argument("--json", type=Path, default=Path("runs/step.json"))
     args = parser.parse_args()
-    results = [measure(args.backbone, count, args.batch, args.n_ctx, args.repeat) for count in args.classes]
+    if args.family == "clip" and not args.backbone:
+        parser.error("--backbone is needed for CLIP")
+    results = [
+        measure(args.backbone, count, args.batch, args.n_ctx, args.repeat)
+        if args.family == "clip"
+        else siglip_step.measure(class_names(count), args.batch, args.n_ctx, args.repeat, args.layers)
+        for count in args.classes
+    ]
     for result in results:
         print("  ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)

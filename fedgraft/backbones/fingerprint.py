@@ -15,13 +15,12 @@ def fingerprint(config: Mapping[str, Any], tokenizer: Any, weights: Mapping[str,
 
     Args:
         config: plain values; what differs from version to version is left out.
-        tokenizer: of transformers, a fast one.
+        tokenizer: of transformers, a fast one or one of SentencePiece.
         weights: on the CPU, in the precision of the files.
     """
     digest = hashlib.sha256()
     digest.update(_canonical(_stable(config)).encode())
-    words = json.loads(tokenizer.backend_tokenizer.to_str())
-    digest.update(_canonical({**words, "padding": None, "truncation": None}).encode())
+    digest.update(_words(tokenizer))
     for key, tensor in sorted(weights.items()):
         digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
         values: Any = tensor.contiguous().flatten().numpy()
@@ -32,6 +31,16 @@ def fingerprint(config: Mapping[str, Any], tokenizer: Any, weights: Mapping[str,
 def preprocessing_digest(config: Mapping[str, Any]) -> str:
     """Of everything that decides pixel values, in hexadecimal."""
     return hashlib.sha256(_canonical(config).encode()).hexdigest()
+
+
+def _words(tokenizer: Any) -> bytes:
+    """Everything that decides a text's tokens, but how many."""
+    if (pieces := getattr(tokenizer, "sp_model", None)) is not None:
+        kept: bytes = pieces.serialized_model_proto()
+        special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        return kept + _canonical({**special, "do_lower_case": getattr(tokenizer, "do_lower_case", None)}).encode()
+    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    return _canonical({**words, "padding": None, "truncation": None}).encode()
 
 
 def _stable(config: Any) -> Any:

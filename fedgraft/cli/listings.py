@@ -47,6 +47,10 @@ def protocols(name: Name = None, verbose: Verbose = False, as_json: Json = False
     _list(PROTOCOLS, name, verbose, as_json)
 
 
+backbones_app = typer.Typer(cls=_ListUnlessNamed, help="Which backbones can be loaded, and how others are imported.")
+
+
+@backbones_app.command("list")
 def backbones(name: Name = None, verbose: Verbose = False, as_json: Json = False) -> None:
     """Which backbones can be loaded, and what their towers can do."""
     _list(BACKBONES, name, verbose, as_json)

@@ -8,6 +8,7 @@ import click
 import typer
 
 from fedgraft.cli import listings, runs
+from fedgraft.cli.backbones_import import import_backbone
 from fedgraft.cli.data_check import check
 from fedgraft.cli.deploy import run, up
 from fedgraft.cli.edge import device_app, export
@@ -30,13 +31,15 @@ app = typer.Typer(
 for command in (runs.simulate, runs.compare, runs.report, runs.adapter, run, up, export):
     app.command()(command)
 app.command("edge-report")(edge_report)
-for listing in (listings.methods, listings.strategies, listings.protocols, listings.backbones):
+for listing in (listings.methods, listings.strategies, listings.protocols):
     app.command(rich_help_panel="What there is")(listing)
 app.command(rich_help_panel="What there is")(recipes)
 server_app.command("status")(server_status)
 site_app.command("status")(site_status)
 app.add_typer(listings.data_app, name="data", rich_help_panel="What there is")
 listings.data_app.command("check")(check)
+app.add_typer(listings.backbones_app, name="backbones", rich_help_panel="What there is")
+listings.backbones_app.command("import")(import_backbone)
 for name, group in (("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app)):
     app.add_typer(group, name=name)
 

@@ -72,9 +72,9 @@ def test_a_config_that_is_none_is_named(folder: Path, content: bytes) -> None:
 
 
 def test_another_family_is_named_with_the_known_ones(folder: Path) -> None:
-    _edit(folder / "config.json", model_type="siglip")
+    _edit(folder / "config.json", model_type="groupvit")
     sentence = _error(folder)
-    assert "'siglip'" in sentence
+    assert "'groupvit'" in sentence
     assert "clip" in sentence.split("known:")[1]
 
 
@@ -82,16 +82,16 @@ def test_another_family_under_an_id_is_named_before_its_weights_are_read(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers would read the weights as CLIP's and draw what does not fit at random."""
-    _edit(folder / "config.json", model_type="siglip")
-    cached = tmp_path / "hub" / "models--someone--siglip"
+    _edit(folder / "config.json", model_type="groupvit")
+    cached = tmp_path / "hub" / "models--someone--groupvit"
     shutil.copytree(folder, cached / "snapshots" / "0123")
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0123")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    sentence = _error("someone/siglip")
-    assert "'someone/siglip'" in sentence
-    assert "'siglip'; known: clip" in sentence
+    sentence = _error("someone/groupvit")
+    assert "'someone/groupvit'" in sentence
+    assert "'groupvit'; known: clip" in sentence
 
 
 def test_a_folder_without_weights_is_named(folder: Path) -> None:

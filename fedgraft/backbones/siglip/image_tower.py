@@ -1,0 +1,105 @@
+"""The image tower of a `SiglipModel` (Zhai et al. 2023) in two parts: below a layer, and from that layer on.
+
+There is no class token: a learnt query attends to all patches after the last layer (attention pooling), and since it is
+a single query, keys and values are not computed. The features equal those of the plain forward pass.
+
+Visual prompts stand behind the patches and have no position. The pooling reads the patches only, as it does without
+prompts, so that of the last layer only the patches are computed.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.backbones.siglip.attention import attend_once
+from fedgraft.core.errors import UserError
+
+
+class SiglipImageTower:
+    """The image half of a `SiglipModel`; reads the modules' own weights and holds no copy of them."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config.vision_config
+        self._heads = int(config.num_attention_heads)
+        self._tower: Any = model.vision_model
+        self._modules = {f"vision_model.{name}": module for name, module in model.vision_model.named_modules()}
+        self.depth = int(config.num_hidden_layers)
+        self.states_shape = ((int(config.image_size) // int(config.patch_size)) ** 2, int(config.hidden_size))
+
+    @torch.no_grad()
+    def states(self, pixels: Tensor, layer: int) -> Tensor:
+        """The input of a layer, (B, patches, width) in float32, from pixel values (B, 3, height, width)."""
+        hidden: Tensor = self._tower.embeddings(pixels)
+        for index in range(layer):
+            hidden = self._layer(self._tower.encoder.layers[index], hidden, hidden, {})
+        return hidden.float()
+
+    @torch.no_grad()
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Unit-norm features of the image and of every patch, (B, 1 + patches, dim) in float32.
+
+        A patch's feature is what the pooling makes of that patch alone.
+        """
+        normed = self._tower.post_layernorm(self.states(pixels, self.depth).to(pixels.dtype))
+        _, _, to_values = self._tower.head.attention.in_proj_weight.chunk(3)
+        _, _, value_bias = self._tower.head.attention.in_proj_bias.chunk(3)
+        patches = self._projected(F.linear(normed, to_values, value_bias))
+        return F.normalize(torch.cat([self._pooled(normed)[:, None], patches], dim=1).float(), dim=-1)
+
+    def features(self, states: Tensor, layer: int, deltas: Deltas, prompts: Tensor | None = None) -> Tensor:
+        """Unit-norm features (B, dim) from the input of a layer, differentiable in deltas and prompts.
+
+        Args:
+            prompts: (B or 1, depth, n, width), as in `Backbone.finish_images`.
+
+        Raises:
+            UserError: there are prompts for more layers than follow.
+        """
+        changed = {self._modules[name]: delta for name, delta in deltas.items()}
+        hidden = states.to(self._tower.post_layernorm.weight.dtype)
+        patches, depth = hidden.shape[1], 0 if prompts is None else prompts.shape[1]
+        if layer + depth > self.depth:
+            raise UserError(
+                f"Visual prompts for {depth} layers from layer {layer} on do not fit into an image tower of "
+                f"{self.depth} layers."
+            )
+        for index in range(layer, self.depth):
+            if prompts is not None and index - layer < depth:
+                own = prompts[:, index - layer].to(hidden.dtype).expand(len(hidden), -1, -1)
+                hidden = torch.cat([hidden[:, :patches], own], dim=1)
+            unread = index == self.depth - 1 or index + 1 - layer < depth
+            rows = hidden[:, :patches] if unread else hidden
+            hidden = self._layer(self._tower.encoder.layers[index], rows, hidden, changed)
+        return F.normalize(self._pooled(self._tower.post_layernorm(hidden)).float(), dim=-1)
+
+    def _pooled(self, states: Tensor) -> Tensor:
+        """Attention of the learnt query to the patches, (B, patches, width) to (B, dim)."""
+        head = self._tower.head
+        to_query, to_keys, to_values = head.attention.in_proj_weight.chunk(3)
+        query_bias, _, value_bias = head.attention.in_proj_bias.chunk(3)
+        query = F.linear(head.probe, to_query, query_bias).expand(1, len(states), -1)
+        mixed = attend_once(query, states[None], to_keys[None], to_values[None], value_bias, self._heads)
+        return self._projected(mixed[0])
+
+    def _projected(self, mixed: Tensor) -> Tensor:
+        """What follows the attention in the pooling, (..., width) to (..., dim)."""
+        head = self._tower.head
+        out: Tensor = head.attention.out_proj(mixed)
+        return out + mlp(head.mlp, head.layernorm(out), {})
+
+    def _layer(self, layer: Any, rows: Tensor, states: Tensor, changed: Changed) -> Tensor:
+        """A layer's output for the first rows (B, R, width) of its input (B, T, width)."""
+        attention = layer.self_attn
+        normed = layer.layer_norm1(states)
+        queries = linear(attention.q_proj, normed[:, : rows.shape[1]], changed)
+        keys, values = linear(attention.k_proj, normed, changed), linear(attention.v_proj, normed, changed)
+        mixed = F.scaled_dot_product_attention(self._split(queries), self._split(keys), self._split(values))
+        out: Tensor = rows + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
+        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+
+    def _split(self, states: Tensor) -> Tensor:
+        """(B, T, width) to (B, heads, T, width / heads)."""
+        return states.view(*states.shape[:-1], self._heads, -1).transpose(-3, -2)
