@@ -2,10 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, processors, trainers
-from transformers import SiglipConfig, SiglipModel
 
 from fedgraft.backbones.drift_classes import drift_classes
 
@@ -15,6 +14,8 @@ _LETTERS = [chr(code) for code in range(33, 127)]
 
 def write_sample(folder: Path) -> None:
     """Towers that differ in width, depth and head count, of images of 48 pixels."""
+    from transformers import SiglipConfig, SiglipModel
+
     tokenizer = _tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk", "mask")}
@@ -41,8 +42,10 @@ def write_sample(folder: Path) -> None:
         model.save_pretrained(folder)
 
 
-def _tokenizer() -> Tokenizer:
+def _tokenizer() -> Any:
     """Byte-pair encoding with bytes for what it has no letters for, and an end token, as Gemma's has them."""
+    from tokenizers import Tokenizer, models, normalizers, processors, trainers
+
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     trainer = trainers.BpeTrainer(

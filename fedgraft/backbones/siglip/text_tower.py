@@ -8,11 +8,13 @@ computed, without keys and values. The features equal those of the plain forward
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.backbone import ClassTokens, TextTower
@@ -24,6 +26,9 @@ from fedgraft.core.errors import UserError
 
 _STATES_PER_PASS = 1024
 """Positions that go through the layers together: their activations stay in the processor's cache."""
+_VALUES_KEPT = 150_000_000
+"""Positions times width times layers up to which activations are kept for the backward pass, some 6 GB; those of larger
+passes, such as 1,000 classes, are computed again, a group of classes at a time."""
 
 
 class SiglipTextTower(TextTower):
@@ -72,7 +77,9 @@ class SiglipTextTower(TextTower):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts without a context, padded to all positions."""
         empty = torch.empty(1, 0, self.width, device=self._device)
-        return self.encode_prompts(empty, self._padded(self._tokens.texts(texts)))[0]
+        rows = self._tokens.texts(texts)
+        batches = [self._padded(rows[begin : begin + 256]) for begin in range(0, len(rows), 256)]
+        return torch.cat([self.encode_prompts(empty, batch)[0] for batch in batches])
 
     def encode_prompts(
         self,
@@ -118,7 +125,10 @@ class SiglipTextTower(TextTower):
             size,
         )
         contexts = torch.split(context, size, dim=1) if each_class else [context] * len(groups)
-        encoded = [self._encode(own, group, deep, changed) for own, group in zip(contexts, groups, strict=True)]
+        values = len(context) * len(classes.ids) * self.max_tokens * self.width * depth
+        keep = values <= _VALUES_KEPT or not torch.is_grad_enabled()
+        encode = self._encode if keep else partial(checkpoint, self._encode, use_reentrant=False)
+        encoded = [encode(own, group, deep, changed) for own, group in zip(contexts, groups, strict=True)]
         return encoded[0] if len(encoded) == 1 else torch.cat(encoded, dim=1)
 
     def _encode(self, context: Tensor, where: Layout, deep: Tensor | None, changed: Changed) -> Tensor:

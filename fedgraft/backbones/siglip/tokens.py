@@ -24,19 +24,20 @@ class SiglipTokens:
         positions: of the text tower.
 
     Raises:
-        UserError: the tokenizer has no token for padding, or does not end a text with one end token.
+        UserError: the tokenizer has no token for padding or for the end, or begins a text with one.
     """
 
     def __init__(self, name: str, tokenizer: Any, positions: int) -> None:
         self._tokenizer, self._positions = tokenizer, positions
         bare, whole = self._ids(_WORDS), list(tokenizer(_WORDS)["input_ids"])
-        if whole[:-1] != bare or tokenizer.pad_token_id is None:
+        end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+        if whole not in (bare, [*bare, end]) or end is None or padding is None:
             raise UserError(
-                f"The tokenizer of {name!r} must have a padding token and write one end token behind a text and none "
-                f"before it, as SigLIP's do; it has the padding token {tokenizer.pad_token!r} and adds "
-                f"{len(whole) - len(bare)} tokens."
+                f"The tokenizer of {name!r} must have a padding token and write its end token behind a text and none "
+                f"before it, as SigLIP's do; it has the padding token {tokenizer.pad_token!r} and the end token "
+                f"{tokenizer.eos_token!r} and makes {tokenizer.convert_ids_to_tokens(whole)} of {_WORDS!r}."
             )
-        self.end, self.padding = int(whole[-1]), int(tokenizer.pad_token_id)
+        self.end, self.padding = int(end), int(padding)
         self._punctuation = self._ids(_SENTENCE) != bare
         stop = self._ids(".") if self._punctuation else []
         self.stop = stop[0] if len(stop) == 1 else None

@@ -115,6 +115,18 @@ def test_more_classes_than_go_through_together_are_the_same(siglip2_folder: Path
     _compare(siglip2_folder, names, _random(2, len(names), 3, 48), placement="middle")
 
 
+def test_more_classes_than_fit_into_memory_are_computed_twice_to_the_same_gradients(
+    siglip2_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedgraft.backbones.siglip.text_tower._VALUES_KEPT", 0)
+    monkeypatch.setattr("fedgraft.backbones.siglip.text_tower._STATES_PER_PASS", 128)
+    tower, _ = _towers(siglip2_folder)
+    calls, layer = [], tower._layer
+    monkeypatch.setattr(tower, "_layer", lambda *given: calls.append(1) or layer(*given))
+    _compare(siglip2_folder, NAMES, _random(1, 4, 48), depth=1, rank=3)
+    assert len(calls) == 2 * 2 * 3  # passes, layers before the last, groups
+
+
 def test_every_position_may_be_used(siglip2_folder: Path) -> None:
     """A context that leaves no padding behind the longest name, and one more vector."""
     tower, _ = _towers(siglip2_folder)
@@ -179,8 +191,17 @@ def test_a_tokenizer_that_begins_texts_with_a_token_is_refused(siglip2_folder: P
     """Such as Gemma's own, which language models use."""
     tokenizer = AutoTokenizer.from_pretrained(siglip2_folder, add_bos_token=True)
     assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    with pytest.raises(UserError, match="one end token behind a text and none before it"):
+    with pytest.raises(UserError, match=r"its end token behind a text and none before it.*<bos>"):
         SiglipTokens("it", tokenizer, 64)
+
+
+def test_the_end_token_does_not_depend_on_whether_the_tokenizer_writes_it(siglip2_folder: Path) -> None:
+    """Versions of transformers differ in what they keep of a published tokenizer; the model was trained with it."""
+    tokenizer = AutoTokenizer.from_pretrained(siglip2_folder, add_eos_token=False)
+    assert tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id
+    tower, _ = _towers(siglip2_folder)
+    written, unwritten = tower._tokens, SiglipTokens("it", tokenizer, 64)
+    assert unwritten.texts(["a photo of a g."]) == written.texts(["a photo of a g."])
 
 
 def test_what_does_not_fit_is_refused(siglip2_folder: Path) -> None:
