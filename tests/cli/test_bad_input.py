@@ -57,7 +57,7 @@ def test_a_mistake_in_an_option(command: str, arguments: list[str], said: str, r
 
 @pytest.mark.parametrize(
     ("command", "arguments"),
-    [("simulate", ["--method", "fedpg"]), ("compare", ["--methods", "local,fedpg"])],
+    [("simulate", ["--method", "fedpggp"]), ("compare", ["--methods", "local,fedpggp"])],
 )
 def test_an_unknown_method(command: str, arguments: list[str], refused: Refused) -> None:
     assert "Did you mean 'fedpgp'?" in refused(*arguments, command=command)
