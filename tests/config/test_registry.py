@@ -104,8 +104,8 @@ def test_one_broken_entry_hides_no_other(install: Install) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(UserError, match=r"There is no method 'fedpg'. Did you mean 'fedpgp'\?"):
-        METHODS.load("fedpg")
+    with pytest.raises(UserError, match=r"There is no method 'fedpggp'. Did you mean 'fedpgp'\?"):
+        METHODS.load("fedpggp")
 
 
 def test_options_of_an_entry_are_checked_by_what_it_is() -> None:

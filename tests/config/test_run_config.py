@@ -20,7 +20,7 @@ UNTIMED = settings(max_examples=40, deadline=None, suppress_health_check=[Health
     [
         ({"siets": 3}, ["'siets'", "Did you mean 'sites'?"]),
         ({"completely_else": 3}, ["'completely_else'", "sites", "rounds"]),
-        ({"method": "fedpg"}, ["'fedpg'", "Did you mean 'fedpgp'?"]),
+        ({"method": "fedpggp"}, ["'fedpggp'", "Did you mean 'fedpgp'?"]),
         ({"method": 3}, ["'method'", "3"]),
         ({"protocol": "dirichlett"}, ["'dirichlett'", "Did you mean 'dirichlet'?"]),
         ({"protocol": ["dirichlet"]}, ["'protocol'", "['dirichlet']", "string"]),

@@ -120,7 +120,7 @@ class Silent(FakeGrid):
         (2, {"out": "runs/first"}, r"out has the relative path 'runs/first'.*\$PWD/runs/first"),
         (2, {"data": "folder:./photos"}, r"data has the relative path './photos'.*\$PWD/photos"),
         (2, {"backbone": "./clip"}, r"backbone has the relative path"),
-        (2, {"method": "fedpg"}, r"no method 'fedpg'.*fedpgp"),
+        (2, {"method": "fedpggp"}, r"no method 'fedpggp'.*fedpgp"),
         (2, {"options": "lr=0.1"}, r"'lr' is not an option; give it as a key of its own"),
         (2, {"options": "rnk=4"}, r"'rnk'. Did you mean 'rank'"),
         (2, {"options": "alpha=0.1"}, r"'alpha'"),
