@@ -37,6 +37,7 @@ from fedgraft.backbones.dual.sample import (
 from fedgraft.backbones.loading import located, require_backbone
 from fedgraft.backbones.representation import Representation
 from fedgraft.core.errors import UserError
+from fedgraft.methods.lora import LoraOptions, adapted_maps
 from tests.backbones.bert_folders import roberta_tokenizer
 
 NAMES = ("red circle", "seven", "laptop computer")
@@ -191,6 +192,20 @@ def test_the_image_tower_of_clip_can_be_cut_prompted_and_pruned_beside_a_bert(tm
         assert torch.allclose(backbone.finish_images(backbone.represent_images(pixels, form), form), whole, atol=1e-5)
     assert torch.allclose(backbone.vision_tower()(pixels), whole, atol=1e-5)
     assert len(backbone.linear_maps("image")) == 6 * 3
+
+
+@pytest.mark.parametrize("kind", ["align", "clip"])
+def test_low_rank_adapters_find_queries_and_values_without_being_told_their_names(kind: str, tmp_path: Path) -> None:
+    """The default of every method, which says q_proj and v_proj as CLIP does."""
+    _small(kind, tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    kinds = {name.split(".", 4)[4] for name in adapted_maps(backbone, LoraOptions(), "text")}
+    assert kinds == {"attention.self.query", "attention.self.value"}
+    attention = adapted_maps(backbone, LoraOptions(targets="out_proj"), "text")
+    assert {name.split(".", 4)[4] for name in attention} == {"attention.output.dense"}
+    if kind == "clip":
+        names = adapted_maps(backbone, LoraOptions(tower="image"), "image")
+        assert {name.rsplit(".", 1)[1] for name in names} == {"q_proj", "v_proj"}
 
 
 def test_half_precision_keeps_the_fingerprint_and_stays_near(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ of the plain forward pass.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -66,6 +66,11 @@ class BidirectionalTextTower(TextTower):
             for name, module in self._modules.items()
             if id(module) in numbers and isinstance(module, nn.Linear)
         }
+
+    @property
+    def map_names(self) -> Mapping[str, str]:
+        """`Backbone.map_names` of the text tower."""
+        return self._blocks.map_names
 
     # Tokens --------------------------------------------------------------------------------------------------------
 

@@ -109,6 +109,12 @@ class DualBackbone(Backbone):
             return self.text.linear_maps() if isinstance(self.text, BidirectionalTextTower) else {}
         return {} if self._layered is None else self._layered.linear_maps()
 
+    def map_names(self, tower: Tower) -> Mapping[str, str]:
+        """As its towers call them."""
+        if tower == "text":
+            return self.text.map_names if isinstance(self.text, BidirectionalTextTower) else {}
+        return {} if self._layered is None else self._layered.map_names
+
     def preprocessor_config(self) -> dict[str, Any]:
         """The steps that decide pixel values."""
         return {**self._steps, "image_processor_type": "CLIPImageProcessor"}

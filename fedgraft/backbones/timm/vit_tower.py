@@ -43,6 +43,8 @@ class TimmVitTower(LayeredImageTower):
         projection: behind it; None for none.
     """
 
+    map_names = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "out_proj": "proj"}
+
     def __init__(self, trunk: Any, projection: nn.Module | None) -> None:
         self._trunk, self._projection = trunk, projection
         self._modules = {f"{_PREFIX}{name}": module for name, module in trunk.named_modules()}
