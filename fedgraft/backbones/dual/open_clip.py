@@ -50,7 +50,8 @@ def load_open_clip(request: Request) -> OpenClipBackbone:
     require_files(request.folder, TOKENIZER_FILES)
     with reading(request):
         model = read_model(request.name, request.folder)
-        tokenizer = AutoTokenizer.from_pretrained(request.source)
+        # the whole config.json is of a type that transformers would warn about
+        tokenizer = AutoTokenizer.from_pretrained(request.source, config=model.settings.text)
         preprocessing = read_preprocessing(request.source)
     return OpenClipBackbone(request, model, tokenizer, preprocessing)
 
