@@ -164,8 +164,8 @@ def image_side(folder: Path, default: int) -> int:
     return int(sides.get("height") or sides["shortest_edge"])
 
 
-def with_clip_vision(sizes: Sizes, image: Any) -> Sizes:
-    """The sizes with those of CLIP's image tower, from its configuration."""
+def with_layers(sizes: Sizes, image: Any) -> Sizes:
+    """The sizes with those of a transformer with a class token, from its configuration."""
     return replace(
         sizes,
         image_layers=int(image.num_hidden_layers),
