@@ -49,9 +49,8 @@ _IMAGE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "
 def _align(folder: Path, **changes: Any) -> Any:
     sizes = {"width_coefficient": 0.2, "depth_coefficient": 0.3, "image_size": SIDE, "hidden_dim": 64}
     text = {**text_sizes(), **changes.get("text", {})}
-    config = AlignConfig(
-        text_config=text, vision_config={**sizes, **changes.get("image", {})}, projection_dim=changes.get("dim", 64)
-    )
+    image, dim = {**sizes, **changes.get("image", {})}, changes.get("dim", 64)
+    config = AlignConfig(text_config=text, vision_config=image, projection_dim=dim, temperature_init_value=0.2)
     return _saved(folder, AlignModel, config)
 
 

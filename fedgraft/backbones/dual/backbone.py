@@ -40,7 +40,7 @@ class DualBackbone(Backbone):
         model: all modules, in float32 on the CPU.
         config: plain values of the model's configuration.
         tokenizer: of transformers.
-        preprocessing: with the keys of CLIP's image processor.
+        preprocessing: the steps that decide pixel values, with Hugging Face's keys.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class DualBackbone(Backbone):
 
     def preprocessor_config(self) -> dict[str, Any]:
         """The steps that decide pixel values."""
-        return {**self._steps, "image_processor_type": "CLIPImageProcessor"}
+        return dict(self._steps)
 
     def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
         """A copy of the image tower."""

@@ -1,4 +1,4 @@
-"""The preprocessing of a folder, whichever of Hugging Face's image processors it names, with the keys of CLIP's."""
+"""The preprocessing of a folder, whichever of Hugging Face's image processors it names."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,8 @@ def read_preprocessing(source: str) -> dict[str, Any]:
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    return known_steps(source, json.loads(processor.to_json_string()))
+    steps = known_steps(source, json.loads(processor.to_json_string()))
+    return {**steps, "image_processor_type": type(processor).__name__.removesuffix("Pil")}
 
 
 def known_steps(source: str, config: Mapping[str, Any]) -> dict[str, Any]:
