@@ -173,7 +173,9 @@ def test_the_default_targets_of_low_rank_methods_name_maps_of_every_layer(
     if not getattr(abilities, tower).low_rank:
         pytest.skip(f"its {tower} tower takes no low-rank adapters")
     every = {found.layer for found in backbone.linear_maps(tower).values()}
-    assert {found.layer for found in adapted_maps(backbone, LoraOptions(rank=1), tower).values()} == every
+    assert {
+        found.layer for found in adapted_maps(backbone, LoraOptions.model_validate({"rank": 1}), tower).values()
+    } == every
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])
