@@ -20,6 +20,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.parity import onnx_embeddings
+from fedgraft.methods.lora import LoraOptions, adapted_maps
 
 NAMES = ("red circle", "seven", "laptop computer")
 
@@ -162,6 +163,19 @@ def test_low_rank_adapters_find_maps_in_the_towers_that_the_family_names(
     assert bool(backbone.linear_maps("text")) == abilities.text.low_rank
     assert bool(backbone.linear_maps("image")) == abilities.image.low_rank
     assert abilities.image.cuts or not abilities.image.low_rank, "a change is trained from a cut on"
+
+
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_the_default_targets_of_low_rank_methods_name_maps_of_every_layer(
+    tower: Tower, abilities: Abilities, backbone: Backbone
+) -> None:
+    """They are CLIP's names; a family that has others says what they mean (`Backbone.map_names`)."""
+    if not getattr(abilities, tower).low_rank:
+        pytest.skip(f"its {tower} tower takes no low-rank adapters")
+    every = {found.layer for found in backbone.linear_maps(tower).values()}
+    assert {
+        found.layer for found in adapted_maps(backbone, LoraOptions.model_validate({"rank": 1}), tower).values()
+    } == every
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])

@@ -247,3 +247,13 @@ def test_mistakes_are_refused_with_numbers() -> None:
     model, tokenizer = roberta(), roberta_tokenizer()
     assert BertTextTower(model, tokenizer, "class").max_tokens == 38, "RoBERTa's first positions are not used"
     assert BertTextTower(model, tokenizer, "class", context_length=16).max_tokens == 16
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    """Its IDs would be looked up beyond the embedding, or a text would have no class token."""
+    with pytest.raises(UserError, match="belongs to another model"):
+        BertTextTower(bert(vocab_size=60), bert_tokenizer(), "class")
+    headless = bert_tokenizer()
+    headless.cls_token = None
+    with pytest.raises(UserError, match="no cls_token"):
+        BertTextTower(bert(), headless, "class")

@@ -25,6 +25,7 @@ from transformers import (
 
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.abilities import Needs
+from fedgraft.backbones.deltas import Delta
 from fedgraft.backbones.dual.sample import (
     SIDE,
     seeded,
@@ -37,6 +38,7 @@ from fedgraft.backbones.dual.sample import (
 from fedgraft.backbones.loading import located, require_backbone
 from fedgraft.backbones.representation import Representation
 from fedgraft.core.errors import UserError
+from fedgraft.methods.lora import LoraOptions, adapted_maps
 from tests.backbones.bert_folders import roberta_tokenizer
 
 NAMES = ("red circle", "seven", "laptop computer")
@@ -47,9 +49,8 @@ _IMAGE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "
 def _align(folder: Path, **changes: Any) -> Any:
     sizes = {"width_coefficient": 0.2, "depth_coefficient": 0.3, "image_size": SIDE, "hidden_dim": 64}
     text = {**text_sizes(), **changes.get("text", {})}
-    config = AlignConfig(
-        text_config=text, vision_config={**sizes, **changes.get("image", {})}, projection_dim=changes.get("dim", 64)
-    )
+    image, dim = {**sizes, **changes.get("image", {})}, changes.get("dim", 64)
+    config = AlignConfig(text_config=text, vision_config=image, projection_dim=dim, temperature_init_value=0.2)
     return _saved(folder, AlignModel, config)
 
 
@@ -170,15 +171,55 @@ def test_the_logits_are_those_of_the_model(tmp_path: Path) -> None:
 
 
 def test_a_folder_says_whether_its_image_tower_has_layers(tmp_path: Path) -> None:
-    _small("vit", tmp_path / "vit")
-    _small("clip", tmp_path / "clip")
-    clip, vit = (located(str(tmp_path / kind)) for kind in ("clip", "vit"))
-    clip.require(Needs(visual_prompts=2, visual_depth=3, prunes=True, low_rank=("image",), cut=True))
-    assert (clip.sizes().image_layers, clip.sizes().patches) == (3, 16)
-    with pytest.raises(UserError, match="no linear maps in its image tower"):
-        vit.require(Needs(low_rank=("image",)))
+    for kind in ("vit", "clip", "convnext"):
+        _small(kind, tmp_path / kind)
+    vit, clip, convnext = (located(str(tmp_path / kind)) for kind in ("vit", "clip", "convnext"))
+    layered = Needs(visual_prompts=2, visual_depth=3, low_rank=("image",), cut=True)
+    for folder in (vit, clip):
+        folder.require(layered)
+        assert (folder.sizes().image_layers, folder.sizes().patches) == (3, 16)
+    clip.require(Needs(prunes=True))
     with pytest.raises(UserError, match="cannot be pruned"):
         vit.require(Needs(prunes=True))
+    with pytest.raises(UserError, match="no linear maps in its image tower"):
+        convnext.require(Needs(low_rank=("image",)))
+
+
+def test_visual_prompts_and_low_rank_changes_of_a_vit_equal_the_plain_forward(tmp_path: Path) -> None:
+    """Hooks put the prompts behind the other tokens; weights are merged by hand."""
+    generator = torch.Generator().manual_seed(0)
+    model = _small("vit", tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    pixels = torch.randn(2, 3, SIDE, SIDE, generator=generator)
+    mine = torch.randn(1, 2, 3, 32, generator=generator).requires_grad_()
+    other = mine.detach()[0].clone().requires_grad_()
+    deltas = {}
+    for name, (_, weight) in backbone.linear_maps("image").items():
+        a = 0.1 * torch.randn(1, 2, weight.shape[1], generator=generator)
+        b = (0.1 * torch.randn(1, weight.shape[0], 2, generator=generator)).requires_grad_()
+        deltas[name] = Delta(a, b)
+        own = model.get_submodule(name).weight
+        own.data += (b[0] @ a[0]).detach()
+        own.requires_grad_()
+    form = Representation(layer=0)
+    fast = backbone.finish_images(backbone.represent_images(pixels, form), form, deltas, mine)
+    for index in range(2):
+
+        def put(module: nn.Module, args: Any, index: int = index) -> Any:
+            return (torch.cat([args[0][:, :17], other[index].expand(2, -1, -1)], dim=1), *args[1:])
+
+        model.vision_model.layers[index].register_forward_pre_hook(put)
+    slow = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+    assert torch.allclose(fast, slow, atol=1e-5)
+    direction = torch.randn(slow.shape, generator=generator)
+    (fast * direction).sum().backward()
+    (slow * direction).sum().backward()
+    pairs = [(mine.grad[0], other.grad)]  # type: ignore[index]
+    for name, delta in deltas.items():
+        pairs.append((delta.B.grad[0], model.get_submodule(name).weight.grad @ delta.A[0].mT))  # type: ignore[index]
+    assert len(pairs) == 1 + 6 * 3
+    for own, expected in pairs:
+        assert (own - expected).norm() < 1e-4 * expected.norm() + 1e-7
 
 
 def test_the_image_tower_of_clip_can_be_cut_prompted_and_pruned_beside_a_bert(tmp_path: Path) -> None:
@@ -191,6 +232,20 @@ def test_the_image_tower_of_clip_can_be_cut_prompted_and_pruned_beside_a_bert(tm
         assert torch.allclose(backbone.finish_images(backbone.represent_images(pixels, form), form), whole, atol=1e-5)
     assert torch.allclose(backbone.vision_tower()(pixels), whole, atol=1e-5)
     assert len(backbone.linear_maps("image")) == 6 * 3
+
+
+@pytest.mark.parametrize("kind", ["align", "clip"])
+def test_low_rank_adapters_find_queries_and_values_without_being_told_their_names(kind: str, tmp_path: Path) -> None:
+    """The default of every method, which says q_proj and v_proj as CLIP does."""
+    _small(kind, tmp_path)
+    backbone = load_backbone(str(tmp_path))
+    kinds = {name.split(".", 4)[4] for name in adapted_maps(backbone, LoraOptions(), "text")}
+    assert kinds == {"attention.self.query", "attention.self.value"}
+    attention = adapted_maps(backbone, LoraOptions(targets="out_proj"), "text")
+    assert {name.split(".", 4)[4] for name in attention} == {"attention.output.dense"}
+    if kind == "clip":
+        names = adapted_maps(backbone, LoraOptions(tower="image"), "image")
+        assert {name.rsplit(".", 1)[1] for name in names} == {"q_proj", "v_proj"}
 
 
 def test_half_precision_keeps_the_fingerprint_and_stays_near(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fedgraft.backbones.dual.open_clip_sample import write_sample
 from fedgraft.backbones.loading import located, require_backbone
 from fedgraft.backbones.timm.importing import import_timm
 from fedgraft.core.errors import UserError
+from fedgraft.methods.lora import LoraOptions, adapted_maps
 from tests.backbones.bert_folders import bert_tokenizer, small_text_config
 from tests.backbones.open_clip_oracle import (
     bert_weights,
@@ -212,6 +213,11 @@ def test_a_folder_without_timm_is_refused_before_anything_is_loaded(
     monkeypatch.setattr("fedgraft.backbones.timm.image_tower.import_timm", missing)
     with pytest.raises(UserError, match=r"fedgraft\[timm\]"):
         require_backbone(str(folder), Needs(placement="before"))
+
+
+def test_low_rank_adapters_find_a_vision_transformers_attention_by_the_default_names(folder: Path) -> None:
+    names = adapted_maps(load_backbone(str(folder)), LoraOptions(), "image")
+    assert {name.split(".", 3)[3] for name in names} == {"attn.qkv"}
 
 
 def test_sharded_and_halved_weights_open(folder: Path) -> None:

@@ -162,6 +162,38 @@ def test_a_bert_of_open_clip_masks_its_padding(pooler: str, projection: str) -> 
 
 
 @pytest.mark.slow
+def test_biomedclips_text_tower_at_full_width() -> None:
+    """PubMedBERT's width and vocabulary, two layers, a context of 256, through OpenCLIP's own wrapper."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 2}
+    config = BertConfig(**sizes, vocab_size=30522, initializer_range=0.05)
+    library = open_clip().hf_model
+    theirs = library.HFTextEncoder("", 512, config, "cls_last_hidden_state_pooler", "mlp", pretrained=False)
+    theirs.eval().requires_grad_(False)
+    tokenizer = bert_tokenizer()
+    fast = BertTextTower(theirs.transformer, tokenizer, "class", theirs.proj, context_length=256)
+    mine = 0.1 * torch.randn(1, 8, 768, generator=torch.Generator().manual_seed(1))
+    mine, other = mine.clone().requires_grad_(), mine[0].clone().requires_grad_()
+    ids = tokenizer(
+        ["x" * 8 + f" {name}." for name in NAMES], padding="max_length", max_length=256, return_tensors="pt"
+    )["input_ids"]
+
+    def put(module: nn.Module, args: Any, words: Tensor) -> Tensor:
+        return torch.cat([words[:, :1], other.expand(len(words), -1, -1), words[:, 9:]], dim=1)
+
+    prompted = fast.encode_prompts(mine, fast.tokenize_names(NAMES))[0]
+    theirs.transformer.embeddings.word_embeddings.register_forward_hook(put)
+    plain = F.normalize(theirs(ids), dim=-1)
+    assert torch.allclose(prompted, plain, atol=1e-5)
+    direction = torch.randn(plain.shape, generator=torch.Generator().manual_seed(2))
+    (prompted * direction).sum().backward()
+    (plain * direction).sum().backward()
+    assert mine.grad is not None
+    assert other.grad is not None
+    assert (mine.grad[0] - other.grad).norm() < 1e-4 * other.grad.norm()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "heads", "dim"), [(512, 8, 512), (768, 12, 768)], ids=["S0 to S2", "S3, S4 and L"])
 def test_mobileclips_text_towers_at_full_width(width: int, heads: int, dim: int) -> None:
     config = text_config(width, 2, heads, max_position_embeddings=77)

@@ -81,6 +81,11 @@ def test_cuts_and_visual_prompts_equal_timms_forward(projected: bool, depth: int
     _compare("test_vit", _SMALL, projected, 32, depth)
 
 
+def test_prompts_pass_a_norm_before_the_first_block_with_the_other_tokens() -> None:
+    """CLIP's transformers in timm have one."""
+    _compare("test_vit", {**_SMALL, "pre_norm": True}, False, 32, 2)
+
+
 def test_low_rank_changes_and_their_gradients_are_those_of_merged_weights() -> None:
     generator = torch.Generator().manual_seed(4)
     trunk, projection = _made(**_SMALL)

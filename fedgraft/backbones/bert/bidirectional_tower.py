@@ -7,7 +7,7 @@ of the plain forward pass.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,9 @@ class BidirectionalTextTower(TextTower):
         pooled: the token whose state becomes the features; None if several do.
         prefix: what the names of the model's maps begin with, such as "text_model.".
         context_length: the most tokens of a prompt; as many as there are positions if None.
+
+    Raises:
+        UserError: the tokenizer has tokens that the model has no embedding for.
     """
 
     def __init__(
@@ -51,6 +54,11 @@ class BidirectionalTextTower(TextTower):
         prefix: str = "",
         context_length: int | None = None,
     ) -> None:
+        if (largest := max(tokenizer.get_vocab().values())) >= blocks.words.num_embeddings:
+            raise UserError(
+                f"The tokenizer has IDs up to {largest}, but the text tower embeds {blocks.words.num_embeddings} "
+                "tokens: the folder's tokenizer belongs to another model."
+            )
         self.width = int(model.config.hidden_size)
         self.max_tokens = min(context_length or blocks.positions, blocks.positions)
         self._blocks, self._tokenizer, self._frame, self._end, self._pooled = blocks, tokenizer, frame, end, pooled
@@ -66,6 +74,11 @@ class BidirectionalTextTower(TextTower):
             for name, module in self._modules.items()
             if id(module) in numbers and isinstance(module, nn.Linear)
         }
+
+    @property
+    def map_names(self) -> Mapping[str, str]:
+        """`Backbone.map_names` of the text tower."""
+        return self._blocks.map_names
 
     # Tokens --------------------------------------------------------------------------------------------------------
 
@@ -211,6 +224,14 @@ class BidirectionalTextTower(TextTower):
         mask = layout.visible.repeat(prompts, 1)[:, None, None] if layout.padding else None
         mixed = F.scaled_dot_product_attention(q, k, v, mask)
         return mixed.transpose(1, 2).reshape(prompts, count, queries, width)
+
+
+def special_token(tokenizer: Any, name: str) -> int:
+    """The ID of a token such as "cls"; raises UserError if the tokenizer has none."""
+    found = getattr(tokenizer, f"{name}_token_id")
+    if found is None:
+        raise UserError(f"The tokenizer has no {name}_token, which a text of this text tower needs.")
+    return int(found)
 
 
 def _placed(states: Tensor, places: Tensor, context: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.bert.bidirectional_tower import BidirectionalTextTower
+from fedgraft.backbones.bert.bidirectional_tower import BidirectionalTextTower, special_token
 from fedgraft.backbones.bert.blocks import PreNormBlocks
 from fedgraft.backbones.bert.prompt_layout import Frame, PromptLayout
 
@@ -30,8 +30,8 @@ class PaddedTextTower(BidirectionalTextTower):
 
     def __init__(self, model: Any, tokenizer: Any, projection: nn.Module, prefix: str = "", padding: int = 0) -> None:
         blocks = PreNormBlocks(model)
-        frame = Frame(int(tokenizer.bos_token_id), blocks.positions, padding)
-        super().__init__(model, blocks, tokenizer, frame, int(tokenizer.eos_token_id), "end", prefix)
+        frame = Frame(special_token(tokenizer, "bos"), blocks.positions, padding)
+        super().__init__(model, blocks, tokenizer, frame, special_token(tokenizer, "eos"), "end", prefix)
         self._norm, self._projection = model.final_layer_norm, projection
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.bert.bidirectional_tower import BidirectionalTextTower
+from fedgraft.backbones.bert.bidirectional_tower import BidirectionalTextTower, special_token
 from fedgraft.backbones.bert.blocks import PostNormBlocks
 from fedgraft.backbones.bert.prompt_layout import Frame, PromptLayout
 from fedgraft.backbones.clip.text_tower import cleaned
@@ -38,7 +38,7 @@ class BertTextTower(BidirectionalTextTower):
         prefix: str = "",
         context_length: int | None = None,
     ) -> None:
-        frame, end = Frame(int(tokenizer.cls_token_id)), int(tokenizer.sep_token_id)
+        frame, end = Frame(special_token(tokenizer, "cls")), special_token(tokenizer, "sep")
         pooled: Literal["first"] | None = "first" if pooling in ("class", "pooler") else None
         super().__init__(model, PostNormBlocks(model), tokenizer, frame, end, pooled, prefix, context_length)
         self._tower, self._pooling, self._projection = model, pooling, projection

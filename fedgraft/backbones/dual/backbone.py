@@ -40,7 +40,7 @@ class DualBackbone(Backbone):
         model: all modules, in float32 on the CPU.
         config: plain values of the model's configuration.
         tokenizer: of transformers.
-        preprocessing: with the keys of CLIP's image processor.
+        preprocessing: the steps that decide pixel values, with Hugging Face's keys.
     """
 
     def __init__(
@@ -109,9 +109,15 @@ class DualBackbone(Backbone):
             return self.text.linear_maps() if isinstance(self.text, BidirectionalTextTower) else {}
         return {} if self._layered is None else self._layered.linear_maps()
 
+    def map_names(self, tower: Tower) -> Mapping[str, str]:
+        """As its towers call them."""
+        if tower == "text":
+            return self.text.map_names if isinstance(self.text, BidirectionalTextTower) else {}
+        return {} if self._layered is None else self._layered.map_names
+
     def preprocessor_config(self) -> dict[str, Any]:
         """The steps that decide pixel values."""
-        return {**self._steps, "image_processor_type": "CLIPImageProcessor"}
+        return dict(self._steps)
 
     def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
         """A copy of the image tower."""
@@ -158,8 +164,8 @@ def image_side(folder: Path, default: int) -> int:
     return int(sides.get("height") or sides["shortest_edge"])
 
 
-def with_clip_vision(sizes: Sizes, image: Any) -> Sizes:
-    """The sizes with those of CLIP's image tower, from its configuration."""
+def with_layers(sizes: Sizes, image: Any) -> Sizes:
+    """The sizes with those of a transformer with a class token, from its configuration."""
     return replace(
         sizes,
         image_layers=int(image.num_hidden_layers),

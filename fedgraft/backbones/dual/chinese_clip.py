@@ -13,7 +13,7 @@ from fedgraft.backbones.dual.backbone import (
     DualBackbone,
     abilities_in,
     bert_sizes,
-    with_clip_vision,
+    with_layers,
 )
 from fedgraft.backbones.dual.image_towers import CLIP_VISION, ClipVisionTower
 from fedgraft.backbones.dual.preprocessing import read_preprocessing
@@ -51,7 +51,7 @@ def chinese_clip_sizes(folder: Path) -> Sizes:
     config = read_config(folder, ChineseCLIPConfig)
     image = config.vision_config
     sizes = bert_sizes(config.text_config, folder, int(config.projection_dim), int(image.image_size))
-    return with_clip_vision(sizes, image)
+    return with_layers(sizes, image)
 
 
 def write_sample(folder: Path) -> None:

@@ -35,9 +35,11 @@ class LayeredImageTower(ImageTower):
 
     Attributes:
         states_shape: (tokens, width) of a layer's input.
+        map_names: see `Backbone.map_names`.
     """
 
     states_shape: tuple[int, int]
+    map_names: Mapping[str, str] = {}
 
     @abstractmethod
     def states(self, pixels: Tensor, layer: int) -> Tensor:

@@ -11,6 +11,7 @@ from fedgraft.backbones.backbone import TextTower
 from fedgraft.backbones.clip.family import clip_linear_maps
 from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.dual.backbone import BIDIRECTIONAL, TOKENIZER_FILES, DualBackbone, abilities_in, bert_sizes
+from fedgraft.backbones.dual.class_token_vit import PLAIN_VIT
 from fedgraft.backbones.dual.image_towers import WHOLE, ImageTower
 from fedgraft.backbones.dual.open_clip_model import MODEL_TYPE, OpenClipConfig, OpenClipModel, read_model
 from fedgraft.backbones.dual.open_clip_sample import write_sample
@@ -18,7 +19,6 @@ from fedgraft.backbones.dual.preprocessing import read_preprocessing
 from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.pretrained import reading, require_files
 from fedgraft.backbones.timm.importing import import_timm, is_installed
-from fedgraft.backbones.timm.vit_tower import PLAIN_VIT
 
 
 class OpenClipBackbone(DualBackbone):
@@ -50,7 +50,8 @@ def load_open_clip(request: Request) -> OpenClipBackbone:
     require_files(request.folder, TOKENIZER_FILES)
     with reading(request):
         model = read_model(request.name, request.folder)
-        tokenizer = AutoTokenizer.from_pretrained(request.source)
+        # the whole config.json is of a type that transformers would warn about
+        tokenizer = AutoTokenizer.from_pretrained(request.source, config=model.settings.text)
         preprocessing = read_preprocessing(request.source)
     return OpenClipBackbone(request, model, tokenizer, preprocessing)
 

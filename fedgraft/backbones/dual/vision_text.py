@@ -14,8 +14,9 @@ from fedgraft.backbones.dual.backbone import (
     DualBackbone,
     abilities_in,
     bert_sizes,
-    with_clip_vision,
+    with_layers,
 )
+from fedgraft.backbones.dual.class_token_vit import PLAIN_VIT, HuggingFaceVit
 from fedgraft.backbones.dual.image_towers import CLIP_VISION, WHOLE, ClipVisionTower, ImageTower, PooledImageModel
 from fedgraft.backbones.dual.preprocessing import read_preprocessing
 from fedgraft.backbones.dual.sample import SIDE, seeded, text_sizes, uneven, write_preprocessing, write_wordpieces
@@ -23,7 +24,7 @@ from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.pretrained import load_pretrained, read_config
 from fedgraft.core.errors import UserError
 
-_CLIP = "clip_vision_model"
+_CLIP, _VIT = "clip_vision_model", "vit"
 
 
 class VisionTextBackbone(DualBackbone):
@@ -39,9 +40,12 @@ class VisionTextBackbone(DualBackbone):
         return BertTextTower(self._model.text_model, tokenizer, "pooler", self._model.text_projection, "text_model.")
 
     def _image_tower(self) -> ImageTower:
-        """CLIP's layer by layer, any other as a whole."""
-        if self._model.config.vision_config.model_type == _CLIP:
+        """CLIP's and ViT layer by layer, any other as a whole."""
+        kind = self._model.config.vision_config.model_type
+        if kind == _CLIP:
             return ClipVisionTower(self._model)
+        if kind == _VIT:
+            return HuggingFaceVit(self._model.vision_model, self._model.visual_projection)
         return PooledImageModel(self._model.vision_model, self._model.visual_projection)
 
 
@@ -57,13 +61,13 @@ def vision_text_sizes(folder: Path) -> Sizes:
     config = _config(folder)
     image = config.vision_config
     sizes = bert_sizes(config.text_config, folder, int(config.projection_dim), int(getattr(image, "image_size", 224)))
-    return with_clip_vision(sizes, image) if image.model_type == _CLIP else sizes
+    return with_layers(sizes, image) if image.model_type in (_CLIP, _VIT) else sizes
 
 
 def vision_text_abilities(folder: Path) -> Abilities:
-    """Those of CLIP's image tower where the folder has one."""
-    of_clip = _config(folder).vision_config.model_type == _CLIP
-    return abilities_in(folder, BIDIRECTIONAL, CLIP_VISION if of_clip else WHOLE)
+    """More than exports where the folder has CLIP's image tower or a ViT."""
+    kind = _config(folder).vision_config.model_type
+    return abilities_in(folder, BIDIRECTIONAL, {_CLIP: CLIP_VISION, _VIT: PLAIN_VIT}.get(kind, WHOLE))
 
 
 def _config(folder: Path) -> Any:
