@@ -113,7 +113,7 @@ def print_export(written: "Exported") -> None:
     lines = [
         f"Wrote {written.out}: {size / 1e6:.2f} MB, {manifest.classes} classes, {manifest.model.quantization} weights, "
         f"sparsity {manifest.ticket.spec['sparsity']}.",
-        f"Same class as the torch ticket on {parity.top1_agreement:.2f} % of {parity.images} images, centred cosine "
+        f"Same class as the torch tower on {parity.top1_agreement:.2f} % of {parity.images} images, centred cosine "
         f"{parity.centred_cosine:.4f}.",
     ]
     if kept is not None:

@@ -64,7 +64,7 @@ def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: N
 
 
 def bundled_encoder(bundle: Bundle, backbone: Backbone) -> tuple[Encoder, ParityRecord]:
-    """The encoder of a bundle, and how closely it was measured to match its torch ticket.
+    """The encoder of a bundle, and how closely it was measured to match its torch tower.
 
     Raises:
         UserError: the bundle has none, or one of another backbone.

@@ -54,7 +54,7 @@ class EmbeddedImages:
 def parity(
     embedded: EmbeddedImages, vision: nn.Module, bank: FloatArray, number_format: NumberFormat, most: int
 ) -> ParityRecord:
-    """The model against its torch ticket, on at most `most` images."""
+    """The model against its torch tower, on at most `most` images."""
     rows = evenly(np.arange(len(embedded.positions)), most)
     measured = compare(torch_embeddings(vision, embedded.pixels[rows]), embedded.embeddings[rows], bank)
     return ParityRecord(required_agreement=number_format.required_agreement, **asdict(measured))
@@ -105,7 +105,7 @@ def failures(parity: ParityRecord, generalization: GeneralizationRecord | None) 
     failed = []
     if parity.top1_agreement < parity.required_agreement:
         failed.append(
-            f"The model agrees with its torch ticket on the class of {parity.top1_agreement:.2f} % of {parity.images} "
+            f"The model agrees with its torch tower on the class of {parity.top1_agreement:.2f} % of {parity.images} "
             f"images; {parity.required_agreement:g} % are required (centred cosine {parity.centred_cosine:.4f})."
         )
     if generalization is not None and generalization.dense - generalization.bundle > generalization.allowed_drop:

@@ -21,7 +21,7 @@ class NumberFormat:
 
     Attributes:
         convert: from a float32 model, which it may change, to the reduced one.
-        required_agreement: least percent of images whose top class must be that of the torch ticket.
+        required_agreement: least percent of images whose top class must be that of the torch tower.
         min_golden_cosine: least cosine between the golden embedding as exported and as a device computes it.
     """
 

@@ -1,4 +1,4 @@
-"""Comparing an exported model with its torch ticket and with the dense backbone."""
+"""Comparing an exported model with its torch tower and with the dense backbone."""
 
 from dataclasses import dataclass
 

@@ -197,7 +197,7 @@ def test_a_model_that_is_not_its_torch_ticket_is_refused(
     run: Path, key: Path, tmp_path: Path, use_traced: UseTraced
 ) -> None:
     use_traced("structured")
-    with pytest.raises(UserError, match=r"agrees with its torch ticket on .* images; 99 % are required"):
+    with pytest.raises(UserError, match=r"agrees with its torch tower on .* images; 99 % are required"):
         export_bundle(run, tmp_path / "b", BundleOptions(site="1", key=key, most_images=32, max_novel_drop=100))
     assert not (tmp_path / "b").exists()
 
