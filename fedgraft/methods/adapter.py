@@ -140,22 +140,25 @@ class Adapter(nn.Module, ABC):
         return images @ class_features.mT
 
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
-        """`cosine_loss` of images (B, dim) and class features (C, dim)."""
-        return self.cosine_loss(images @ class_features.mT, labels)
+        """The loss of logits logit_scale x cosine, for images (B, dim) and class features (C, dim)."""
+        return self._loss_of_logits(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
 
     def cosine_loss(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logit_scale x cosine (B, C); under the run's sigmoid loss, binary and summed over classes.
+        """The same for cosines (B, C), or what a method has in their place."""
+        return self._loss_of_logits(self.vocabulary.backbone.logit_scale * cosines, labels)
+
+    def _loss_of_logits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy; under the run's sigmoid loss, binary and summed over classes.
 
         The latter is -mean_i sum_j log sigmoid(z_ij (logit_scale x cosine_ij + bias)), with z_ij = 1 for the class of
         image i and -1 for every other (Zhai et al. 2023, eq. 2, with classes in place of the texts of a batch).
         """
-        backbone = self.vocabulary.backbone
-        logits = backbone.logit_scale * cosines
         if self.adapter_context.loss == "softmax":
             return F.cross_entropy(logits, labels)
-        assert backbone.logit_bias is not None, "a plan checks this before anything is loaded"
+        bias = self.vocabulary.backbone.logit_bias
+        assert bias is not None, "a plan checks this before anything is loaded"
         signs = 2 * F.one_hot(labels, logits.shape[-1]) - 1
-        return -F.logsigmoid(signs * (logits + backbone.logit_bias)).sum(-1).mean()
+        return -F.logsigmoid(signs * (logits + bias)).sum(-1).mean()
 
     def image_encoder(self) -> nn.Module:
         """A copy of the image tower that matches the class features, for exports; the backbone's unless adapted."""
