@@ -179,7 +179,7 @@ def test_a_model_of_an_exporter_is_accepted() -> None:
 )
 def test_a_golden_sample_of_a_bad_shape_or_norm_is_one_line(golden: dict[str, np.ndarray], tmp_path: Path) -> None:
     folder = _write(tmp_path / "b", golden__safetensors=save(golden))
-    with pytest.raises(BundleError, match="golden sample of the bundle .* cannot be used") as raised:
+    with pytest.raises(BundleError, match=r"golden sample of the bundle .* cannot be used") as raised:
         Predictor(folder).self_test()
     assert "\n" not in str(raised.value)
 
@@ -191,7 +191,7 @@ def test_a_bundle_cannot_make_the_self_test_void(threshold: object, tmp_path: Pa
         with pytest.raises(ValueError, match="JSON"):
             canonical(changes)
         return
-    with pytest.raises(BundleError, match="min_cosine is .*, not a number between 0.9 and 1"):
+    with pytest.raises(BundleError, match=r"min_cosine is .*, not a number between 0\.9 and 1"):
         open_bundle(_write(tmp_path / "b", changes=changes))
 
 
