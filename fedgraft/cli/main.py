@@ -10,6 +10,7 @@ from fedgraft.cli import listings, runs
 from fedgraft.cli.data_check import check
 from fedgraft.cli.deploy import run, up
 from fedgraft.cli.edge import device_app, export
+from fedgraft.cli.fleet import device_agent, fleet_app
 from fedgraft.cli.monitoring import server_status, site_status
 from fedgraft.cli.recipes import recipes
 from fedgraft.cli.server import server_app
@@ -35,7 +36,10 @@ server_app.command("status")(server_status)
 site_app.command("status")(site_status)
 app.add_typer(listings.data_app, name="data", rich_help_panel="What there is")
 listings.data_app.command("check")(check)
-for name, group in (("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app)):
+device_app.command("agent")(device_agent)
+for name, group in (
+    ("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app), ("fleet", fleet_app),
+):  # fmt: skip
     app.add_typer(group, name=name)
 
 

@@ -61,6 +61,14 @@ class Bundle:
                 raise BundleError(f"{name} in the bundle {self.path} is refused: {error}.") from error
         return content
 
+    def raw(self, name: str) -> bytes:
+        """The content of manifest.json or manifest.sig, which no manifest lists."""
+        limit = _MANIFEST_LIMIT if name == MANIFEST else _SIGNATURE_LIMIT
+        content = _small(self._files, name, self._files.sizes()[name], limit)
+        if name == MANIFEST and hashlib.sha256(content).hexdigest() != self.digest:
+            raise BundleError(f"{name} in the bundle {self.path} was changed while it was open.")
+        return content
+
     def read_json(self, name: str) -> Any:
         """A JSON file's value; raises BundleError if it differs from what was signed, or is not JSON."""
         try:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.class_bank import ClassBank
-from fedgraft.device.errors import BundleError
+from fedgraft.device.errors import BundleError, ImageError
 from fedgraft.device.image_files import load_image
 from fedgraft.device.manifest import GOLDEN, MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
@@ -138,7 +138,12 @@ class Predictor:
             image, expected = _golden_sample(self.bundle)
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"The golden sample of the bundle {self.bundle.path} cannot be used: {error}.") from error
-        cosine = float(self._embedded(image)[0] @ expected)
+        try:
+            cosine = float(self._embedded(image)[0] @ expected)
+        except ImageError:
+            raise
+        except Exception as error:  # onnxruntime has no common error class
+            raise BundleError(f"The bundle {self.bundle.path} cannot embed its own golden sample: {error}") from error
         least = self.bundle.manifest.min_cosine
         if least is None or not cosine >= least:
             raise BundleError(
