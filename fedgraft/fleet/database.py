@@ -118,6 +118,12 @@ class Database:
             found: Row | None = self._connection.execute(statement, values).fetchone()
             return found
 
+    def written_elsewhere(self) -> int:
+        """A number that changes when another connection has written."""
+        row = self.row("PRAGMA data_version")
+        assert row is not None
+        return int(row[0])
+
     # --- documents --------------------------------------------------------------------------------
 
     def add_trust(self, version: int, document: dict[str, Any]) -> None:

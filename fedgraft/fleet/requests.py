@@ -50,7 +50,7 @@ class Requests:
     def __init__(self, folder: FleetFolder, database: Database, next_seconds: float | None = None) -> None:
         self._folder, self._database, self._next = folder, database, next_seconds
         self._sessions = Sessions()
-        self._advanced = 0.0
+        self._advanced, self._written = 0.0, -1
         self._rollouts: list[Rollout] = []
         self._channels: dict[str, tuple[int, Channel, dict[str, Any]]] = {}
 
@@ -165,6 +165,7 @@ class Requests:
                 self._outcome(device["id"], release, 1, "")
             for refused, reason in _table(content, "refused", 64).items():
                 self._outcome(device["id"], refused, 0, plain(reason))
+                self._advanced = 0.0
             for counted, tally in _table(content, "tallies", 16).items():
                 self._count(device["id"], counted, tally)
         return {"stored": True}
@@ -234,9 +235,11 @@ class Requests:
         return kept[1], kept[2]
 
     def _advance(self) -> None:
-        if time.monotonic() - self._advanced < _ADVANCE_SECONDS:
+        """Once a second, after a failure, and when another process has published."""
+        written = self._database.written_elsewhere()
+        if written == self._written and time.monotonic() - self._advanced < _ADVANCE_SECONDS:
             return
-        self._advanced = time.monotonic()
+        self._advanced, self._written = time.monotonic(), written
         with self._database.transaction():
             self._rollouts = advance(self._database, now())
 

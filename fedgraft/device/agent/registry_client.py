@@ -29,6 +29,8 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", ANSWER_LIMIT),
     ("grpc.max_send_message_length", REQUEST_LIMIT),
     ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 _UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 

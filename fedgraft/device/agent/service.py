@@ -61,8 +61,9 @@ def run_agent(
                         raise DeviceError(looked.problem)
                     _say(folder, looked)
                     pause = looked.next_seconds or interval
-                except Unreachable as error:
-                    if once:
+                except DeviceError as error:
+                    enrolled = bool(folder.state().device)
+                    if once or not (enrolled or isinstance(error, Unreachable)):
                         raise
                     print(f"fedgraft-device: {error} The device goes on with what it has.", file=sys.stderr, flush=True)
                     pause = interval
@@ -93,9 +94,10 @@ def enrol(folder: DeviceFolder, registry: Registry, token: str | None, pinned: b
 def cycle(folder: DeviceFolder, registry: RegistryClient, clock: Callable[[], float] = time.time) -> Looked:
     """Look once and report; raises DeviceError if the registry does not answer, or does not know the device."""
     state = folder.state()
-    if not registry.has_session:
+    first = not registry.has_session
+    if first:
         registry.open_session(state.fleet, state.device, folder.key)
-    looked = look(folder, registry, clock)
+    looked = look(folder, registry, clock, thorough=first)
     send_report(folder, registry, clock(), looked.problem)
     return looked
 

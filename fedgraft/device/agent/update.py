@@ -37,10 +37,15 @@ class Looked:
     next_seconds: float | None = None
 
 
-def look(folder: DeviceFolder, registry: Registry, clock: Callable[[], float] = time.time) -> Looked:
+def look(
+    folder: DeviceFolder, registry: Registry, clock: Callable[[], float] = time.time, thorough: bool = False
+) -> Looked:
     """Ask the registry once, and take what it has for this device.
 
     A document or file that is not as it was signed leaves the device as it is, with the problem in the answer.
+
+    Args:
+        thorough: whether the files of the release that runs are checked, and fetched again where the disk damaged them.
 
     Raises:
         Unreachable: the registry does not answer.
@@ -65,8 +70,12 @@ def look(folder: DeviceFolder, registry: Registry, clock: Callable[[], float] = 
         if channel is None:
             return Looked(next_seconds=pause)
         target = answer.get("target")
-        if not isinstance(target, str) or not target or target == state.current or target in state.refused:
+        if not isinstance(target, str) or not target or target in state.refused:
             return Looked(next_seconds=pause)
+        if target == state.current:
+            if thorough:
+                download.fetch(channel.release(target))
+            return Looked(moved=download.moved, next_seconds=pause)
         release = channel.release(target)
         _check_version(release, state, channel)
         download.fetch(release)
