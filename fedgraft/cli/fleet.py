@@ -238,6 +238,39 @@ def device_agent(
             raise
 
 
+@fleet_app.command("simulate")
+def fleet_simulate(
+    out: Annotated[Path, typer.Option(help="A new folder for the registry and the devices.")],
+    devices: Annotated[int, typer.Option(min=1, max=100_000, help="Number of devices.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the faults.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Processes that the devices run in.")] = 2,
+    faults: Annotated[float, typer.Option(min=0, max=0.9, help="Fraction of looks in which something fails.")] = 0.05,
+    kills: Annotated[int, typer.Option(min=0, max=1000, help="How often the registry is killed.")] = 0,
+    stage_seconds: Annotated[float, typer.Option(min=0.1, help="How long a stage of a rollout lasts.")] = 2.0,
+    as_json: Json = False,
+) -> None:
+    """Play a fleet with faults: staged rollouts, a bad release, a rollback; exit code 1 if anything is lost."""
+    from dataclasses import asdict
+
+    from fedgraft.cli.progress import progress
+    from fedgraft.fleet.simulation import FleetSimulation, simulate_fleet
+
+    settings = FleetSimulation(devices, seed, processes, faults, kills, stage_seconds)
+    with progress(quiet=as_json) as observer:
+        done = simulate_fleet(out, settings, observer)
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+    else:
+        happened = ", ".join(f"{count} {fault}" for fault, count in done.faults.items())
+        typer.echo(
+            f"{done.devices} devices in {done.seconds:.0f} s, {done.looks} looks; faults: {happened}; the registry was "
+            f"killed {done.kills} times and had {done.registry_mb:.0f} MB at most."
+        )
+        typer.echo(f"Devices astray: {len(done.astray)}. Predictions lost or counted twice: {done.lost}.")
+    if not done.whole:
+        raise typer.Exit(1)
+
+
 @fleet_app.command("backup")
 def fleet_backup(folder: Folder, out: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy a fleet's folder as it is at one moment, while it is served."""

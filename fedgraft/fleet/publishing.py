@@ -67,7 +67,7 @@ def publish(
             )
         known = _channel(database, channel)
         _check_version(opened, known)
-        release = _release(folder, opened, known)
+        release = _release(opened, known)
         labels = _checked_labels(opened)
         contents = {name: opened.read(name) for name in opened.manifest.files}
         for name in (MANIFEST, SIGNATURE):
@@ -205,7 +205,12 @@ def _check_version(opened: Bundle, known: Channel | None) -> None:
         )
 
 
-def _release(folder: FleetFolder, opened: Bundle, known: Channel | None) -> Release:
+def release_of(database: Database, opened: Bundle, channel: str) -> Release:
+    """The release that a bundle would make in a channel now; raises as `publish`."""
+    return _release(opened, _channel(database, channel))
+
+
+def _release(opened: Bundle, known: Channel | None) -> Release:
     """The release that a bundle makes; a class bank alone is put beside the newest bundle with its encoder."""
     manifest = opened.manifest
     part = BUNDLE if manifest.kind == "bundle" else BANK

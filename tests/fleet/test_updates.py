@@ -528,4 +528,6 @@ def test_a_folder_copied_while_it_is_served_serves_the_same_fleet(fleet: Fleet) 
 
     copy = FleetFolder.open(fleet.path / "backup")
     assert fleet_status(copy).devices == fleet_status(fleet.folder).devices
-    assert {path.name for path in (copy.path / "blobs").iterdir()} == set(os.listdir(fleet.folder.path / "blobs"))
+    assert {path.name for path in (copy.path / "blobs").iterdir()} == {
+        path.name for path in (fleet.folder.path / "blobs").iterdir()
+    }

@@ -48,6 +48,7 @@ class DeviceState:
         tries: how often a release was begun without a result.
         refused: releases that this device does not take again, each with the reason.
         serial: of the last report.
+        told: SHA-256 of what the last report said beside counts.
     """
 
     format: int = STATE_FORMAT
@@ -65,6 +66,7 @@ class DeviceState:
     tries: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     serial: int = 0
+    told: str = ""
 
     @property
     def health(self) -> str:

@@ -25,7 +25,7 @@ from fedgraft.device.errors import DeviceError
 
 PATIENCE_SECONDS = 60.0
 """For one answer. A chunk has 64 KB, so that a registry that sends less than about 1 KB a second is given up."""
-_OPTIONS = [
+OPTIONS = [
     ("grpc.max_receive_message_length", ANSWER_LIMIT),
     ("grpc.max_send_message_length", REQUEST_LIMIT),
     ("grpc.keepalive_time_ms", 30_000),
@@ -69,7 +69,7 @@ def connected(server: str, authority: Path, patience: float = PATIENCE_SECONDS) 
         raise DeviceError(f"{authority} is not a certificate in PEM; give the ca.pem of the fleet's folder.")
     if not server.rpartition(":")[2].isdecimal() or not server.rpartition(":")[0]:
         raise DeviceError(f"{server!r} is not a registry's address; give HOST:PORT.")
-    channel = grpc.secure_channel(server, grpc.ssl_channel_credentials(pem), _OPTIONS)
+    channel = grpc.secure_channel(server, grpc.ssl_channel_credentials(pem), OPTIONS)
     return RegistryClient(channel, server, patience)
 
 

@@ -1,5 +1,7 @@
 """What a device tells its registry: version, health, counts; each count once, whatever is cut or killed in between."""
 
+import hashlib
+import json
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -15,6 +17,8 @@ _REPORT, _CONFIDENCE = "report.json", "confidence.json"
 def send_report(folder: DeviceFolder, registry: Registry, clock: float, problem: str = "") -> None:
     """Send what is not reported yet; a report that was not acknowledged is sent again, under its number, before.
 
+    Where nothing has changed and nothing was counted, nothing is sent and nothing is written.
+
     Args:
         clock: this device's, in seconds since 1970.
         problem: why the device does not run what its channel names.
@@ -25,15 +29,20 @@ def send_report(folder: DeviceFolder, registry: Registry, clock: float, problem:
     if (left := folder.read_json(_REPORT)) is not None:
         registry.report(left)
         _acknowledged(folder)
-    registry.report(_new_report(folder, clock, problem))
-    _acknowledged(folder)
+    if (report := _new_report(folder, clock, problem)) is not None:
+        registry.report(report)
+        _acknowledged(folder)
 
 
-def _new_report(folder: DeviceFolder, clock: float, problem: str) -> dict[str, Any]:
-    """A report with all that was counted, on the disk before the counts are given up."""
+def _new_report(folder: DeviceFolder, clock: float, problem: str) -> dict[str, Any] | None:
+    """A report with all that was counted, on the disk before the counts are given up; None if there is no news."""
     with folder.locked():
         tallies = taken_tallies(folder)
-        state = replace(folder.state(), serial=folder.state().serial + 1)
+        state = folder.state()
+        told = _news(state, problem)
+        if not tallies and told == state.told:
+            return None
+        state = replace(state, serial=state.serial + 1, told=told)
         references = _references(folder, tallies)
         report = {
             "serial": state.serial,
@@ -50,6 +59,12 @@ def _new_report(folder: DeviceFolder, clock: float, problem: str) -> dict[str, A
         folder.write_state(state)
         forget_taken(folder)
     return report
+
+
+def _news(state: DeviceState, problem: str) -> str:
+    """What a report says beside counts, in short."""
+    said = [state.current, state.health, state.proving == 0, sorted(state.refused.items()), problem, __version__]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _acknowledged(folder: DeviceFolder) -> None:
