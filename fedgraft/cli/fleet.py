@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedgraft.cli.device_errors import device_errors
-from fedgraft.cli.settings import Json
+from fedgraft.cli.settings import Json, MetricsPort
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -39,6 +39,10 @@ def fleet_serve(
             show_default="the user's own",
         ),
     ] = None,
+    metrics_port: MetricsPort = None,
+    page_port: Annotated[
+        int | None, typer.Option(help="Serve a page of the status on this port of 127.0.0.1.", show_default="no page")
+    ] = None,
 ) -> None:
     """Serve a fleet's folder until Ctrl-C; a folder that is missing or empty is made first."""
     from fedgraft.core.logs import log_lines_to
@@ -54,6 +58,14 @@ def fleet_serve(
     log_lines_to(folder / "registry.log", "registry")
 
     def say_ready(registry: RunningRegistry) -> None:
+        if metrics_port is not None:
+            from fedgraft.fleet.metrics import serve_fleet_metrics
+
+            serve_fleet_metrics(opened, metrics_port)
+        if page_port is not None:
+            from fedgraft.fleet.page import serve_page
+
+            typer.echo(f"The page is http://127.0.0.1:{serve_page(opened, page_port)}/.")
         typer.echo(f"Ready on port {registry.port}.")
 
     serve(opened, port, say_ready)
@@ -127,6 +139,31 @@ def fleet_status(
         print_fleet(status)
     if status.problems:
         raise typer.Exit(1)
+
+
+@fleet_app.command("export-report")
+def fleet_export_report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="A TOML file.", show_default="standard output")] = None,
+    unknown: Annotated[
+        float, typer.Option(min=0, max=100, help="Percent of unknown predictions that is too much.")
+    ] = 20.0,
+    drift: Annotated[float, typer.Option(min=0, max=1, help="Fall of the mean confidence that is too much.")] = 0.1,
+    smallest: Annotated[int, typer.Option(min=1, help="Smaller groups and counts are left out.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Say as TOML whether unknown images or drift call for another federation, with the telemetry behind it."""
+    from fedgraft.core.files import write_text
+    from fedgraft.fleet.fleet_folder import FleetFolder
+    from fedgraft.fleet.report import Triggers, as_toml, fleet_report
+
+    report = fleet_report(FleetFolder.open(folder), Triggers(unknown, drift), smallest)
+    text = json.dumps(report) if as_json else as_toml(report)
+    if out is None:
+        typer.echo(text)
+    else:
+        write_text(out, text)
+        typer.echo(f"Wrote {out}: {'; '.join(report['reasons']) or 'nothing calls for another federation'}.")
 
 
 @fleet_app.command("rollback")

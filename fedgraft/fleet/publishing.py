@@ -72,8 +72,8 @@ def publish(
         contents = {name: opened.read(name) for name in opened.manifest.files}
         for name in (MANIFEST, SIGNATURE):
             contents[name] = opened.raw(name)
-        for content in contents.values():
-            _keep(folder, content)
+        for file in contents.values():
+            _keep(folder, file)
         with database.transaction():
             _check_version(opened, _channel(database, channel))
             other = database.row(

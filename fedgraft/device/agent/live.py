@@ -137,7 +137,6 @@ class LivePredictor:
             return True  # what was opened before goes on
         self._predictor, self._release, self._proving = predictor, state.current, state.proving > 0
         self._positions = {label: position for position, label in enumerate(predictor.labels)}
-        self._stamp = self._stamped()
         return True
 
     def _went_back(self, release: str, reason: str) -> bool:
@@ -163,9 +162,7 @@ class LivePredictor:
             return
         self._tally.add(answer, self._positions[answer.label], milliseconds)
         if self._proving:
-            self._folder.prove(release, 1)
-            self._stamp = self._stamped()
-            self._proving = self._folder.state().proving > 0
+            self._folder.prove(release, 1)  # which changes the state: the next prediction looks at it again
         due = time.monotonic() - self._flushed > _FLUSH_SECONDS
         if due or self._tally.predictions >= _FLUSH_PREDICTIONS:
             self.flush()

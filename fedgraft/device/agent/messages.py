@@ -79,7 +79,7 @@ def whole(content: dict[str, Any], key: str, most: int = 2**53 - 1) -> int:
 def number(content: dict[str, Any], key: str, most: float) -> float:
     """A nonnegative number in a message; raises ValueError if there is none."""
     value = content.get(key)
-    if type(value) not in (int, float) or not 0 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise ValueError(f"{key} is not a number from 0 to {most:g}")
     return float(value)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedgraft.device.agent.device_folder import PROVING_PREDICTIONS, DeviceFolder, DeviceState
 from fedgraft.device.agent.download import Download
-from fedgraft.device.agent.messages import one_line
+from fedgraft.device.agent.messages import number, one_line
 from fedgraft.device.agent.metadata import BANK, BUNDLE, Channel, Release, Seen, Trust, accepted_channel
 from fedgraft.device.agent.registry_client import Registry, Unreachable
 from fedgraft.device.bundle import open_bundle
@@ -16,6 +16,7 @@ from fedgraft.device.errors import BundleError, DeviceError
 from fedgraft.device.manifest import LABELS
 from fedgraft.device.predictor import Predictor
 
+_LONGEST_PAUSE = 7 * 86400.0
 _TRIES = 3
 """A release whose self test was begun so often without a result, as by a process that was killed, has failed."""
 
@@ -62,8 +63,7 @@ def look(
             "refused": sorted(state.refused),
         }
     )
-    wanted = answer.get("next_seconds")
-    pause = float(wanted) if type(wanted) in (int, float) and 1 <= wanted <= 7 * 86400 else None
+    pause = number(answer, "next_seconds", _LONGEST_PAUSE) if answer.get("next_seconds") is not None else None
     download = Download(folder, registry)
     try:
         state, channel = _believed(folder, state, answer, clock())
