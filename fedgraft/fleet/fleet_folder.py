@@ -57,8 +57,7 @@ class FleetFolder:
         with folder.database() as database:
             trust = Trust(folder.fleet, 1, (publisher.hex(),))
             database.add_trust(1, {"signed": trust.content(), "signatures": []})
-        write_text(path / "fleet.toml", tomli_w.dumps({"format": FORMAT, "fleet": folder.fleet, "port": port}))
-        return folder
+        return folder.at_port(port)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -77,6 +76,11 @@ class FleetFolder:
             raise UserError(
                 f"{path} is not a fleet's folder: {file} cannot be read ({error}); `fedgraft fleet serve` makes one."
             ) from error
+
+    def at_port(self, port: int) -> Self:
+        """The folder with another port in its fleet.toml."""
+        write_text(self.path / "fleet.toml", tomli_w.dumps({"format": FORMAT, "fleet": self.fleet, "port": port}))
+        return type(self)(self.path, self.fleet, port)
 
     @property
     def authority(self) -> Path:

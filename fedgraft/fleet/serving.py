@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ _OPTIONS = [
     ("grpc.max_connection_idle_ms", 120_000),
     ("grpc.so_reuseport", 0),
 ]
+_TAKEN = "Port {port} is taken; give another --port."
 _LOG = logging.getLogger(__name__)
 Certificate = tuple[bytes, bytes]
 
@@ -52,6 +54,8 @@ class RunningRegistry:
         self, folder: FleetFolder, port: int | None = None, address: str = "0.0.0.0", next_seconds: float | None = None
     ) -> None:
         self.folder = folder
+        wanted = folder.port if port is None else port
+        _require_free(address, wanted)
         self._database = folder.database()
         self._requests = Requests(folder, self._database, next_seconds)
         self._server = grpc.server(
@@ -67,7 +71,6 @@ class RunningRegistry:
         }
         methods = {name: grpc.unary_unary_rpc_method_handler(handler) for name, handler in handlers.items()}
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, methods)])
-        wanted = folder.port if port is None else port
         first = _configuration(_certificate(folder))
         credentials = grpc.dynamic_ssl_server_credentials(first, self._changed_certificate)
         self._shown = _certificate(folder)
@@ -75,8 +78,10 @@ class RunningRegistry:
             self.port = self._server.add_secure_port(f"{address}:{wanted}", credentials)
         except RuntimeError as error:
             self._database.close()
-            raise UserError(f"Port {wanted} is taken; give another --port.") from error
+            raise UserError(_TAKEN.format(port=wanted)) from error
         self._server.start()
+        if self.port != folder.port:
+            self.folder = folder.at_port(self.port)
 
     def stop(self) -> None:
         """Let the requests in hand end, and stop."""
@@ -110,6 +115,16 @@ def serve(folder: FleetFolder, port: int | None = None, ready: Callable[[Running
         registry.stop()
     finally:
         lock.release()
+
+
+def _require_free(address: str, port: int) -> None:
+    """Raise UserError where a port is taken; gRPC would print lines of its own."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((address, port))
+        except OSError as error:
+            raise UserError(_TAKEN.format(port=port)) from error
 
 
 def _certificate(folder: FleetFolder) -> Certificate:

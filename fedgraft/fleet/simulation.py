@@ -280,7 +280,7 @@ def _judged(
 ) -> Simulated:
     """Compare the devices' folders with the channel, and the registry's counts with the devices' own."""
     with folder.database() as database:
-        named = next(each.release for each in rollouts(database, _CHANNEL) if each.version == _LAST)
+        known = {each.release: each.version for each in rollouts(database, _CHANNEL)}
         counts = {
             row["device"]: row["n"]
             for row in database.rows("SELECT device, SUM(predictions) AS n FROM telemetry GROUP BY device")
@@ -289,8 +289,9 @@ def _judged(
     astray, lost = list(outcome.unfinished), 0
     for path in sorted((out / "devices").iterdir()):
         state = DeviceFolder(path).state()
-        versions[str(state.floor_version)] = versions.get(str(state.floor_version), 0) + 1
-        if state.current != named:
+        version = known.get(state.current)
+        versions[str(version)] = versions.get(str(version), 0) + 1
+        if version != _LAST:
             astray.append(path.name)
         lost += abs(outcome.predictions[path.name] - counts.get(state.device, 0))
     return Simulated(
