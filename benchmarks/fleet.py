@@ -1,6 +1,6 @@
 """A staged rollout to 1,000 simulated devices with 5 % faults, a registry that is killed 20 times; a class bank's size.
 
-`python -m benchmarks.fleet` plays `fedgraft fleet simulate`, and measures what 100 classes of width 512 move to a device.
+`python -m benchmarks.fleet` plays `fedgraft fleet simulate`, and measures what 100 classes at width 512 move to one.
 """
 
 import argparse

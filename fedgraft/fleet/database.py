@@ -94,29 +94,37 @@ class Database:
             if self._connection.in_transaction:
                 yield
                 return
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._run("BEGIN IMMEDIATE")
             try:
                 yield
+                self._run("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def execute(self, statement: str, *values: Any) -> int:
         """Run a statement; returns how many rows it changed."""
         with self._lock:
-            return self._connection.execute(statement, values).rowcount
+            return self._run(statement, *values).rowcount
 
     def rows(self, statement: str, *values: Any) -> list[Row]:
         """All rows of a query."""
         with self._lock:
-            return self._connection.execute(statement, values).fetchall()
+            return self._run(statement, *values).fetchall()
 
     def row(self, statement: str, *values: Any) -> Row | None:
         """The first row of a query."""
         with self._lock:
-            found: Row | None = self._connection.execute(statement, values).fetchone()
+            found: Row | None = self._run(statement, *values).fetchone()
             return found
+
+    def _run(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        """Raises UserError where the disk is full, or another process has the database for long."""
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            raise UserError(f"The registry's database {self.path} cannot be used: {error}.") from error
 
     def written_elsewhere(self) -> int:
         """A number that changes when another connection has written."""

@@ -212,7 +212,7 @@ class _Registry:
                 raise RunFailed("The registry did not start.")
         if self._process.poll() is not None:
             raise RunFailed("The registry did not start; see registry.log in the fleet's folder.")
-        self._next = time.monotonic() + self._rng.uniform(0.5, 4.0)
+        self._next = time.monotonic() + self._rng.uniform(4.0, 14.0)
 
     def _end(self, kill: bool) -> None:
         if self._process is None:

@@ -170,6 +170,12 @@ def test_freeze_is_seen_also_where_the_registry_sends_nothing(liar: Liar) -> Non
     _unharmed(liar, "expired", liar.look(lambda: time.time() + 20_000))
 
 
+def test_freeze_by_naming_a_channel_that_has_nothing(liar: Liar) -> None:
+    liar.answer = {"channel": "other", "document": None, "target": "", "trust": []}
+    assert liar.look() == Looked()
+    _unharmed(liar, "expired", liar.look(lambda: time.time() + 20_000))
+
+
 def test_freeze_by_a_clock_that_was_set_back(liar: Liar) -> None:
     """A device's clock is never before the newest document that it has accepted."""
     later = int(time.time()) + 50_000

@@ -8,7 +8,7 @@ from typing import Any
 from fedgraft.device.agent.device_folder import PROVING_PREDICTIONS, DeviceFolder, DeviceState
 from fedgraft.device.agent.download import Download
 from fedgraft.device.agent.messages import number, one_line
-from fedgraft.device.agent.metadata import BANK, BUNDLE, Channel, Release, Seen, Trust, accepted_channel
+from fedgraft.device.agent.metadata import BANK, BUNDLE, Channel, Release, Seen, Trust, accepted_channel, check_fresh
 from fedgraft.device.agent.registry_client import Registry, Unreachable
 from fedgraft.device.bundle import open_bundle
 from fedgraft.device.class_bank import check_labels
@@ -174,8 +174,12 @@ def _believed(
     name = answer.get("channel", state.channel)
     if not isinstance(name, str):
         raise DeviceError("The registry's answer names no channel.")
-    document = answer.get("document") or folder.read_json("channel.json")
+    document, kept = answer.get("document"), folder.read_json("channel.json")
+    if document is None and name == state.channel:
+        document = kept
     if document is None:
+        if kept is not None:  # a move to a channel without releases is no way to hide that the old one is stale
+            check_fresh(Channel.parse(kept), max(now, state.latest))
         return state, None
     channel = accepted_channel(document, name, trust, state.seen, max(now, state.latest))
     folder.write_json("channel.json", document)
