@@ -232,6 +232,19 @@ def test_a_version_that_the_document_states_and_the_bundle_has_not(liar: Liar) -
     _unharmed(liar, "has version 4, not 8")
 
 
+def test_a_label_with_html_that_a_publisher_signed(liar: Liar) -> None:
+    import hashlib
+
+    files = signed(bundle_contents(labels=("<script>", "green", "blue")), 6, KEY)
+    liar.blobs |= {hashlib.sha256(content).hexdigest(): content for content in files.values()}
+    entries = tuple(
+        FileOfRelease(f"bundle/{name}", hashlib.sha256(content).hexdigest(), len(content))
+        for name, content in sorted(files.items())
+    )
+    liar.say(replace(liar.channel, sequence=2, releases=(Release.of(6, public_bytes(KEY).hex(), "", entries),)))
+    _unharmed(liar, "which a page would take for HTML")
+
+
 # --- wrong signer ---------------------------------------------------------------------------------
 
 

@@ -289,6 +289,30 @@ def test_serve_makes_a_folder_and_ends_cleanly(
 
 
 @pytest.mark.slow
+def test_an_agent_follows_its_channel_until_it_is_told_to_stop(fleet: Fleet, tmp_path: Path) -> None:
+    """It goes on where the registry is away for a while, and a second agent in the same folder does not begin."""
+    assert fleet.registry is not None
+    fleet.publish(1)
+    words = [sys.executable, "-m", "fedgraft.device", "agent", "--server", f"localhost:{fleet.registry.port}"]
+    words += ["--ca", str(fleet.folder.authority), "--dir", str(tmp_path / "d"), "--interval", "1"]
+    environment = {**os.environ, "FEDGRAFT_TOKEN": fleet.token()}
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Version 1 runs now;")
+    second = subprocess.run([*words, "--once"], capture_output=True, text=True, timeout=100, check=False)
+    assert (second.returncode, "Another agent runs in" in second.stderr) == (2, True)
+    fleet.stop()
+    time.sleep(2)
+    fleet.start()
+    fleet.publish(2)
+    assert process.stdout.readline().startswith("Version 2 runs now;")
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 def test_a_small_fleet_with_faults_and_a_registry_that_is_killed_loses_nothing(tmp_path: Path) -> None:
     settings = FleetSimulation(devices=20, seed=1, processes=2, fault_rate=0.2, kills=2, timeout=500)
     done = simulate_fleet(tmp_path / "out", settings)

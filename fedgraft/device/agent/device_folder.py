@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from fedgraft.device.agent.metadata import BANK, BUNDLE, Release, Seen
 from fedgraft.device.device_key import DeviceKey
@@ -122,7 +122,7 @@ class DeviceFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One process at a time changes the state."""
-        with (self.path / ".lock").open("a") as file:
+        with open_lock(self.path / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -228,6 +228,14 @@ class DeviceFolder:
             DeviceError: it cannot be written.
         """
         write_whole(self.path / name, json.dumps(value).encode())
+
+
+def open_lock(path: Path) -> IO[str]:
+    """A file to lock, created if missing; raises DeviceError if it cannot be written."""
+    try:
+        return path.open("a")
+    except OSError as error:
+        raise DeviceError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

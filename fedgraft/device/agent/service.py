@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedgraft.device.agent.device_folder import DeviceFolder
+from fedgraft.device.agent.device_folder import DeviceFolder, open_lock
 from fedgraft.device.agent.registry_client import Registry, RegistryClient, Unreachable, connected
 from fedgraft.device.agent.report import send_report
 from fedgraft.device.agent.update import Looked, first_state, look
@@ -49,7 +49,7 @@ def run_agent(
     with _only_agent(folder):
         client = connected(server, ca if ca is not None else folder.path / "ca.pem")
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in () if once else (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         try:
             while True:
@@ -120,7 +120,7 @@ def _keep_authority(folder: DeviceFolder, ca: Path | None) -> None:
 
 @contextmanager
 def _only_agent(folder: DeviceFolder) -> Iterator[None]:
-    with (folder.path / ".agent.lock").open("a") as file:
+    with open_lock(folder.path / ".agent.lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
