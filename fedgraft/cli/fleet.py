@@ -217,6 +217,22 @@ def fleet_rotate(
     typer.echo(f"The publisher's key is {public_bytes(new).hex()} now, by trust document {version}; publish with it.")
 
 
+@fleet_app.command("certificate")
+def fleet_certificate(
+    folder: Folder,
+    host: Annotated[
+        list[str] | None, typer.Option(help="A name or address of the registry.", show_default="as before")
+    ] = None,
+) -> None:
+    """Issue a new certificate for the registry, by the same authority; one that runs shows it by itself."""
+    from fedgraft.fleet.fleet_folder import FleetFolder
+    from fedgraft.runs.certificates import certificate_hosts, write_server_certificate
+
+    opened = FleetFolder.open(folder)
+    write_server_certificate(opened.path, list(dict.fromkeys(host or [])) or certificate_hosts(opened.certificate))
+    typer.echo(f"Wrote {opened.certificate} for {', '.join(certificate_hosts(opened.certificate))}.")
+
+
 @fleet_app.command("revoke")
 def fleet_revoke(folder: Folder, device: Annotated[str, typer.Argument(help="The device's id.")]) -> None:
     """Let a device in no more."""

@@ -52,9 +52,9 @@ class Device:
 class Fleet:
     """A registry's folder in a temporary place, its process, and its devices."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, publisher: bytes = public_bytes(KEY)) -> None:
         self.path = path
-        self.folder = FleetFolder.create(path / "fleet", ["localhost"], 1, public_bytes(KEY))
+        self.folder = FleetFolder.create(path / "fleet", ["localhost"], 1, publisher)
         self.registry: RunningRegistry | None = None
         self.clients: list[RegistryClient] = []
 

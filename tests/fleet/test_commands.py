@@ -192,6 +192,19 @@ def test_a_port_that_is_taken_and_a_folder_that_is_served(fleet: Fleet, run: Run
     assert "is taken" in err
 
 
+def test_a_new_certificate_is_shown_without_a_restart(fleet: Fleet, run: Run, tmp_path: Path) -> None:
+    import ssl
+
+    assert fleet.registry is not None
+    before = ssl.get_server_certificate(("localhost", fleet.registry.port))
+    code, out, _ = run("fleet", "certificate", fleet.folder.path)
+    assert (code, "for localhost" in out) == (0, True)
+    after = ssl.get_server_certificate(("localhost", fleet.registry.port))
+    assert before != after
+    assert after.split() == fleet.folder.certificate.read_text().split()
+    assert _agent(fleet, run, tmp_path / "d", "--ca", fleet.folder.authority, "--token", fleet.token())[0] == 0
+
+
 # --- what comes back ------------------------------------------------------------------------------
 
 

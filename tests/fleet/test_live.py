@@ -162,6 +162,48 @@ def test_threads_see_one_release_or_the_other(fleet: Fleet, device: Device) -> N
     assert live.release == device.folder.state().current
 
 
+def test_a_full_disk_stops_no_prediction_and_loses_no_count(
+    fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise DeviceError(f"{path} cannot be written: No space left on device.")
+
+    live = LivePredictor(device.folder.path, threads=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("fedgraft.device.agent.device_folder.write_whole", full)
+        for _ in range(150):
+            assert live.predict(RED).label == "red"
+        LivePredictor(device.folder.path, threads=1).predict(RED)
+    live.close()
+    device.cycle()
+    lines = {line.version: line for line in fleet_status(fleet.folder, 1).telemetry}
+    assert lines[2].predictions == 150
+
+
+def test_a_release_that_fails_is_left_also_on_a_full_disk(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    live = LivePredictor(device.folder.path, threads=1)
+    predict = Predictor.predict
+
+    def fail(self: Predictor, image: object) -> Prediction:
+        if self.bundle.manifest.version == 2:
+            raise RuntimeError("broken")
+        return predict(self, image)
+
+    def full(path: Path, content: bytes) -> None:
+        raise DeviceError(f"{path} cannot be written: No space left on device.")
+
+    monkeypatch.setattr(Predictor, "predict", fail)
+    monkeypatch.setattr("fedgraft.device.agent.device_folder.write_whole", full)
+    assert live.predict(RED).label == "red"
+    assert live.predict(RED).label == "red"
+
+
+def test_a_state_that_was_damaged_stops_no_prediction(device: Device) -> None:
+    live = LivePredictor(device.folder.path, threads=1)
+    (device.folder.path / "state.json").write_text("{")
+    assert live.predict(RED).label == "red"
+
+
 # --- counts ---------------------------------------------------------------------------------------
 
 

@@ -8,6 +8,8 @@ predictor.predict("image.jpg")
 import math
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from fedgraft.device.agent.device_folder import DeviceFolder, DeviceState
@@ -41,7 +43,8 @@ class LivePredictor:
         self._release, self._proving = "", False
         self._predictor: Predictor | None = None
         self._positions: dict[str, int] = {}
-        self._tally, self._flushed = Tally(), time.monotonic()
+        self._tallies: dict[str, Tally] = {}
+        self._flushed = time.monotonic()
         with self._lock:
             self._reload()
 
@@ -86,9 +89,11 @@ class LivePredictor:
     def flush(self) -> None:
         """Write what was counted, for the agent to report; `predict` does so every few seconds."""
         with self._lock:
-            if self._tally.predictions or self._tally.failed:
-                add_tally(self._folder, self._release, self._tally)
-            self._tally, self._flushed = Tally(), time.monotonic()
+            self._flushed = time.monotonic()
+            for release in list(self._tallies):
+                with suppress(DeviceError):  # on a full disk they wait
+                    add_tally(self._folder, release, self._tallies[release])
+                    del self._tallies[release]
 
     def close(self) -> None:
         """Write what was counted."""
@@ -107,65 +112,85 @@ class LivePredictor:
 
     def _reload(self) -> None:
         """Open the release of the state, or the last good one where a new one cannot be opened."""
-        while True:
-            self._stamp = self._stamped()
+        self._stamp = self._stamped()
+        try:
             state = self._folder.state()
-            if state.current == self._release and self._predictor is not None:
-                self._proving = state.proving > 0
-                return
+        except DeviceError:
+            if self._predictor is None:
+                raise
+            return  # what was opened before goes on
+        while state.current != self._release or self._predictor is None:
             if not state.current:
                 raise DeviceError(f"The device in {self._folder.path} has no release yet; its agent has to fetch one.")
             self.flush()
-            if self._opened(state):
+            following = self._opened(state)
+            if following is None:
                 return
+            state = following
+        self._proving = state.proving > 0
 
-    def _opened(self, state: DeviceState) -> bool:
-        """Whether a release predicts now; False where the state has changed and is to be looked at again."""
-        if state.proving and not self._folder.begin(state.current, STARTS):
-            self._predictor = None
-            self._folder.refuse(state.current, f"it did not predict anything in {STARTS} starts")
-            return False
+    def _opened(self, state: DeviceState) -> DeviceState | None:
+        """None where a release predicts now; otherwise the state after the one that cannot be opened."""
+        if state.proving and not self._may_start(state.current):
+            return self._left(state, f"it did not predict anything in {STARTS} starts")
         try:
             predictor = opened_release(self._folder, state, self._threads, self._spinning)
         except DeviceError as error:
             if state.good not in ("", state.current):
-                self._predictor = None
-                self._folder.refuse(state.current, one_line(error))
-                return False
+                return self._left(state, one_line(error))
             if self._predictor is None:
                 raise
-            return True  # what was opened before goes on
+            return None  # what was opened before goes on
         self._predictor, self._release, self._proving = predictor, state.current, state.proving > 0
         self._positions = {label: position for position, label in enumerate(predictor.labels)}
-        return True
+        return None
+
+    def _may_start(self, release: str) -> bool:
+        try:
+            return self._folder.begin(release, STARTS)
+        except DeviceError:  # a full disk is no fault of the release
+            return True
+
+    def _left(self, state: DeviceState, reason: str) -> DeviceState:
+        """The state after its current release was given up; on a full disk only this program knows of it."""
+        self._predictor = None
+        try:
+            return self._folder.refuse(state.current, reason)
+        except DeviceError:
+            return replace(state, current=state.good, good="", proving=0)
 
     def _went_back(self, release: str, reason: str) -> bool:
         """Whether a release on trial was left for the last good one, or has been left already."""
         if release != self._release:
             return True
-        self._tally.failed += 1
+        self._tally_of(release).failed += 1
+        self.flush()
         state = self._folder.state()
         if state.current != release:
             self._reload()
-            return True
+            return self._release != release
         if not state.proving or not state.good:
-            self.flush()
             return False
-        self.flush()
-        self._predictor = None
-        self._folder.refuse(release, reason)
-        self._reload()
+        following: DeviceState | None = self._left(state, reason)
+        while following is not None:
+            if not following.current:
+                raise DeviceError(f"No release in {self._folder.path} works; the last one failed: {reason}.")
+            following = self._opened(following)
         return True
 
     def _count(self, release: str, answer: Prediction, milliseconds: float) -> None:
         if release != self._release:
             return
-        self._tally.add(answer, self._positions[answer.label], milliseconds)
+        self._tally_of(release).add(answer, self._positions[answer.label], milliseconds)
         if self._proving:
-            self._folder.prove(release, 1)  # which changes the state: the next prediction looks at it again
+            with suppress(DeviceError):
+                self._folder.prove(release, 1)  # which changes the state: the next prediction looks at it again
         due = time.monotonic() - self._flushed > _FLUSH_SECONDS
-        if due or self._tally.predictions >= _FLUSH_PREDICTIONS:
+        if due or self._tally_of(release).predictions >= _FLUSH_PREDICTIONS:
             self.flush()
+
+    def _tally_of(self, release: str) -> Tally:
+        return self._tallies.setdefault(release, Tally())
 
 
 def opened_release(
