@@ -32,6 +32,8 @@ def predict(
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image reports such an image
     live = _live(bundle, threads)
+    if live is not None and key is not None:
+        raise DeviceError(f"The agent in {bundle} knows its publishers' keys; leave --key out.")
     predictor = live or Predictor(bundle, key=_key(key), threads=threads)
     answers = {}
     for image in images:

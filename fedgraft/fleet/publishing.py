@@ -284,7 +284,7 @@ def _next(
 ) -> Channel:
     """Sign and store the next document of a channel."""
     before = _channel(database, name)
-    made = int(now())
+    made = max(int(now()), 0 if before is None else before.made)  # also after a clock that was once ahead
     all_withdrawn = tuple(sorted({*withdrawn, *(before.withdrawn if before else ())}))[-_LARGEST_HISTORY:]
     sequence = 1 if before is None else before.sequence + 1
     channel = Channel(trust.fleet, name, sequence, made, made + int(expiry), tuple(releases), all_withdrawn)

@@ -255,6 +255,20 @@ def test_a_renewed_document_counts_longer(fleet: Fleet) -> None:
     assert not device.cycle(lambda: later).problem
 
 
+def test_a_publishers_clock_that_was_ahead_once_shuts_no_device_out(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import time
+
+    device = fleet.device()
+    with monkeypatch.context() as patch:
+        patch.setattr("fedgraft.fleet.publishing.now", lambda: time.time() + 10 * 365 * 86400)
+        fleet.publish(1)
+    device.cycle()
+    fleet.publish(2)
+    assert device.cycle().installed == 2
+
+
 def test_weeks_without_a_registry_change_nothing(fleet: Fleet) -> None:
     device = fleet.device()
     fleet.publish(1)

@@ -59,7 +59,7 @@ def run_agent(
                     looked = cycle(folder, client)
                     if once and looked.problem:
                         raise DeviceError(looked.problem)
-                    _say(folder, looked)
+                    _say(folder, looked, once)
                     pause = looked.next_seconds or interval
                 except DeviceError as error:
                     enrolled = bool(folder.state().device)
@@ -102,7 +102,7 @@ def cycle(folder: DeviceFolder, registry: RegistryClient, clock: Callable[[], fl
     return looked
 
 
-def _say(folder: DeviceFolder, looked: Looked) -> None:
+def _say(folder: DeviceFolder, looked: Looked, always: bool) -> None:
     state = folder.state()
     if looked.problem:
         print(f"fedgraft-device: {looked.problem}", file=sys.stderr, flush=True)
@@ -110,6 +110,9 @@ def _say(folder: DeviceFolder, looked: Looked) -> None:
         print(f"Version {looked.installed} runs now; {looked.moved:,} bytes were fetched.", flush=True)
     elif not state.current:
         print(f"Enrolled as {state.device}; the channel {state.channel!r} has nothing for this device yet.", flush=True)
+    elif always:
+        went_back = "" if state.current == state.floor_id else ", after a later one had failed"
+        print(f"The device is up to date with the channel {state.channel!r}{went_back}.", flush=True)
 
 
 def _keep_authority(folder: DeviceFolder, ca: Path | None) -> None:
