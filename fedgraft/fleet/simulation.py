@@ -5,17 +5,12 @@ has ended; version 4, bad on every device, until its rollout halts and the publi
 must run version 3, and the registry must have counted every prediction once.
 """
 
-import contextlib
 import hashlib
 import multiprocessing
-import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,12 +27,12 @@ from fedgraft.fleet.rollout import RolloutPlan
 from fedgraft.fleet.rollouts import rollouts
 from fedgraft.fleet.simulated_bundle import COLOURS, bank_contents, bundle_contents, signed, write_files
 from fedgraft.fleet.simulated_devices import Outcome, Work, counted, look_after, together
+from fedgraft.fleet.simulated_registry import SimulatedRegistry
 from fedgraft.fleet.tokens import new_token
 
 _CHANNEL = "stable"
 _LAST = 3
 _POLL_SECONDS = 0.2
-_READY_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,10 @@ def simulate_fleet(out: Path, settings: FleetSimulation, observer: Observer | No
     with folder.database() as database, database.transaction():
         tokens = [new_token(database, group=f"group-{number % 3}") for number in range(settings.devices)]
     began = time.monotonic()
-    with _Registry(folder, settings) as registry, _Workers(out, folder, tokens, settings) as workers:
+    with (
+        SimulatedRegistry(folder, settings.kills, settings.seed) as registry,
+        _Workers(out, folder, tokens, settings) as workers,
+    ):
         play = _Play(out, folder, key, settings, registry, observer)
         play.run(workers)
         outcome = workers.finish()
@@ -120,7 +118,7 @@ class _Play:
         folder: FleetFolder,
         key: Ed25519PrivateKey,
         settings: FleetSimulation,
-        registry: "_Registry",
+        registry: SimulatedRegistry,
         observer: Observer,
     ) -> None:
         self._out, self._folder, self._key, self._settings = out, folder, key, settings
@@ -170,59 +168,6 @@ class _Play:
             self._registry.step()
             time.sleep(_POLL_SECONDS)
         self._observer.on_notice(f"{what[0].upper()}{what[1:]}.")
-
-
-class _Registry:
-    """The registry's process, killed at moments drawn from the seed and started again."""
-
-    def __init__(self, folder: FleetFolder, settings: FleetSimulation) -> None:
-        self._folder, self._left = folder, settings.kills
-        self._rng = random.Random(f"{settings.seed}/kills")
-        self.killed, self.peak_mb = 0, 0.0
-        self._process: subprocess.Popen[str] | None = None
-        self._next = 0.0
-
-    def __enter__(self) -> "_Registry":
-        self._start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end(kill=False)
-
-    def step(self) -> None:
-        """Measure it, and kill it if it is time."""
-        assert self._process is not None
-        self.peak_mb = max(self.peak_mb, _peak_mb(self._process.pid))
-        if self._process.poll() is not None:
-            raise RunFailed("The registry ended by itself; see registry.log in the fleet's folder.")
-        if self._left and time.monotonic() > self._next:
-            self._end(kill=True)
-            self._left, self.killed = self._left - 1, self.killed + 1
-            self._start()
-
-    def _start(self) -> None:
-        words = [sys.executable, "-m", "fedgraft", "fleet", "serve", str(self._folder.path)]
-        self._process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + _READY_SECONDS
-        for line in self._process.stdout:
-            if line.startswith("Ready"):
-                break
-            if time.monotonic() > deadline:
-                raise RunFailed("The registry did not start.")
-        if self._process.poll() is not None:
-            raise RunFailed("The registry did not start; see registry.log in the fleet's folder.")
-        self._next = time.monotonic() + self._rng.uniform(4.0, 14.0)
-
-    def _end(self, kill: bool) -> None:
-        if self._process is None:
-            return
-        self.peak_mb = max(self.peak_mb, _peak_mb(self._process.pid))
-        if kill:
-            self._process.kill()
-        else:
-            self._process.terminate()
-        self._process.communicate()
 
 
 class _Workers:
@@ -310,10 +255,3 @@ def _judged(
 def _release_id(folder: FleetFolder, path: Path) -> str:
     with folder.database() as database:
         return release_of(database, open_bundle(path), _CHANNEL).id
-
-
-def _peak_mb(pid: int) -> float:
-    with contextlib.suppress(OSError, StopIteration):
-        lines: Any = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
-    return 0.0
