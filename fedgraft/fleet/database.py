@@ -31,7 +31,7 @@ CREATE TABLE rollouts (
     channel TEXT NOT NULL, release TEXT NOT NULL, number INTEGER NOT NULL, plan TEXT NOT NULL, stage INTEGER NOT NULL,
     began REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', PRIMARY KEY (channel, release));
 CREATE TABLE outcomes (
-    device TEXT NOT NULL, release TEXT NOT NULL, good INTEGER NOT NULL, reason TEXT NOT NULL,
+    device TEXT NOT NULL, release TEXT NOT NULL, result TEXT NOT NULL, reason TEXT NOT NULL,
     PRIMARY KEY (device, release));
 CREATE INDEX outcomes_of ON outcomes (release);
 CREATE TABLE telemetry (

@@ -299,7 +299,7 @@ def _begin_rollout(database: Database, channel: str, release: Release, plan: Rol
         "UPDATE rollouts SET state = 'halted', reason = ? WHERE channel = ? AND state = 'going'",
         f"version {release.version} was published", channel,
     )  # fmt: skip
-    state = "done" if plan.percents[0] >= 100 else "going"
+    state = "done" if plan.percents[0] >= 100 and not plan.halt.terms else "going"
     database.execute(
         "INSERT OR REPLACE INTO rollouts VALUES (?, ?, ?, ?, 0, ?, ?, '')",
         channel, release.id, number[0]["next"], json.dumps(plan.content()), now(), state,

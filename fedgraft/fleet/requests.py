@@ -109,6 +109,7 @@ class Requests:
         """What a device should know and run."""
         device = self._device(session)
         trust, current = whole(content, "trust"), text(content, "current")
+        self._settle(device, current)
         self._advance()
         answer: dict[str, Any] = {"channel": device["channel"], "trust": self._database.trusts(trust)}
         if self._next is not None:
@@ -162,22 +163,30 @@ class Requests:
                 _said(content, "agent"), number(content, "clock", 1e11) - now(), now(), device["id"],
             )  # fmt: skip
             if release:
-                self._outcome(device["id"], release, 1, "")
+                self._outcome(device["id"], release, "tried", "")
             for refused, reason in _table(content, "refused", 64).items():
-                self._outcome(device["id"], refused, 0, plain(reason))
+                self._outcome(device["id"], refused, "failed", plain(reason))
                 self._advanced = 0.0
             for counted, tally in _table(content, "tallies", 16).items():
                 self._count(device["id"], counted, tally)
         return {"stored": True}
 
-    def _outcome(self, device: str, release: str, good: int, reason: str) -> None:
+    def _outcome(self, device: str, release: str, result: str, reason: str) -> None:
         """A failure stays one: a device that went back has tried and failed, whatever it runs later."""
         if self._database.row("SELECT 1 FROM releases WHERE id = ?", release) is not None:
             self._database.execute(
-                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET good = MIN(good, excluded.good), "
-                "reason = excluded.reason WHERE excluded.good < good",
-                device, release, good, reason,
+                "INSERT INTO outcomes VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET result = excluded.result, "
+                "reason = excluded.reason WHERE excluded.result = 'failed'",
+                device, release, result, reason,
             )  # fmt: skip
+
+    def _settle(self, device: Row, current: str) -> None:
+        """A device that comes back with the release that it has reported runs it."""
+        if current and current == device["release"]:
+            where = "WHERE device = ? AND release = ? AND result = 'tried'"
+            if self._database.row(f"SELECT 1 FROM outcomes {where}", device["id"], current) is not None:
+                self._database.execute(f"UPDATE outcomes SET result = 'settled' {where}", device["id"], current)
+                self._advanced = 0.0
 
     def _count(self, device: str, release: str, tally: Any) -> None:
         row = self._database.row("SELECT labels FROM releases WHERE id = ?", release)

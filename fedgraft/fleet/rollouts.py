@@ -48,11 +48,13 @@ class Figures:
 
     Attributes:
         tried: devices that run it or have run it, or refused it.
+        settled: those that came back with it after they had switched.
         failed: those that went back or refused it.
         predictions, unknown: of all its devices.
     """
 
     tried: int
+    settled: int
     failed: int
     predictions: int
     unknown: int
@@ -66,6 +68,11 @@ class Figures:
         if self.predictions:
             known["unknown"] = 100 * self.unknown / self.predictions
         return known
+
+    @property
+    def is_known_to_work(self) -> bool:
+        """Whether most of the devices that tried it have shown how it is, and most of those run it."""
+        return self.settled > self.failed and 2 * (self.settled + self.failed) >= self.tried
 
 
 def rollouts(database: Database, channel: str | None = None) -> list[Rollout]:
@@ -103,8 +110,9 @@ def target(channel: Channel, known: list[Rollout], device: str, current: str) ->
 def figures(database: Database, channel: str, release: str) -> Figures:
     """What devices of a channel have reported of a release."""
     outcomes = database.row(
-        "SELECT COUNT(*) AS tried, COALESCE(SUM(1 - o.good), 0) AS failed FROM outcomes o "
-        "JOIN devices d ON d.id = o.device WHERE o.release = ? AND d.channel = ?",
+        "SELECT COUNT(*) AS tried, COALESCE(SUM(o.result = 'settled'), 0) AS settled, "
+        "COALESCE(SUM(o.result = 'failed'), 0) AS failed "
+        "FROM outcomes o JOIN devices d ON d.id = o.device WHERE o.release = ? AND d.channel = ?",
         release, channel,
     )  # fmt: skip
     counted = database.row(
@@ -114,13 +122,16 @@ def figures(database: Database, channel: str, release: str) -> Figures:
     )  # fmt: skip
     assert outcomes is not None
     assert counted is not None
-    return Figures(outcomes["tried"], outcomes["failed"], counted["predictions"], counted["unknown"])
+    return Figures(
+        outcomes["tried"], outcomes["settled"], outcomes["failed"], counted["predictions"], counted["unknown"]
+    )
 
 
 def advance(database: Database, now: float) -> list[Rollout]:
     """Halt rollouts whose condition holds, and begin the next stage of those whose stage has lasted; all rollouts.
 
-    A stage ends only when one of its devices runs the release well, unless it has no device at all.
+    A stage ends only when its devices have shown that the release works, unless it has no device at all. The stage for
+    all devices is watched as long as another where there is a condition that could halt it.
     """
     for rollout in rollouts(database):
         if rollout.state != "going":
@@ -132,14 +143,14 @@ def advance(database: Database, now: float) -> list[Rollout]:
             database.execute(
                 "UPDATE rollouts SET state = 'halted', reason = ? WHERE channel = ? AND release = ?", reason, *where
             )
-        elif now - rollout.began >= rollout.plan.after and (known.tried > known.failed or _is_empty(database, rollout)):
-            stage = rollout.stage + 1
-            state = "done" if rollout.plan.percents[min(stage, len(rollout.plan.percents) - 1)] >= 100 else "going"
-            if stage < len(rollout.plan.percents):
-                database.execute(
-                    "UPDATE rollouts SET stage = ?, began = ?, state = ? WHERE channel = ? AND release = ?",
-                    stage, now, state, *where,
-                )  # fmt: skip
+        elif now - rollout.began >= rollout.plan.after and (known.is_known_to_work or _is_empty(database, rollout)):
+            last = len(rollout.plan.percents) - 1
+            stage = min(rollout.stage + 1, last)
+            ended = rollout.plan.percents[stage] >= 100 and (rollout.stage == last or not rollout.plan.halt.terms)
+            database.execute(
+                "UPDATE rollouts SET stage = ?, began = ?, state = ? WHERE channel = ? AND release = ?",
+                stage, now, "done" if ended else "going", *where,
+            )  # fmt: skip
     return rollouts(database)
 
 

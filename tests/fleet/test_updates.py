@@ -494,9 +494,51 @@ def test_a_stage_is_for_its_part_of_the_devices_and_the_next_for_more(fleet: Fle
         database.execute("UPDATE rollouts SET began = began - 10")
     fleet.stop()
     fleet.start()
+    for _ in range(2):  # those that have it come back with it, and the others get it
+        for device in devices:
+            device.client = fleet.client()
+            device.cycle()
+    assert {device.version for device in devices} == {2}
+
+
+def test_no_stage_follows_before_devices_have_come_back_with_a_release(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that is shorter than the devices' interval must not carry a bad release to all of them."""
+    devices = _devices(fleet, 6)
+    fleet.publish(1)
     for device in devices:
         device.cycle()
-    assert {device.version for device in devices} == {2}
+    done = fleet.publish(2, plan=RolloutPlan.build(50, "100", "1s", "failed>2%"))
+    early, late = devices[:3], devices[3:]
+    first = {device.folder.state().device for device in early}
+    monkeypatch.setattr("fedgraft.fleet.rollouts.place", lambda device, release: 0 if device in first else 99)
+    for device in early:
+        assert device.cycle().installed == 2
+    with fleet.folder.database() as database:
+        database.execute("UPDATE rollouts SET began = began - 10")
+    for device in late:
+        assert device.cycle().installed is None
+    for device in early:
+        device.folder.refuse(done.release, "bad")
+        device.cycle()
+    for device in late:
+        assert device.cycle().installed is None
+    assert fleet_status(fleet.folder).channels[0].rollouts[-1].state == "halted"
+
+
+def test_the_stage_for_all_devices_is_watched_as_well(fleet: Fleet) -> None:
+    devices = _devices(fleet, 3)
+    fleet.publish(1)
+    for device in devices:
+        device.cycle()
+    done = fleet.publish(2, plan=RolloutPlan.build(100, None, "1h", "failed>2%"))
+    devices[0].cycle()
+    devices[0].folder.refuse(done.release, "bad")
+    devices[0].cycle()
+    assert devices[1].cycle().installed is None
+    rollback(fleet.folder, "stable", KEY)
+    assert devices[1].version == 1
 
 
 def test_a_rollout_halts_and_nobody_else_gets_the_release(fleet: Fleet) -> None:
