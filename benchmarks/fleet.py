@@ -6,6 +6,7 @@
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from dataclasses import asdict
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/fleet.json"))
     args = parser.parse_args()
     settings = FleetSimulation(args.devices, args.seed, args.processes, args.faults, args.kills, timeout=3600)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the processes that it has started
     folder = Path(tempfile.mkdtemp(prefix="fedgraft-fleet-"))
     try:
         done = simulate_fleet(folder / "out", settings)

@@ -1,6 +1,8 @@
 """What comes back of a fleet: its status, a report, a backup; a simulated one; and the agent of a device."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -75,6 +77,7 @@ def fleet_simulate(
     from fedgraft.cli.progress import progress
     from fedgraft.fleet.simulation import FleetSimulation, simulate_fleet
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # with the processes that it has started
     settings = FleetSimulation(devices, seed, processes, faults, kills, stage_seconds)
     with progress(quiet=as_json) as observer:
         done = simulate_fleet(out, settings, observer)

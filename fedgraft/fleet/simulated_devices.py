@@ -5,6 +5,7 @@ device can end where its channel is and report what it has counted.
 """
 
 import errno
+import os
 import random
 import time
 from collections import Counter
@@ -175,7 +176,7 @@ def look_after(work: Work, stop: Event, calm: Event, done: Any) -> None:
         stop: ends it, after every device had a look without faults.
         calm: no more faults from now on.
     """
-    outcome = Outcome()
+    outcome, parent = Outcome(), os.getppid()
     credentials = grpc.ssl_channel_credentials(work.authority.read_bytes())
     with grpc.secure_channel(work.server, credentials, OPTIONS) as channel:
         devices = [
@@ -185,6 +186,8 @@ def look_after(work: Work, stop: Event, calm: Event, done: Any) -> None:
         while not stop.is_set():
             began = time.monotonic()
             for device in devices:
+                if os.getppid() != parent:
+                    return  # whoever began it was killed
                 if stop.is_set():
                     break
                 device.look(outcome, faults=not calm.is_set())
