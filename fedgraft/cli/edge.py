@@ -1,13 +1,12 @@
 """`fedgraft export` and `fedgraft device ...`."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fedgraft.cli.device_errors import device_errors
 from fedgraft.cli.fields import with_fields
 from fedgraft.cli.settings import Json
 from fedgraft.core.errors import UserError
@@ -99,14 +98,3 @@ def device_verify(bundle: BundlePath, key: PublicKey = None, as_json: Json = Fal
 
     with device_errors():
         verify(bundle, key, as_json)
-
-
-@contextmanager
-def device_errors() -> Iterator[None]:
-    """Errors of the device runtime, which knows no other room, as mistakes in the input."""
-    from fedgraft.device.errors import DeviceError
-
-    try:
-        yield
-    except DeviceError as error:
-        raise UserError(str(error)) from error

@@ -12,6 +12,14 @@ from fedgraft.cli.backbones_import import import_backbone
 from fedgraft.cli.data_check import check
 from fedgraft.cli.deploy import run, up
 from fedgraft.cli.edge import device_app, export
+from fedgraft.cli.fleet import fleet_app
+from fedgraft.cli.fleet_monitoring import (
+    device_agent,
+    fleet_backup,
+    fleet_export_report,
+    fleet_simulate,
+    fleet_status,
+)
 from fedgraft.cli.monitoring import server_status, site_status
 from fedgraft.cli.recipes import recipes
 from fedgraft.cli.server import server_app
@@ -40,7 +48,14 @@ app.add_typer(listings.data_app, name="data", rich_help_panel="What there is")
 listings.data_app.command("check")(check)
 app.add_typer(listings.backbones_app, name="backbones", rich_help_panel="What there is")
 listings.backbones_app.command("import")(import_backbone)
-for name, group in (("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app)):
+device_app.command("agent")(device_agent)
+fleet_app.command("status")(fleet_status)
+fleet_app.command("export-report")(fleet_export_report)
+fleet_app.command("backup")(fleet_backup)
+fleet_app.command("simulate")(fleet_simulate)
+for name, group in (
+    ("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app), ("fleet", fleet_app),
+):  # fmt: skip
     app.add_typer(group, name=name)
 
 

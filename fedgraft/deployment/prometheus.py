@@ -15,7 +15,12 @@ Figures = dict[tuple[str, str], list[tuple[Labels, float]]]
 
 
 def serve_metrics(folder: ServerFolder | SiteFolder, port: int) -> None:
-    """Serve the metrics of a folder at http://127.0.0.1:PORT/metrics, in a thread, until the process ends.
+    """Serve the metrics of a folder; see `serve_figures`."""
+    serve_figures(_of_server(folder) if isinstance(folder, ServerFolder) else _of_site(folder), port)
+
+
+def serve_figures(collect: Callable[[], Figures], port: int) -> None:
+    """Serve figures at http://127.0.0.1:PORT/metrics, in a thread, until the process ends.
 
     Raises:
         UserError: prometheus-client is not installed, or the port is taken.
@@ -26,7 +31,6 @@ def serve_metrics(folder: ServerFolder | SiteFolder, port: int) -> None:
         from prometheus_client.registry import Collector
     except ImportError as error:
         raise UserError("Metrics need the package prometheus-client: pip install 'fedgraft[metrics]'.") from error
-    collect = _of_server(folder) if isinstance(folder, ServerFolder) else _of_site(folder)
 
     class FolderCollector(Collector):
         def collect(self) -> Iterable[Metric]:

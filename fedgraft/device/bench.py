@@ -43,7 +43,7 @@ def bench(path: Path, images: int = 50, threads: int | None = None, spinning: bo
         BundleError: the bundle cannot be used.
     """
     began = time.perf_counter()
-    predictor = Predictor(path, threads=threads, spinning=spinning)
+    predictor = Predictor(path, threads=threads, spinning=spinning, remember=False)
     side = 2 * max(predictor.preprocessing.pixels(Image.new("RGB", (64, 64))).shape)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
     predictor.predict(image)

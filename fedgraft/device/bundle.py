@@ -14,7 +14,17 @@ from typing import Any
 
 from fedgraft.device.ed25519 import is_signed_by
 from fedgraft.device.errors import BundleError
-from fedgraft.device.manifest import FORMAT_VERSION, MANIFEST, OTHER_LIMIT, SIGNATURE, SIZE_LIMITS, Manifest, canonical
+from fedgraft.device.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL,
+    OTHER_LIMIT,
+    SIGNATURE,
+    SIZE_LIMITS,
+    Manifest,
+    canonical,
+)
+from fedgraft.device.onnx_file import check_self_contained
 
 _MANIFEST_LIMIT, _SIGNATURE_LIMIT = 2**20, 2**12
 _FILES_LIMIT = 256
@@ -25,19 +35,38 @@ class Bundle:
 
     Attributes:
         signer: the public key that verifies its signature.
+        digest: SHA-256 of the manifest, and so of all that is signed.
         pinned: whether the caller required that key.
     """
 
-    def __init__(self, files: "_Files", manifest: Manifest, signer: bytes, pinned: bool) -> None:
-        self.path, self.manifest, self.signer, self.pinned = files.path, manifest, signer, pinned
+    def __init__(self, files: "_Files", manifest: Manifest, digest: str, signer: bytes, pinned: bool) -> None:
+        self.path, self.manifest, self.digest = files.path, manifest, digest
+        self.signer, self.pinned = signer, pinned
         self._files = files
 
     def read(self, name: str) -> bytes:
-        """The content of a file that the manifest lists; raises BundleError if it differs from what was signed."""
+        """The content of a file that the manifest lists.
+
+        Raises:
+            BundleError: it differs from what was signed, or is a model that refers to other files.
+        """
         entry = self.manifest.files[name]
         content = self._files.read(name, entry.bytes)
         if hashlib.sha256(content).hexdigest() != entry.sha256:
             raise BundleError(f"{name} in the bundle {self.path} was changed after it was signed.")
+        if name == MODEL:
+            try:
+                check_self_contained(content)
+            except ValueError as error:
+                raise BundleError(f"{name} in the bundle {self.path} is refused: {error}.") from error
+        return content
+
+    def raw(self, name: str) -> bytes:
+        """The content of manifest.json or manifest.sig, which no manifest lists."""
+        limit = _MANIFEST_LIMIT if name == MANIFEST else _SIGNATURE_LIMIT
+        content = _small(self._files, name, self._files.sizes()[name], limit)
+        if name == MANIFEST and hashlib.sha256(content).hexdigest() != self.digest:
+            raise BundleError(f"{name} in the bundle {self.path} was changed while it was open.")
         return content
 
     def read_json(self, name: str) -> Any:
@@ -81,7 +110,7 @@ def open_bundle(path: Path | str, key: bytes | None = None) -> Bundle:
     for name, size in sorted(there.items()):
         if size != listed[name]:
             raise BundleError(f"{name} in the bundle {path} has {size:,} bytes; the manifest lists {listed[name]:,}.")
-    return Bundle(files, manifest, signer, key is not None)
+    return Bundle(files, manifest, hashlib.sha256(content).hexdigest(), signer, key is not None)
 
 
 def _parsed(files: "_Files", content: bytes) -> dict[str, Any]:

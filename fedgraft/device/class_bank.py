@@ -12,6 +12,9 @@ from fedgraft.device.manifest import CLASSES, LABELS
 from fedgraft.device.tensors import read_tensors
 
 LABELS_LIMIT = 100_000
+LABEL_LENGTH = 256
+"""Characters of a label at most."""
+_LARGEST_SCALE = 1e5
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +27,7 @@ class ClassBank:
         scale: factor on the cosines: logit scale / temperature.
         unknown_below: probability below which an image is "unknown".
         version: of the bundle it came with.
+        digest: SHA-256 of that bundle's manifest.
     """
 
     labels: tuple[str, ...]
@@ -31,6 +35,7 @@ class ClassBank:
     scale: float
     unknown_below: float
     version: int
+    digest: str
 
     @classmethod
     def read(cls, bundle: Bundle) -> Self:
@@ -44,7 +49,8 @@ class ClassBank:
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"The class bank of the bundle {bundle.path} cannot be used: {error}.") from error
         manifest = bundle.manifest
-        return cls(names, features, logit_scale / manifest.temperature, manifest.unknown_below, manifest.version)
+        scale = logit_scale / manifest.temperature
+        return cls(names, features, scale, manifest.unknown_below, manifest.version, bundle.digest)
 
     def probabilities(self, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
         """Calibrated probabilities (B, C) of embeddings (B, dim)."""
@@ -59,7 +65,9 @@ def check_labels(labels: Any) -> tuple[str, ...]:
         raise ValueError(f"the labels are not a list of 2 to {LABELS_LIMIT:,} names")
     for label in labels:
         if not isinstance(label, str) or not label.strip() or not label.isprintable():
-            raise ValueError(f"{label!r} is not a label: a label is printable text")
+            raise ValueError(f"{repr(label)[:80]} is not a label: a label is printable text")
+        if len(label) > LABEL_LENGTH:
+            raise ValueError(f"the label {label[:40]!r}... has {len(label):,} characters; the limit is {LABEL_LENGTH}")
     if len(set(labels)) < len(labels):
         raise ValueError(f"the label {next(label for label in labels if labels.count(label) > 1)!r} appears twice")
     return tuple(labels)
@@ -68,7 +76,9 @@ def check_labels(labels: Any) -> tuple[str, ...]:
 def _check_features(features: NDArray[Any], shape: tuple[int, int], logit_scale: float) -> None:
     if features.dtype != np.float32 or features.shape != shape:
         raise ValueError(f"its features are {features.dtype} with shape {features.shape}, not float32 with {shape}")
-    if not np.isfinite(features).all() or not np.isfinite(logit_scale):
+    if not np.isfinite(features).all():
         raise ValueError("its features are not finite")
+    if not 0 < logit_scale <= _LARGEST_SCALE:
+        raise ValueError(f"its logit_scale is {logit_scale:g}, not between 0 and {_LARGEST_SCALE:g}")
     if np.abs(np.linalg.norm(features, axis=1) - 1).max() > 1e-3:
         raise ValueError("its features do not have unit norm")

@@ -1,20 +1,27 @@
-"""The commands predict, bench and verify of `fedgraft-device` and `fedgraft device`."""
+"""The commands predict, bench, verify and agent of `fedgraft-device` and `fedgraft device`."""
 
 import argparse
 import json
+import os
 import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedgraft.device.errors import DeviceError
+
+if TYPE_CHECKING:
+    from fedgraft.device.agent.live import LivePredictor
 
 
 def predict(
     bundle: Path, images: list[Path], key: str | None = None, threads: int | None = None, as_json: bool = False
 ) -> None:
     """Classify image files and print one line per image, or one JSON object for all.
+
+    Args:
+        bundle: a bundle, or the folder of an agent, whose current release then predicts and counts.
 
     Raises:
         DeviceError: the bundle or an image cannot be used.
@@ -24,7 +31,10 @@ def predict(
     from fedgraft.device.predictor import Predictor
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image reports such an image
-    predictor = Predictor(bundle, key=_key(key), threads=threads)
+    live = _live(bundle, threads)
+    if live is not None and key is not None:
+        raise DeviceError(f"The agent in {bundle} knows its publishers' keys; leave --key out.")
+    predictor = live or Predictor(bundle, key=_key(key), threads=threads)
     answers = {}
     for image in images:
         answer = predictor.predict(image)
@@ -32,8 +42,19 @@ def predict(
         if not as_json:
             text = f"{answer.label} {100 * answer.probability:.1f} %"
             print(f"{image}: unknown (nearest: {text})" if answer.is_unknown else f"{image}: {text}")
+    if live is not None:
+        live.close()
     if as_json:
         print(json.dumps(answers))
+
+
+def _live(folder: Path, threads: int | None) -> "LivePredictor | None":
+    """What predicts with an agent's folder, or None for a bundle."""
+    if not (folder / "state.json").is_file():
+        return None
+    from fedgraft.device.agent.live import LivePredictor
+
+    return LivePredictor(folder, threads=threads)
 
 
 def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_json: bool = False) -> None:
@@ -70,7 +91,7 @@ def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
         "classes": len(ClassBank.read(opened).labels),
         "signer": opened.signer.hex(),
         "pinned": opened.pinned,
-        "golden_cosine": Predictor(opened).self_test() if opened.manifest.kind == "bundle" else None,
+        "golden_cosine": Predictor(opened, remember=False).self_test() if opened.manifest.kind == "bundle" else None,
     }
     if as_json:
         print(json.dumps(found))
@@ -84,6 +105,27 @@ def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
         print(f"Signed by {found['signer']}, the key in the bundle itself; pin the signer with --key.")
 
 
+def agent(
+    server: str,
+    ca: Path | None,
+    token: str | None,
+    dir: Path,
+    once: bool = False,
+    interval: float = 300.0,
+    key: str | None = None,
+) -> None:
+    """Keep a device at the version that its fleet's registry names; see `run_agent`.
+
+    Raises:
+        DeviceError: it cannot enrol, or what keeps it from that version; or grpcio is not installed.
+    """
+    try:
+        from fedgraft.device.agent.service import run_agent
+    except ImportError as error:
+        raise DeviceError(f"The agent needs grpcio: pip install 'fedgraft-device[agent]' ({error}).") from error
+    run_agent(server, ca, token, dir, once, interval, key)
+
+
 def main() -> None:
     """The command `fedgraft-device`; a mistake in the input prints one sentence and exits with code 2."""
     arguments = vars(_parser().parse_args())
@@ -92,14 +134,14 @@ def main() -> None:
         command(**arguments)
     except DeviceError as error:
         print(f"fedgraft-device: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fedgraft-device", description="Classify images with a fedgraft bundle.")
-    commands = parser.add_subparsers(required=True, metavar="predict | bench | verify")
+    commands = parser.add_subparsers(required=True, metavar="predict | bench | verify | agent")
     predicting = commands.add_parser("predict", help="classify image files")
     predicting.set_defaults(command=predict)
     benching = commands.add_parser("bench", help="measure a bundle on this machine")
@@ -107,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     verifying = commands.add_parser("verify", help="check every byte of a bundle and its signature")
     verifying.set_defaults(command=verify)
     for each in (predicting, benching, verifying):
-        each.add_argument("bundle", type=Path, help="a directory or a zip")
+        each.add_argument("bundle", type=Path, help="a directory or a zip; for predict, an agent's folder as well")
         each.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
     predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     for each in (predicting, verifying):
@@ -118,6 +160,17 @@ def _parser() -> argparse.ArgumentParser:
     benching.add_argument(
         "--no-spinning", dest="spinning", action="store_false", help="let idle threads sleep, where cores are shared"
     )
+    following = commands.add_parser("agent", help="keep this device at the version that its fleet's registry names")
+    following.set_defaults(command=agent)
+    following.add_argument("--server", required=True, metavar="HOST:PORT", help="the registry")
+    following.add_argument("--ca", type=Path, metavar="FILE", help="the fleet's ca.pem; kept once the device enrolled")
+    following.add_argument(
+        "--token", default=os.environ.get("FEDGRAFT_TOKEN"), help="to enrol, once; or in FEDGRAFT_TOKEN"
+    )
+    following.add_argument("--dir", type=Path, required=True, help="the device's folder")
+    following.add_argument("--once", action="store_true", help="look and report a single time")
+    following.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between two looks")
+    following.add_argument("--key", help="a publisher's public key that must be among the fleet's")
     return parser
 
 

@@ -1,8 +1,8 @@
 """Verification of Ed25519 signatures (RFC 8032, section 5.1.7) in plain Python, and public keys in PEM.
 
 A device has no cryptography package. Verification handles no secret, so its running time reveals nothing, and the
-textbook formulas take a few milliseconds per bundle. Signing needs a private key and constant time; exports sign with
-the package `cryptography`.
+textbook formulas take a few milliseconds per bundle. Exports sign with the package `cryptography`; for a device's own
+key see `device_key`.
 """
 
 import base64
@@ -51,6 +51,19 @@ def read_public_key(text: str) -> bytes:
     if len(content) != len(_PEM_PREFIX) + KEY_BYTES or not content.startswith(_PEM_PREFIX):
         raise DeviceError(f"{text} is not an Ed25519 public key; `fedgraft export` writes one beside its signing key.")
     return content[len(_PEM_PREFIX) :]
+
+
+def scalar_multiple_of_base(scalar: int, bits: int) -> bytes:
+    """The encoding of a multiple of the base point, by as many doublings and additions whatever the scalar is.
+
+    Args:
+        bits: of the largest scalar.
+    """
+    result: _Point = (0, 1, 1, 0)
+    for place in range(bits - 1, -1, -1):
+        result = _add(result, result)
+        result = (result, _add(result, _BASE))[scalar >> place & 1]
+    return _encoded(result)
 
 
 def _add(one: _Point, other: _Point) -> _Point:

@@ -4,6 +4,8 @@
 class DeviceError(Exception):
     """A bundle, image or key that cannot be used; the message says which, and why."""
 
+    exit_code = 2
+
 
 class BundleError(DeviceError):
     """A bundle that is incomplete, differs from what was signed, or is not for this runtime."""

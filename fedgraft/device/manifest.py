@@ -16,6 +16,9 @@ REQUIRED = {
 """The files of each kind of bundle; "classes" is a class bank alone, for an encoder that the device already has."""
 SIZE_LIMITS = {MODEL: 2**31, CLASSES: 2**28, LABELS: 2**22, PREPROCESSOR: 2**16, GOLDEN: 2**24}
 OTHER_LIMIT = 2**26
+LARGEST_VERSION, LARGEST_DIM = 2**53 - 1, 2**16
+LEAST_GOLDEN_COSINE = 0.9
+"""A bundle cannot ask for less in a device's self test, which would then find nothing."""
 """The most bytes of a file: of those above, and of any other, such as a file of the web page."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -58,8 +61,8 @@ class Manifest:
     def parse(cls, content: dict[str, Any]) -> Self:
         """Check a manifest of this format version; raises ValueError if it is invalid."""
         kind = content.get("kind")
-        if kind not in REQUIRED:
-            raise ValueError(f"kind is {kind!r}, not {' or '.join(REQUIRED)}")
+        if not isinstance(kind, str) or kind not in REQUIRED:
+            raise ValueError(f"kind is {repr(kind)[:80]}, not {' or '.join(REQUIRED)}")
         files = content.get("files")
         if not isinstance(files, dict):
             raise ValueError("files is not an object")
@@ -69,12 +72,14 @@ class Manifest:
         calibration, golden = _table(content, "calibration"), _table(content, "golden") if kind == "bundle" else None
         manifest = cls(
             kind=kind,
-            version=_whole(content.get("version"), "version"),
+            version=_whole(content.get("version"), "version", 0, LARGEST_VERSION),
             encoder=_digest(content.get("encoder"), "encoder"),
-            dim=_whole(content.get("dim"), "dim"),
+            dim=_whole(content.get("dim"), "dim", 1, LARGEST_DIM),
             temperature=_between(calibration.get("temperature"), "temperature", 1e-3, 1e3),
             unknown_below=_between(calibration.get("unknown_below"), "unknown_below", 0, 1),
-            min_cosine=None if golden is None else _between(golden.get("min_cosine"), "min_cosine", 0, 1),
+            min_cosine=(
+                None if golden is None else _between(golden.get("min_cosine"), "min_cosine", LEAST_GOLDEN_COSINE, 1)
+            ),
             files=entries,
             content=content,
         )
@@ -97,7 +102,7 @@ def _file_name(name: str) -> str:
 def _file_entry(name: str, entry: Any) -> FileEntry:
     if not isinstance(entry, dict):
         raise ValueError(f"the entry of {name} has no sha256 and bytes")
-    size, limit = _whole(entry.get("bytes"), f"bytes of {name}"), SIZE_LIMITS.get(name, OTHER_LIMIT)
+    size, limit = _whole(entry.get("bytes"), f"bytes of {name}", 0, 2**63), SIZE_LIMITS.get(name, OTHER_LIMIT)
     if size > limit:
         raise ValueError(f"{name} is listed with {size:,} bytes; the limit is {limit:,}")
     return FileEntry(_digest(entry.get("sha256"), f"sha256 of {name}"), size)
@@ -110,19 +115,19 @@ def _table(content: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _whole(value: Any, key: str) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{key} is {value!r}, not a nonnegative integer")
+def _whole(value: Any, key: str, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{key} is {repr(value)[:80]}, not a whole number from {least} to {most}")
     return value
 
 
 def _digest(value: Any, key: str) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
-        raise ValueError(f"{key} is {value!r}, not a SHA-256")
+        raise ValueError(f"{key} is {repr(value)[:80]}, not a SHA-256")
     return value
 
 
 def _between(value: Any, key: str, least: float, most: float) -> float:
     if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
-        raise ValueError(f"{key} is {value!r}, not a number between {least:g} and {most:g}")
+        raise ValueError(f"{key} is {repr(value)[:80]}, not a number between {least:g} and {most:g}")
     return float(value)

@@ -12,14 +12,16 @@ from PIL import Image
 
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.class_bank import ClassBank
-from fedgraft.device.errors import BundleError
+from fedgraft.device.errors import BundleError, ImageError
 from fedgraft.device.image_files import load_image
 from fedgraft.device.manifest import GOLDEN, MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.device.tensors import read_tensors
+from fedgraft.device.versions import Known, Versions, check_version
 
 ImageSource = Path | str | Image.Image
 _INPUT, _OUTPUT = "pixels", "embedding"
+_NORM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,10 @@ class Predictor:
         key: the required signer's public key; see `open_bundle`.
         threads: of onnxruntime; one per core by default.
         spinning: whether idle threads busy-wait, which is faster where no other process needs the cores.
+        remember: whether the highest version that has run is kept beside the bundle; see `versions`.
 
     Raises:
-        BundleError: the bundle is incomplete, unsigned, or not for this runtime.
+        BundleError: the bundle is incomplete, unsigned, not for this runtime, or older than one that has run from here.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Predictor:
         key: bytes | None = None,
         threads: int | None = None,
         spinning: bool = True,
+        remember: bool = True,
     ) -> None:
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, key)
         if opened.manifest.kind != "bundle":
@@ -66,12 +70,16 @@ class Predictor:
         self.bundle = opened
         self._key = key
         self._swap = threading.Lock()
+        self._versions = Versions(opened.path if remember else None)
+        version = opened.manifest.version
+        self._versions.check("bundle", version, opened.digest, f"The bundle {opened.path}")
         self._classes = ClassBank.read(opened)
         try:
             self.preprocessing = Preprocessing.from_config(opened.read_json(PREPROCESSOR))
         except ValueError as error:
             raise BundleError(f"The preprocessing of the bundle {opened.path} is invalid: {error}.") from error
         self._session = _session(opened, threads, spinning)
+        self._versions.record("bundle", version, opened.digest)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -103,7 +111,8 @@ class Predictor:
         A prediction in progress keeps the bank it started with.
 
         Raises:
-            BundleError: it is incomplete, for another encoder, by another signer, or older than the bank in use.
+            BundleError: it is incomplete, for another encoder, by another signer, older than the bank in use or than
+                one that has run with this bundle, or another one of the same version.
         """
         update = open_bundle(path, self._key or self.bundle.signer)
         mine = self.bundle.manifest
@@ -113,12 +122,11 @@ class Predictor:
             )
         classes = ClassBank.read(update)
         with self._swap:
-            if classes.version < self._classes.version:
-                raise BundleError(
-                    f"The class bank {path} has version {classes.version}, older than version "
-                    f"{self._classes.version} in use; a device never goes back."
-                )
+            what = f"The class bank {path}"
+            check_version(classes.version, classes.digest, Known(self._classes.version, self._classes.digest), what)
+            self._versions.check("classes", classes.version, classes.digest, what)
             self._classes = classes
+            self._versions.record("classes", classes.version, classes.digest)
 
     def self_test(self) -> float:
         """The cosine between the exporter's embedding of the golden image and this machine's.
@@ -127,11 +135,15 @@ class Predictor:
             BundleError: it is lower than the bundle allows.
         """
         try:
-            golden = read_tensors(self.bundle.read(GOLDEN))
-            image, expected = Image.fromarray(golden["image"]), golden["embedding"]
+            image, expected = _golden_sample(self.bundle)
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"The golden sample of the bundle {self.bundle.path} cannot be used: {error}.") from error
-        cosine = float(self._embedded(image)[0] @ expected)
+        try:
+            cosine = float(self._embedded(image)[0] @ expected)
+        except ImageError:
+            raise
+        except Exception as error:  # onnxruntime has no common error class
+            raise BundleError(f"The bundle {self.bundle.path} cannot embed its own golden sample: {error}") from error
         least = self.bundle.manifest.min_cosine
         if least is None or not cosine >= least:
             raise BundleError(
@@ -142,6 +154,20 @@ class Predictor:
 
     def _embedded(self, image: Image.Image) -> NDArray[np.float32]:
         return self.embed(self.preprocessing.pixels(image)[None])
+
+
+def _golden_sample(bundle: Bundle) -> tuple[Image.Image, NDArray[np.float32]]:
+    """The image and its embedding (dim,); raises ValueError, KeyError or TypeError if they cannot be used."""
+    golden = read_tensors(bundle.read(GOLDEN))
+    image, expected = golden["image"], golden["embedding"]
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not min(image.shape):
+        raise ValueError(f"its image is {image.dtype} with shape {image.shape}, not uint8 with (height, width, 3)")
+    dim = bundle.manifest.dim
+    if expected.dtype != np.float32 or expected.shape != (dim,):
+        raise ValueError(f"its embedding is {expected.dtype} with shape {expected.shape}, not float32 with ({dim},)")
+    if not abs(float(np.linalg.norm(expected)) - 1) <= _NORM_TOLERANCE:
+        raise ValueError("its embedding does not have unit norm")
+    return Image.fromarray(image), expected
 
 
 def _prediction(classes: ClassBank, embedding: NDArray[np.float32]) -> Prediction:

@@ -6,10 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from fedgraft.device.class_bank import LABELS_LIMIT
+from fedgraft.device.manifest import LARGEST_DIM, LARGEST_VERSION, LEAST_GOLDEN_COSINE, OTHER_LIMIT, SIZE_LIMITS
 from fedgraft.edge_export.number_formats import NUMBER_FORMATS, find_format
 
 SCHEMA = Path(__file__).parent / "schemas" / "manifest.schema.json"
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
+Percent = Annotated[float, Field(ge=0, le=100)]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+_LARGEST_FILE = max(OTHER_LIMIT, *SIZE_LIMITS.values())
 FormatName = Annotated[
     str, AfterValidator(lambda name: find_format(name).name), Field(json_schema_extra={"enum": list(NUMBER_FORMATS)})
 ]
@@ -23,7 +28,7 @@ class FileRecord(_Part):
     """A file of the bundle."""
 
     sha256: str = Sha256
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=_LARGEST_FILE)
 
 
 class PortRecord(_Part):
@@ -38,8 +43,8 @@ class ModelRecord(_Part):
     """The encoder."""
 
     quantization: FormatName
-    opset: int
-    ir_version: int
+    opset: int = Field(ge=1, le=1000)
+    ir_version: int = Field(ge=1, le=1000)
     domains: list[str] = Field(description="operator sets beyond ONNX's own")
     input: PortRecord
     output: PortRecord
@@ -57,11 +62,11 @@ class TicketRecord(_Part):
     """What the encoder was pruned to; `spec` records how, with sparsity 0 for a dense one."""
 
     fingerprint: str = Sha256
-    parameters: int
-    nonzero: int
+    parameters: Count
+    nonzero: Count
     spec: dict[str, str | int | float]
-    heads: list[int] | None = Field(None, description="kept in each layer; null for a tower that cannot be pruned")
-    units: list[int] | None = Field(None, description="MLP units kept in each layer; null as above")
+    heads: list[Count] | None = Field(None, description="kept in each layer; null for a tower that cannot be pruned")
+    units: list[Count] | None = Field(None, description="MLP units kept in each layer; null as above")
 
 
 class RunRecord(_Part):
@@ -71,50 +76,50 @@ class RunRecord(_Part):
     method: str
     data: str
     protocol: str
-    seed: int
+    seed: int = Field(ge=0)
     fold: str | None
-    round: int
-    site: str = Field(description='"global" or the number of a site')
-    retuned_epochs: int = Field(ge=0, description="of the prompt on the ticket, after the run")
+    round: Count
+    site: str = Field(description='"global", the number of a site, or the name of a deployed one')
+    retuned_epochs: Count = Field(description="of the prompt on the ticket, after the run")
     templates: list[str]
 
 
 class ParityRecord(_Part):
     """The bundle's model against its own torch ticket, on real images."""
 
-    images: int = Field(ge=1)
-    top1_agreement: float = Field(description="percent")
-    required_agreement: float = Field(description="percent")
-    centred_cosine: float = Field(description="mean cosine after subtracting the mean embedding")
-    max_difference: float = Field(description="of any component of an embedding")
+    images: int = Field(ge=1, le=2**53 - 1)
+    top1_agreement: Percent = Field(description="percent")
+    required_agreement: Percent = Field(description="percent")
+    centred_cosine: float = Field(ge=-1.01, le=1.01, description="mean cosine after subtracting the mean embedding")
+    max_difference: float = Field(ge=0, le=2.01, description="of any component of an embedding")
 
 
 class GeneralizationRecord(_Part):
     """How much of the run's generalization the bundle keeps: accuracies in percent with the same prompt."""
 
     scope: str = Field(description="novel classes, a domain left out, or the site's own test images")
-    images: int
-    dense: float
-    bundle: float
-    allowed_drop: float
+    images: Count
+    dense: Percent
+    bundle: Percent
+    allowed_drop: Percent
 
 
 class CalibrationRecord(_Part):
     """How cosines become probabilities, and the probability below which an image is "unknown"."""
 
-    temperature: float
-    unknown_below: float
-    images: int = Field(description="number of images fitted on, none of them a test image")
+    temperature: float = Field(ge=1e-3, le=1e3)
+    unknown_below: float = Field(ge=0, le=1)
+    images: Count = Field(description="number of images fitted on, none of them a test image")
     held_out: bool = Field(description="whether no site trained on those; a fit on training images is overconfident")
-    ece_before: float | None = Field(description="expected calibration error in percent, without temperature")
-    ece: float | None = Field(description="with temperature, on the same images")
-    known_rejected: float | None = Field(description="percent of those images that are called unknown")
+    ece_before: Percent | None = Field(description="expected calibration error in percent, without temperature")
+    ece: Percent | None = Field(description="with temperature, on the same images")
+    known_rejected: Percent | None = Field(description="percent of those images that are called unknown")
 
 
 class GoldenRecord(_Part):
     """The golden sample: a synthetic image, since no image may leave its site, and its embedding."""
 
-    min_cosine: float
+    min_cosine: float = Field(ge=LEAST_GOLDEN_COSINE, le=1)
 
 
 class BundleManifest(_Part):
@@ -122,10 +127,10 @@ class BundleManifest(_Part):
 
     format_version: Literal[1] = 1
     kind: Literal["bundle", "classes"]
-    version: int = Field(ge=0, description="a device never goes back to a lower one")
+    version: int = Field(ge=0, le=LARGEST_VERSION, description="a device never goes back to a lower one")
     encoder: str = Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of model.onnx")
-    dim: int = Field(ge=1)
-    classes: int = Field(ge=2)
+    dim: int = Field(ge=1, le=LARGEST_DIM)
+    classes: int = Field(ge=2, le=LABELS_LIMIT)
     run: RunRecord
     backbone: BackboneRecord
     ticket: TicketRecord

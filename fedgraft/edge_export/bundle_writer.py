@@ -21,7 +21,8 @@ from safetensors.numpy import save
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_bytes
-from fedgraft.device.manifest import CLASSES, GOLDEN, LABELS, MANIFEST, PREPROCESSOR, SIGNATURE, canonical
+from fedgraft.device.manifest import CLASSES, GOLDEN, LABELS, MANIFEST, MODEL, PREPROCESSOR, SIGNATURE, canonical
+from fedgraft.device.onnx_file import check_self_contained
 from fedgraft.device.preprocessing import KEYS
 from fedgraft.edge_export.bundle_manifest import BundleManifest, FileRecord
 from fedgraft.edge_export.signing import signature_file
@@ -90,7 +91,15 @@ def write_bundle(out: Path, manifest: BundleManifest, contents: Contents, key: E
     Args:
         out: a directory, or one zip if the name ends in .zip.
         contents: every file except manifest and signature.
+
+    Raises:
+        UserError: the model refers to other files, which no signature would cover.
     """
+    if MODEL in contents:
+        try:
+            check_self_contained(contents[MODEL])
+        except ValueError as error:
+            raise UserError(f"No bundle was written: {MODEL} cannot be signed, {error}.") from error
     text = canonical(manifest.model_dump(mode="json"))
     files = {**contents, MANIFEST: text, SIGNATURE: signature_file(key, text)}
     if out.suffix == ".zip":

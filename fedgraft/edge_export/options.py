@@ -12,7 +12,11 @@ from fedgraft.core.errors import UserError
 class ClassBankOptions(Options):
     """Whose prompt becomes a class bank, for which labels, and how it is measured and signed."""
 
-    site: str = Field("global", description="the number of a site, or global for the prompt that all share")
+    site: str | None = Field(
+        None,
+        description="the number of a site, or global for the prompt that all share; global by default, or the site "
+        "whose folder is given",
+    )
     fold: str | None = Field(None, description="the domain left out, for a run with several folds")
     site_folder: Path | None = Field(None, description="a deployed site's folder, on its own machine")
     images: Path | None = Field(None, description="images class/image to measure on, instead of the run's own")
@@ -21,7 +25,10 @@ class ClassBankOptions(Options):
     unknown_rate: float = Field(0.05, ge=0, lt=1, description="fraction of known images that may be called unknown")
     most_images: int = Field(256, ge=1, description="the most images in each of the sets to measure on")
     bundle_version: int | None = Field(
-        None, ge=0, description="devices never go back; 1 by default, or one more than the bundle of --classes-for"
+        None,
+        ge=0,
+        le=2**53 - 1,
+        description="devices never go back; 1 by default, or one more than the bundle of --classes-for",
     )
     licence: str | None = Field(None, description="licence of the weights, for the manifest")
     key: Path | None = Field(None, description="the signing key, created if missing; the user's own by default")

@@ -31,6 +31,7 @@ class TrainedRun:
         checkpoint: of the last round; None for a method that trains nothing.
         site: its number in the run; None for the prompt that all sites share.
         state: the folder of the site's personal parameters.
+        deployed_name: of a deployed site that was named by its folder alone; its number is then 0, and decides nothing.
     """
 
     directory: RunDirectory
@@ -41,16 +42,22 @@ class TrainedRun:
     checkpoint: Checkpoint | None
     site: int | None
     state: Path | None
+    deployed_name: str | None = None
 
     @classmethod
     def open(
-        cls, path: Path, site: str, fold: str | None = None, site_folder: Path | None = None, needs: Needs | None = None
+        cls,
+        path: Path,
+        site: str | None,
+        fold: str | None = None,
+        site_folder: Path | None = None,
+        needs: Needs | None = None,
     ) -> Self:
         """Load a run.
 
         Args:
             path: the run directory.
-            site: "global", or the number of a site.
+            site: "global", or the number of a site; None for the site of `site_folder`, and without one for "global".
             fold: the domain left out, for a run with several folds.
             site_folder: of a deployed site, which keeps its personal parameters there.
             needs: of the backbone, beyond what the run needs.
@@ -63,7 +70,9 @@ class TrainedRun:
         plan.require_backbone(needs=needs)
         split = plan.announced if plan.protocol.deployed else directory.split
         number = _fold_number(split, fold, path)
-        site_number = _site_number(site, plan.config.sites, path)
+        folder = None if site_folder is None or site == GLOBAL else SiteFolder.open(site_folder)
+        named = folder.settings.name if folder is not None and site is None else None
+        site_number = 0 if named is not None else _site_number(site or GLOBAL, plan.config.sites, path)
         backbone = plan.load_backbone(device=torch.device("cpu"))
         checkpoint = None
         if plan.method.trains:
@@ -71,16 +80,16 @@ class TrainedRun:
             if checkpoint is None:
                 raise UserError(f"The run in {path} has trained nothing yet: its first round has not ended.")
         state = None
-        if site_number is not None and site_folder is not None:
-            state = _deployed_state(SiteFolder.open(site_folder), directory, number)
-        elif site_number is not None:
+        if folder is not None:
+            state = _deployed_state(folder, directory, number, required=named is None)
+        elif folder is None and site_number is not None:
             state = directory.personal_state(number, site_number)
-        return cls(directory, plan, backbone, split, number, checkpoint, site_number, state)
+        return cls(directory, plan, backbone, split, number, checkpoint, site_number, state, named)
 
     @property
     def site_name(self) -> str:
         """The site as the user writes it."""
-        return GLOBAL if self.site is None else str(self.site)
+        return self.deployed_name or (GLOBAL if self.site is None else str(self.site))
 
     @property
     def round(self) -> int:
@@ -121,6 +130,11 @@ class TrainedRun:
     def _personal(self, adapter: Adapter, shared: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not adapter.personal_names:
             return {}
+        if self.state is None and self.deployed_name is not None:
+            raise UserError(
+                f"The site {self.deployed_name!r} keeps no personal parameters under the name of the run in "
+                f"{self.directory.path}; --site global takes the prompt that all share."
+            )
         if self.state is None:
             if not adapter.shared():
                 raise UserError(
@@ -173,14 +187,20 @@ def _site_number(site: str, sites: int, path: Path) -> int | None:
     return int(site)
 
 
-def _deployed_state(site: SiteFolder, directory: RunDirectory, fold: int) -> Path:
-    """Where a deployed site keeps the state of a run: under the run's name at the server, or in the only folder."""
+def _deployed_state(site: SiteFolder, directory: RunDirectory, fold: int, required: bool) -> Path | None:
+    """Where a deployed site keeps the state of a run: under the run's name at the server, or in the only folder.
+
+    Raises:
+        UserError: there is no such folder, and one is required.
+    """
     name = directory.deployed_name()
     if name is not None and (named := site.state / name / f"{fold:03d}").is_dir():
         return named
     known = sorted(site.state.glob(f"*/{fold:03d}"))
     if len(known) == 1:
         return known[0]
+    if not required:
+        return None
     raise UserError(
         f"The site in {site.path} keeps the state of {len(known)} runs, and none under the name of {directory.path}."
     )

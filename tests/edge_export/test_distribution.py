@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fedgraft.device import Predictor
+from tests.fleet.conftest import Fleet
 
 pytestmark = pytest.mark.slow
 SOURCE = Path(__file__).parents[2] / "distributions" / "device"
@@ -24,7 +25,7 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    words = [*pip, "--python", str(python), "install", str(SOURCE)]
+    words = [*pip, "--python", str(python), "install", f"{SOURCE}[agent]"]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=_bare())
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"the registry cannot be reached, and this is not CI: {done.stderr.strip().splitlines()[-1]}")
@@ -69,6 +70,24 @@ def test_a_device_verifies_and_measures(device: Path, exported: Path, bundle: Pa
     broken = _run(device / "fedgraft-device", "verify", bundle, code=2)
     assert broken.stderr.startswith("fedgraft-device: labels.json")
     assert broken.stderr.count("\n") == 1
+
+
+def test_an_agent_without_torch_follows_a_registry(device: Path, tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.start()
+    try:
+        fleet.publish(1)
+        assert fleet.registry is not None
+        words = (device / "fedgraft-device", "agent", "--server", f"localhost:{fleet.registry.port}")
+        folder = ("--dir", tmp_path / "camera", "--once")
+        first = _run(*words, *folder, "--ca", fleet.folder.authority, "--token", fleet.token())
+        assert first.stdout.startswith("Version 1 runs now;")
+        Image.new("RGB", (9, 9), (0, 0, 200)).save(tmp_path / "a.png")
+        assert "blue" in _run(device / "fedgraft-device", "predict", tmp_path / "camera", tmp_path / "a.png").stdout
+        fleet.publish(2)
+        assert _run(*words, *folder).stdout.startswith("Version 2 runs now;")
+    finally:
+        fleet.stop()
 
 
 def test_the_same_commands_are_in_the_whole_package(exported: Path, tmp_path: Path) -> None:

@@ -91,6 +91,34 @@ def test_a_deployed_site_is_exported_from_its_own_folder(
         run_images(TrainedRun.open(directory.path, "global"), 100)
 
 
+def test_a_site_folder_alone_means_that_site_and_not_the_global_prompt(
+    make_run: MakeRun, images: Path, mini: Backbone, tmp_path: Path
+) -> None:
+    names = sorted(folder.name.replace("_", " ") for folder in images.iterdir())
+    settings = {"protocol": "own-data", "data": "folder:own", "protocol_options": {"class_names": names}}
+    site = SiteFolder.create(tmp_path / "site", "clinic", images)
+    for method in ("fedpgp", "promptfl"):
+        simulated = TrainedRun.open(make_run(method), "1")
+        directory = RunDirectory(tmp_path / method)
+        directory.create(simulated.plan.config.model_copy(update=settings))
+        assert simulated.checkpoint is not None
+        directory.checkpoints.save(simulated.checkpoint, mini.fingerprint)
+        if method == "fedpgp":
+            with pytest.raises(UserError, match="The site 'clinic' keeps no personal parameters"):
+                TrainedRun.open(directory.path, None, site_folder=site.path).adapter()
+            assert simulated.state is not None
+            shutil.copytree(simulated.state, site.state / "run-1234" / "000")
+        own = TrainedRun.open(directory.path, None, site_folder=site.path)
+        assert own.site_name == "clinic"
+        numbered = "1" if method == "fedpgp" else "global"
+        expected = TrainedRun.open(directory.path, numbered, site_folder=site.path).adapter()
+        assert torch.equal(class_features(own.adapter()), class_features(expected))
+    assert TrainedRun.open(make_run(), None).site_name == "global"
+    shared = TrainedRun.open(tmp_path / "fedpgp", "global", site_folder=site.path)
+    own = TrainedRun.open(tmp_path / "fedpgp", None, site_folder=site.path)
+    assert not torch.equal(class_features(shared.adapter()), class_features(own.adapter()))
+
+
 def test_images_of_two_classes_of_one_name_are_judged_by_their_own(mini: Backbone) -> None:
     """Two classes of ImageNet are called "missile"; by name, the images of the first counted as of the second."""
     names = ("missile", "red star", "missile")
