@@ -58,7 +58,7 @@ def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
     else:
         ticket = dense_ticket(backbone)
     side = ticket.vision.shape.image_size
-    model = export_onnx(ticket.vision, side, {"side": str(side)})
+    model = export_onnx(ticket.vision, (side, side), {"side": str(side)})
     for variant in wanted:
         write_bytes(_model(out, variant), find_format(variant.quantization).reduce(model))
 

@@ -32,7 +32,7 @@ def step_of(name: str, options: dict[str, Any], backbone: Backbone, args: argpar
     vocabulary = Vocabulary(backbone, class_names(classes), TEMPLATES[: args.templates])
     adapter = method.adapter(vocabulary, parsed, torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(adapter.parameters(), lr=1e-4)
-    shape = backbone.image_shape(method.adapter.image_layer(backbone, parsed))
+    shape = backbone.image_shape(method.adapter.representation(backbone, parsed))
     images = torch.nn.functional.normalize(torch.randn(batch, *shape), dim=-1)
     labels = torch.randint(classes, (batch,))
 

@@ -1,21 +1,21 @@
 """The interface of a frozen dual encoder, whatever its family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 
-Placement = Literal["before", "middle", "behind"]
-"""The position of a context: before the class name, half before and half behind it, or behind it."""
 Precision = Literal["float32", "bfloat16"]
 """Precision of the frozen weights and activations; learnt parameters, features and losses are float32."""
 
@@ -50,6 +50,8 @@ class TextTower(ABC):
     width: int
     """Size of a token embedding, and so of a context vector."""
     max_tokens: int
+    start_tokens: int = 1
+    """Special tokens before a context."""
 
     @abstractmethod
     def tokenize_names(self, names: Sequence[str]) -> ClassTokens:
@@ -100,7 +102,7 @@ class TextTower(ABC):
     def require_short(self, names: Sequence[str]) -> None:
         """Raise UserError for class names that leave no room for a prompt in the text tower."""
         lengths = (self.tokenize_names(names).ends + 1).tolist()
-        room = self.max_tokens - 2  # of the start token and one more
+        room = self.max_tokens - self.start_tokens - 1  # of one context vector
         if long := [(name, length) for name, length in zip(names, lengths, strict=True) if length > room]:
             name, length = max(long, key=lambda item: item[1])
             raise UserError(
@@ -110,12 +112,13 @@ class TextTower(ABC):
 
     def require_whole(self, names: Sequence[str], templates: Sequence[str]) -> None:
         """Raise UserError for a template that the text tower would cut off with one of the class names in it."""
-        room = self.max_tokens - 2  # of the start and the end token
+        special = self.start_tokens + 1  # with the end token
+        room = self.max_tokens - special
         long = []
         for name in names:
             for template in templates:
                 if (length := len(self.embed_words(template.format(name)))) > room:
-                    long.append((length + 2, name, template))
+                    long.append((length + special, name, template))
         if long:
             length, name, template = max(long)
             raise UserError(
@@ -152,6 +155,8 @@ class Backbone(ABC):
     """Size of the joint embedding space."""
     logit_scale: float
     """The factor on cosines, already exponentiated."""
+    logit_bias: float | None = None
+    """What is added to scaled cosines under a sigmoid loss; None where the checkpoint has none."""
     text: TextTower
 
     @abstractmethod
@@ -162,19 +167,48 @@ class Backbone(ABC):
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Image features (B, dim) of unit norm in float32, without gradients."""
 
-    def image_shape(self, layer: int | None) -> tuple[int, ...]:
+    def image_shape(self, form: Representation = FEATURES) -> tuple[int, ...]:
         """The shape of what `represent_images` returns for an image."""
         return (self.dim,)
 
-    def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
-        """What is cached of images: features (B, dim), or the input of a layer of the tower, (B, tokens, width)."""
-        if layer is not None:
+    def represent_images(self, pixels: Tensor, form: Representation = FEATURES) -> Tensor:
+        """What is cached of images, in float32 and without gradients.
+
+        Returns:
+            (B, dim), or the input of a layer (B, tokens, width), or all patches (B, 1 + patches, dim).
+
+        Raises:
+            UserError: the family does not give this form.
+        """
+        if form.patches:
+            raise UserError(f"The backbone {self.name!r} gives no features of patches.")
+        if form.layer is not None:
             raise UserError(f"The image tower of {self.name!r} cannot be cut at a layer.")
         return self.encode_images(pixels)
 
-    def finish_images(self, represented: Tensor, layer: int | None, deltas: Deltas | None = None) -> Tensor:
-        """Unit-norm features (B, dim) from what is cached of images, differentiable in the deltas."""
-        return represented
+    def finish_images(
+        self,
+        represented: Tensor,
+        form: Representation = FEATURES,
+        deltas: Deltas | None = None,
+        prompts: Tensor | None = None,
+    ) -> Tensor:
+        """Unit-norm features (B, dim) from what is cached of images, differentiable in deltas and prompts.
+
+        Args:
+            represented: as `represent_images` returns it, of any floating dtype.
+            form: what it is.
+            deltas: changes to the linear maps from `form.layer` on, one for each row or one for all.
+            prompts: (B, depth, n, width), or (1, depth, n, width) for all rows: n tokens behind the others before each
+                of `depth` layers from `form.layer` on. Those before later layers replace the first; behind the last of
+                them, what has become of the tokens goes on (Jia et al. 2022, Khattak et al. 2023).
+
+        Raises:
+            UserError: there are prompts for more layers than follow, or the family takes none.
+        """
+        if prompts is not None:
+            raise UserError(f"The backbone {self.name!r} takes no visual prompts.")
+        return represented[:, 0] if form.patches else represented
 
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """The linear maps in a tower's layers that deltas can change, by name; empty if the family supports none."""
@@ -184,10 +218,29 @@ class Backbone(ABC):
         """The preprocessing with Hugging Face's keys, plain JSON; raises UserError if the family cannot be exported."""
         raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
 
-    def vision_tower(self) -> VisionTower:
-        """A copy of the image tower, in float32 on the CPU, for tickets and exports.
+    def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
+        """The dense image tower as a plain module for exports: no hooks, no dropout, float32 on the CPU, in eval mode.
+
+        Its `forward(pixels)` maps (B, 3, height, width) to embeddings (B, dim) of unit norm. It shares no tensor with
+        the backbone, and writes attention out, which exports best.
+
+        Args:
+            weights: in place of its own, by the names of `linear_maps` with ".weight" behind them, such as those with
+                adapters merged.
+            prompts: visual prompts (depth, n, width) from the first layer on.
 
         Raises:
-            UserError: the towers of this family cannot be pruned or exported.
+            UserError: the family cannot be exported, or takes no visual prompts.
         """
-        raise UserError(f"The backbone {self.name!r} is of a family whose image tower cannot be pruned or exported.")
+        raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
+
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
+        """The image tower as one that can be pruned, a copy in float32 on the CPU.
+
+        Args:
+            weights: as in `image_encoder`.
+
+        Raises:
+            UserError: the towers of this family cannot be pruned.
+        """
+        raise UserError(f"The backbone {self.name!r} is of a family whose image tower cannot be pruned.")

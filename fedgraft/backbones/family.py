@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from fedgraft.backbones.backbone import Backbone, Placement, Precision
-from fedgraft.backbones.deltas import Tower
+from fedgraft.backbones.abilities import Abilities, Sizes
+from fedgraft.backbones.backbone import Backbone, Precision
 from fedgraft.config.registry import Registered
 from fedgraft.core.errors import UserError
 
@@ -42,31 +42,30 @@ class Family(Registered):
     Attributes:
         recognizes: whether a folder holds a backbone of the family.
         load: loads the backbone of a request.
+        abilities: the most that a backbone of the family can do.
+        sizes: reads the sizes of a folder from its configuration alone; raises UserError if it is malformed.
+        narrowed: what the backbone in a folder can do, where folders differ; from its configuration alone.
         sample: writes a small backbone into a folder, for the contract tests.
-        placements: where a learnt context may stand.
-        deep_prompts: whether prompts can be put before later layers of the text tower.
-        adapts: the towers whose linear maps low-rank adapters can change.
-        exports: whether `Backbone.vision_tower` returns a copy of its image tower, for bundles and tickets.
     """
 
     kind: ClassVar[str] = "backbone family"
-    columns: ClassVar[tuple[str, ...]] = ("prompts", "adapters", "exports")
+    columns: ClassVar[tuple[str, ...]] = ("prompts", "visual prompts", "adapters", "exports")
 
     recognizes: Callable[[Path], bool]
     load: Callable[[Request], Backbone]
     _: KW_ONLY
+    abilities: Abilities
+    sizes: Callable[[Path], Sizes]
+    narrowed: Callable[[Path], Abilities] | None = None
     sample: Callable[[Path], None] | None = None
-    placements: tuple[Placement, ...] = ()
-    deep_prompts: bool = False
-    adapts: tuple[Tower, ...] = ()
-    exports: bool = False
 
     def facts(self) -> dict[str, str]:
         """What its towers can do."""
-        prompts = f"{', '.join(self.placements)} (of the class name)" if self.placements else "none"
-        deep = ", deep" if self.deep_prompts else ""
-        adapters = " and ".join(self.adapts) + " tower" if self.adapts else "none"
-        return {"prompts": prompts + deep, "adapters": adapters, "exports": "yes" if self.exports else "no"}
+        return self.abilities.facts()
+
+    def abilities_of(self, folder: Path) -> Abilities:
+        """What the backbone in a folder can do."""
+        return self.abilities if self.narrowed is None else self.narrowed(folder)
 
 
 def model_type(folder: Path) -> str | None:

@@ -1,9 +1,10 @@
 """The image-feature store: each image passes the image tower once, and every process maps the same file.
 
-A store belongs to one backbone, one preprocessing and one layer: it holds final features, or the input of a layer of
-the image tower if a method trains that layer and those above. It consists of two files that only grow: `keys.bin` with
-a SHA-256 for each row and `vectors.f32` with the rows. A row counts once both files hold it, so a fill that was killed
-continues where it stopped, and an image whose content has changed has another key.
+A store belongs to one backbone, one preprocessing and one representation: it holds final features, or the input of a
+layer of the image tower if a method trains that layer and those above, or the features of all patches. It consists of
+two files that only grow: `keys.bin` with a SHA-256 for each row and `vectors.f32` (or `.f16`) with the rows. A row
+counts once both files hold it, so a fill that was killed continues where it stopped, and an image whose content has
+changed has another key.
 """
 
 import fcntl
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import KEY_BYTES, IntArray
 
@@ -33,29 +35,30 @@ class FeatureStore:
 
     Args:
         root: the cache folder; the store is a folder below it, named by fingerprint, preprocessing, precision
-            and layer.
-        layer: the layer whose input is stored, (tokens, width) per image; None for final features, (dim,).
+            and representation.
+        form: what is stored of each image.
     """
 
-    def __init__(self, root: Path, backbone: Backbone, layer: int | None = None) -> None:
-        kind = "" if backbone.precision == "float32" else f"-{backbone.precision}"
-        kind += "" if layer is None else f"-layer{layer}"
+    def __init__(self, root: Path, backbone: Backbone, form: Representation = FEATURES) -> None:
+        kind = ("" if backbone.precision == "float32" else f"-{backbone.precision}") + form.label
         self.folder = root / "features" / f"{backbone.fingerprint[:24]}-{backbone.preprocessing[:12]}{kind}"
-        self.shape = backbone.image_shape(layer)
-        self._row_bytes = 4 * math.prod(self.shape)
-        self._backbone, self._layer = backbone, layer
+        self.shape = backbone.image_shape(form)
+        self._dtype = np.dtype(form.dtype)
+        self._row_bytes = self._dtype.itemsize * math.prod(self.shape)
+        self._rows_file = f"vectors.f{8 * self._dtype.itemsize}"
+        self._backbone, self._form = backbone, form
 
     def rows(self, keys: NDArray[np.uint8]) -> IntArray:
         """The row of each key (n, 32), or -1 if the store does not hold it."""
         known = {key.tobytes(): row for row, key in enumerate(self._keys())}
         return np.asarray([known.get(key.tobytes(), -1) for key in keys], np.int64)
 
-    def vectors(self) -> NDArray[np.float32]:
-        """All rows, (rows, dim) or (rows, tokens, width), memory-mapped and read-only."""
+    def vectors(self) -> NDArray[np.floating]:
+        """All rows, (rows, dim) or (rows, tokens, width or dim), memory-mapped and read-only."""
         count = self._complete_rows()
         if count == 0:
-            return np.empty((0, *self.shape), np.float32)
-        return np.memmap(self.folder / "vectors.f32", np.float32, "r", shape=(count, *self.shape))
+            return np.empty((0, *self.shape), self._dtype)
+        return np.memmap(self.folder / self._rows_file, self._dtype, "r", shape=(count, *self.shape))
 
     def features(self, rows: IntArray) -> NDArray[np.float32]:
         """Final features (n, dim) of some rows."""
@@ -63,7 +66,7 @@ class FeatureStore:
         for begin in range(0, len(rows), _BATCH):
             kept = torch.from_numpy(np.asarray(vectors[rows[begin : begin + _BATCH]])).to(self._backbone.device)
             with torch.no_grad():
-                done.append(self._backbone.finish_images(kept, self._layer).cpu().numpy())
+                done.append(self._backbone.finish_images(kept.float(), self._form).cpu().numpy())
         return np.concatenate(done)
 
     def fill(
@@ -82,14 +85,14 @@ class FeatureStore:
             positions = {key.tobytes(): position for position, key in enumerate(keys)}
             missing = sorted(position for key, position in positions.items() if key not in known)
             with (
-                self._growing("vectors.f32", self._row_bytes) as vectors,
+                self._growing(self._rows_file, self._row_bytes) as vectors,
                 self._growing("keys.bin", KEY_BYTES) as names,
             ):
                 for begin in range(0, len(missing), _BATCH):
                     batch = missing[begin : begin + _BATCH]
                     pixels = self._backbone.preprocess([load(p) for p in batch])
-                    rows = self._backbone.represent_images(pixels, self._layer)
-                    vectors.write(rows.cpu().numpy().tobytes())
+                    rows = self._backbone.represent_images(pixels, self._form)
+                    vectors.write(rows.to(self._form.torch_dtype).cpu().numpy().tobytes())
                     _flush(vectors)
                     names.write(keys[batch].tobytes())
                     _flush(names)
@@ -107,7 +110,7 @@ class FeatureStore:
     def _complete_rows(self) -> int:
         sizes = [
             (path.stat().st_size if (path := self.folder / name).exists() else 0) // width
-            for name, width in (("keys.bin", KEY_BYTES), ("vectors.f32", self._row_bytes))
+            for name, width in (("keys.bin", KEY_BYTES), (self._rows_file, self._row_bytes))
         ]
         return min(sizes)
 

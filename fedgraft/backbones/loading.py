@@ -1,17 +1,21 @@
 """Load a backbone by name: the embedded `mini`, a folder that a family recognizes, or a Hugging Face ID."""
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fedgraft.backbones.abilities import Abilities, Needs, Sizes
 from fedgraft.backbones.backbone import Backbone, Precision
 from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.config.registry import BACKBONES
 from fedgraft.core.errors import UserError
 
 MINI = "mini"
+_OTHER_WEIGHTS = ("open_clip_config.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
+"""Weights that `fedgraft backbones import` turns into a folder."""
 
 
 def mini_folder() -> Path:
@@ -40,28 +44,71 @@ def load_backbone(
     Raises:
         UserError: it does not exist, has no weights, or is of an unknown family.
     """
-    folder, source = _located(name)
-    family = _family(folder, f"backbone {name!r}")
-    parsed = family.parse_options(options or {})
-    return family.load(Request(name, folder, source, precision, device or torch.device("cpu"), parsed))
+    known = located(name)
+    parsed = known.family.parse_options(options or {})
+    wanted = device or torch.device("cpu")
+    return known.family.load(Request(name, known.folder, known.source, precision, wanted, parsed))
 
 
-def require_backbone(name: str) -> None:
-    """Raise UserError unless there is a backbone of the name, of a known family; its weights are not looked at."""
-    _family(_located(name)[0], f"backbone {name!r}")
+@dataclass(frozen=True)
+class KnownFolder:
+    """A backbone that was found and whose family is known; nothing of it was loaded.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: of its files.
+        source: the argument for Hugging Face's loaders.
+    """
+
+    name: str
+    folder: Path
+    source: str
+    family: Family
+
+    def abilities(self) -> Abilities:
+        """What it can do, from its configuration alone; raises UserError if that is malformed."""
+        return self.family.abilities_of(self.folder)
+
+    def sizes(self) -> Sizes:
+        """Its sizes, from its configuration alone; raises UserError if that is malformed."""
+        return self.family.sizes(self.folder)
+
+    def require(self, needs: Needs) -> None:
+        """Raise UserError for the first need that it does not meet."""
+        needs.check(self.name, self.abilities(), self.sizes())
 
 
-def _located(name: str) -> tuple[Path, str]:
-    """The folder of a backbone, and the argument for Hugging Face's loaders."""
+def located(name: str) -> KnownFolder:
+    """Find a backbone and its family; raises UserError unless there is one, of a known family."""
     folder = mini_folder() if name == MINI else Path(name).expanduser()
-    if folder.is_dir():
-        return folder, str(folder)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"There is no backbone {name!r}; give mini, a Hugging Face folder, "
-            "or an ID such as openai/clip-vit-base-patch16."
-        )
-    return _snapshot(name), name
+    source = str(folder)
+    if not folder.is_dir():
+        if folder.is_file():
+            raise UserError(f"The backbone {name!r} is a file, not a folder.{import_hint(folder)}")
+        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise UserError(
+                f"There is no backbone {name!r}; give mini, a Hugging Face folder, "
+                "or an ID such as openai/clip-vit-base-patch16."
+            )
+        folder, source = _snapshot(name), name
+    return KnownFolder(name, folder, source, _family(folder, f"backbone {name!r}"))
+
+
+def require_backbone(name: str, needs: Needs | None = None) -> None:
+    """Raise UserError unless there is a backbone of the name that meets the needs; its weights are not looked at."""
+    located(name).require(needs or Needs())
+
+
+def import_hint(path: Path) -> str:
+    """A sentence with the command that imports a file or a folder, with a space before it; empty if it holds nothing.
+
+    Args:
+        path: what the user named.
+    """
+    found = [path] if path.is_file() else [file for pattern in _OTHER_WEIGHTS for file in sorted(path.glob(pattern))]
+    if not found:
+        return ""
+    return f" It has {found[0].name}: `fedgraft backbones import {path} --out FOLDER` makes a folder that opens."
 
 
 def _family(folder: Path, what: str) -> Family:
@@ -71,7 +118,8 @@ def _family(folder: Path, what: str) -> Family:
             return found
     kind = model_type(folder)
     if kind is None:
-        raise UserError(f"The {what} in {folder} has no config.json; expected a Hugging Face model folder.")
+        hint = import_hint(folder)
+        raise UserError(f"The {what} in {folder} has no config.json; expected a Hugging Face model folder.{hint}")
     faults = " ".join(BACKBONES.faults())
     raise UserError(f"The {what} is of the family {kind!r}; known: {', '.join(BACKBONES.names())}. {faults}".rstrip())
 

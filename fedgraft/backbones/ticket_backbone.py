@@ -6,9 +6,9 @@ fingerprint of its source, and the size of every layer, without which towers of 
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
+from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.family import Family, Request
-from fedgraft.backbones.loading import MINI, load_backbone
+from fedgraft.backbones.loading import MINI, KnownFolder, load_backbone, located
 from fedgraft.backbones.vision_tower import TowerShape, VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_bytes, write_text
@@ -117,8 +118,14 @@ class PrunedBackbone(Backbone):
         """The source's text maps; a ticket's own matrices take no deltas, which would fill in its zeros."""
         return self._source.linear_maps(tower) if tower == "text" else {}
 
-    def vision_tower(self) -> VisionTower:
-        """A copy of the ticket's tower in float32 on the CPU."""
+    def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
+        """A copy of the ticket's tower."""
+        if prompts is not None:
+            raise UserError(f"The backbone {self.name!r} takes no visual prompts.")
+        return self.vision_tower(weights)
+
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
+        """A copy of the ticket's tower in float32 on the CPU; nothing can be merged into it."""
         return deepcopy(self._tower).float().cpu()
 
 
@@ -144,6 +151,25 @@ def load_ticket(request: Request) -> PrunedBackbone:
     return PrunedBackbone(request.name, source, ticket)
 
 
+def ticket_source(folder: Path) -> KnownFolder:
+    """The backbone that a ticket was drawn from, by its name; raises UserError if there is none."""
+    try:
+        return located(str(json.loads((folder / _DESCRIPTION).read_text())["source"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"The ticket {folder} cannot be read: {error}") from error
+
+
+def ticket_sizes(folder: Path) -> Sizes:
+    """The sizes of its source, which pruning keeps but for its layers' own."""
+    return replace(ticket_source(folder).sizes(), image_layers=None)
+
+
+def ticket_abilities(folder: Path) -> Abilities:
+    """The text tower of its source, with what a ticket's own image tower can do."""
+    source = ticket_source(folder).abilities()
+    return replace(source, image=FAMILY.abilities.image)
+
+
 def write_sample(folder: Path) -> None:
     """The whole image tower of `mini` as a ticket."""
     source = load_backbone(MINI)
@@ -155,9 +181,11 @@ FAMILY = Family(
     "a folder of `fedgraft ticket draw`: a smaller image tower with its source's text tower",
     is_ticket,
     load_ticket,
+    abilities=Abilities(
+        TextAbilities(causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
+        ImageAbilities(prunes=True),
+    ),
+    sizes=ticket_sizes,
+    narrowed=ticket_abilities,
     sample=write_sample,
-    placements=("before", "middle", "behind"),
-    deep_prompts=True,
-    adapts=("text",),
-    exports=True,
 )

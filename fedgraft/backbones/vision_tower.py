@@ -6,6 +6,7 @@ and dense towers are of one class. It has no hooks and no dropout, and attention
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, cast
 
@@ -13,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
+
+_PARTS = ("vision_model", "visual_projection")
 
 
 @dataclass(frozen=True)
@@ -159,10 +162,32 @@ class _Embeddings(nn.Module):
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
 
 
-def tower_of_clip(model: Any) -> VisionTower:
+class PromptedTower(nn.Module):
+    """A `VisionTower` with visual prompts (depth, n, width) behind its tokens before each of its first layers."""
+
+    def __init__(self, tower: VisionTower, prompts: Tensor) -> None:
+        super().__init__()
+        self.tower = tower
+        self.prompts = nn.Parameter(prompts.detach().float().cpu().clone())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The projected and normalized state of the class token."""
+        tower = self.tower
+        states = tower.embeddings(pixels)
+        tokens = states.shape[1]
+        for index, layer in enumerate(tower.layers):
+            if index < len(self.prompts):
+                own = self.prompts[index].expand(pixels.shape[0], -1, -1)
+                states = torch.cat([states[:, :tokens], own], dim=1)
+            states = layer(tower.pre_layrnorm(states) if index == 0 else states)
+        return F.normalize(tower.visual_projection(tower.post_layernorm(states[:, 0])).float(), dim=-1)
+
+
+def tower_of_clip(model: Any, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
     """A copy, in float32 on the CPU, of the image tower of a Hugging Face `CLIPModel`.
 
-    Low-rank adapters must already be merged into the model's weights.
+    Args:
+        weights: in place of some of the model's own, by their names in the model.
     """
     config = model.config.vision_config
     layers = int(config.num_hidden_layers)
@@ -178,10 +203,13 @@ def tower_of_clip(model: Any) -> VisionTower:
         units=(int(config.intermediate_size),) * layers,
     )
     tower = VisionTower(shape)
-    tensors = {
-        f"{module}.{name}" if module == "visual_projection" else name.removeprefix("encoder."): tensor.float().cpu()
-        for module in ("vision_model", "visual_projection")
-        for name, tensor in getattr(model, module).state_dict().items()
+    own = {
+        f"{module}.{name}": tensor for module in _PARTS for name, tensor in getattr(model, module).state_dict().items()
     }
-    tower.load_state_dict(tensors)
+    tower.load_state_dict(
+        {
+            name.removeprefix("vision_model.").removeprefix("encoder."): tensor.detach().float().cpu()
+            for name, tensor in {**own, **(weights or {})}.items()
+        }
+    )
     return tower.eval().requires_grad_(False)

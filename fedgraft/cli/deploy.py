@@ -26,7 +26,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a federation on a running server; with the same --out again, it resumes."""
-    from fedgraft.backbones.loading import require_backbone
     from fedgraft.cli.following import RunFollower, print_sites
     from fedgraft.cli.printing import print_summary
     from fedgraft.cli.progress import progress
@@ -43,7 +42,7 @@ def run(
     given = {"protocol": DEPLOYED_PROTOCOL, **settings, "data": "folder:own"}
     run_config = RunConfig.build(settings_from(config, given, set_))
     plan = Plan.of(run_config)  # a mistake is reported here, not by the server's process
-    require_backbone(run_config.backbone)
+    plan.require_backbone()
     directory = RunDirectory(out)
     directory.check_free(run_config, resume=directory.begun)
     if not is_running(server):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.representation import Representation
 from fedgraft.config.run_config import Augment
 from fedgraft.data.examples import Examples, IntArray
 
@@ -23,7 +24,7 @@ class AugmentedImages:
     Args:
         examples: the images.
         positions: of the site's training images, (n,).
-        layer: the layer of the image tower whose input the method trains on; None for final features.
+        form: what the method trains on.
         rng: the source of crops and flips.
     """
 
@@ -32,19 +33,19 @@ class AugmentedImages:
         backbone: Backbone,
         examples: Examples,
         positions: IntArray,
-        layer: int | None,
+        form: Representation,
         augment: Augment,
         rng: np.random.Generator,
     ) -> None:
         self._backbone, self._examples, self._positions = backbone, examples, positions
-        self._layer, self._augment, self._rng = layer, augment, rng
+        self._form, self._augment, self._rng = form, augment, rng
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         """What the image tower gives for some of the images, (B, ...), each drawn anew."""
         images = [self._examples.load(int(self._positions[row])) for row in rows]
         side = int(self._backbone.preprocess(images[:1]).shape[-1])
         drawn = [augmented(image, self._augment, side, self._rng) for image in images]
-        return self._backbone.represent_images(self._backbone.preprocess(drawn), self._layer)
+        return self._backbone.represent_images(self._backbone.preprocess(drawn), self._form)
 
 
 def augmented(image: Image.Image, augment: Augment, side: int, rng: np.random.Generator) -> Image.Image:

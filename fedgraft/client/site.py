@@ -90,7 +90,7 @@ class Site:
             return torch.empty(0, backbone.dim, device=backbone.device)
         count = -(-len(positions) // _IMAGES_AT_ONCE)
         parts = np.array_split(positions, count)
-        return torch.cat([adapter.image_features(self.run.features(part)[:, 0]) for part in parts])
+        return torch.cat([adapter.image_features(self.run.features(part)[:, 0].float()) for part in parts])
 
     def batches_generator(self, server_round: int) -> np.random.Generator:
         """The generator that shuffles the site's images in a round."""
@@ -103,8 +103,8 @@ class Site:
         drawn = None
         if config.augment != "none":
             rng = generator(config.seed, "augment", self.fold, self.site, server_round)
-            layer = run.plan.image_layer(run.backbone)
-            drawn = AugmentedImages(run.backbone, run.opened, positions, layer, config.augment, rng)
+            form = run.plan.representation(run.backbone)
+            drawn = AugmentedImages(run.backbone, run.opened, positions, form, config.augment, rng)
         return TrainingData(run.features(positions, config.views), run.labels(positions, classes), classes, drawn)
 
 

@@ -75,7 +75,7 @@ def check_site(
         raise UserError(f"No image of {images} can be read. {mistakes[0]}")
     sample = [decode(path) for path in sound[:_TIMED]]
     began = time.perf_counter()
-    features = backbone.represent_images(backbone.preprocess(sample), plan.image_layer(backbone))
+    features = backbone.represent_images(backbone.preprocess(sample), plan.representation(backbone))
     an_image = (time.perf_counter() - began) / len(sample)
     adapter = plan.adapter(Vocabulary(backbone, sorted(counts), DEFAULT_TEMPLATES), site=0)
     classes = tuple(range(len(counts)))

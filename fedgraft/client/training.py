@@ -113,7 +113,7 @@ def _passes(
 
 def _batch(data: TrainingData, step: _Step) -> Batch:
     images = data.features[step.images, step.views] if data.drawn is None else data.drawn(step.images)
-    return Batch(images, data.labels[step.images])
+    return Batch(images.float(), data.labels[step.images])
 
 
 def _optimizer(adapters: Sequence[Adapter], config: RunConfig) -> torch.optim.Optimizer:

@@ -119,6 +119,8 @@ class Worker:
     def _new_run(self, config_json: str, run: str) -> DeployedRun:
         plan = Plan.of(RunConfig.model_validate_json(config_json))
         name = self._own_backbone(plan.config.backbone)
+        with refusing("backbone"):
+            plan.require_backbone(name)
         with refusing("images"):
             examples = open_site_images(
                 self._site.data,

@@ -32,6 +32,9 @@ class RunConfig(BaseModel):
     backbone: str = Field(
         default="mini", description="the frozen encoder: mini, a Hugging Face folder or ID; see `fedgraft backbones`"
     )
+    loss: Literal["softmax", "sigmoid"] = Field(
+        default="softmax", description="of the training; sigmoid where the backbone's checkpoint has a bias for it"
+    )
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="precision of the frozen weights")
     sites: int = Field(default=10, ge=1, description="number of sites")
     rounds: int = Field(default=25, ge=1, description="number of rounds")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedgraft.backbones.loading import require_backbone
 from fedgraft.config.run_config import DEPLOYED_PROTOCOL, RunConfig
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import free_port, write_bytes
@@ -72,8 +71,7 @@ def up(images: Path, settings: dict[str, Any], out: Path, watch: Watch = lambda 
             "protocol_options": {"class_names": sorted({readable(file.label) for file in files})},
         }
     )
-    Plan.of(config)
-    require_backbone(config.backbone)
+    Plan.of(config).require_backbone()
     parts = split_images(files, config.sites, config.seed)
     directory = RunDirectory(out / "run")
     directory.check_free(config, resume=directory.begun)

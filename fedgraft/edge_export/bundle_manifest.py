@@ -54,14 +54,14 @@ class BackboneRecord(_Part):
 
 
 class TicketRecord(_Part):
-    """What the encoder was pruned to; `spec` records how."""
+    """What the encoder was pruned to; `spec` records how, with sparsity 0 for a dense one."""
 
     fingerprint: str = Sha256
     parameters: int
     nonzero: int
     spec: dict[str, str | int | float]
-    heads: list[int] = Field(description="kept in each layer")
-    units: list[int] = Field(description="MLP units kept in each layer")
+    heads: list[int] | None = Field(None, description="kept in each layer; null for a tower that cannot be pruned")
+    units: list[int] | None = Field(None, description="MLP units kept in each layer; null as above")
 
 
 class RunRecord(_Part):

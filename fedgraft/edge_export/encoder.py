@@ -9,13 +9,14 @@ import onnx
 from pydantic import ValidationError
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.device.bundle import Bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export.bundle_manifest import BundleManifest, ModelRecord, ParityRecord, PortRecord, TicketRecord
+from fedgraft.edge_export.dense_tower import ExportedTower
 from fedgraft.edge_export.number_formats import NumberFormat
 from fedgraft.edge_export.onnx_model import export_onnx
-from fedgraft.edge_export.tickets.ticket import Ticket
 
 _MINIMUM_RUNTIME = "1.22"
 
@@ -34,23 +35,30 @@ class Encoder:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def traced_encoder(ticket: Ticket, number_format: NumberFormat) -> Encoder:
-    """Trace a ticket; raises UserError if it does not fit into one file."""
-    shape = ticket.vision.shape
+def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: NumberFormat) -> Encoder:
+    """Trace an image tower.
+
+    Args:
+        size: (height, width) of its images in pixels.
+
+    Raises:
+        UserError: it does not fit into one file.
+    """
+    shape = tower.vision.shape if isinstance(tower.vision, VisionTower) else None
     metadata = {
-        "fedgraft.backbone": ticket.spec.source_fingerprint,
-        "fedgraft.ticket": ticket.fingerprint,
+        "fedgraft.backbone": tower.spec.source_fingerprint,
+        "fedgraft.ticket": tower.fingerprint,
         "fedgraft.input": "pixels, RGB, as preprocessor_config.json prepares them",
         "fedgraft.output": "embedding, of unit norm",
     }
-    content = number_format.reduce(export_onnx(ticket.vision, shape.image_size, metadata))
+    content = number_format.reduce(export_onnx(tower.vision, size, metadata))
     record = TicketRecord(
-        fingerprint=ticket.fingerprint,
-        parameters=ticket.parameters,
-        nonzero=ticket.nonzero,
-        spec=asdict(ticket.spec),
-        heads=list(shape.heads),
-        units=list(shape.units),
+        fingerprint=tower.fingerprint,
+        parameters=tower.parameters,
+        nonzero=tower.nonzero,
+        spec=asdict(tower.spec),
+        heads=None if shape is None else list(shape.heads),
+        units=None if shape is None else list(shape.units),
     )
     return Encoder(content, _model_record(onnx.load_from_string(content), number_format), record)
 

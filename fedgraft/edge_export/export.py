@@ -11,12 +11,14 @@ from typing import Literal
 
 from PIL import Image
 
+from fedgraft.backbones.abilities import Needs
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.device.bundle import open_bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export import bundle_writer, measure
 from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
+from fedgraft.edge_export.dense_tower import ExportedTower
 from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
 from fedgraft.edge_export.measurement_images import MeasurementImages, folder_images, run_images, site_images
 from fedgraft.edge_export.number_formats import find_format
@@ -24,8 +26,7 @@ from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
-from fedgraft.edge_export.tickets.ticket import Ticket
-from fedgraft.edge_export.towers import chosen_ticket
+from fedgraft.edge_export.towers import chosen_tower, needs_of
 from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
 from fedgraft.edge_export.web import page_files
 from fedgraft.runs.site_folder import SiteFolder
@@ -51,18 +52,18 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
     """
     observer = observer or Observer()
     number_format = find_format(options.quantize)
-    draft = _Draft(run, out, options, observer)
+    draft = _Draft(run, out, options, observer, needs_of(options))
     contents: bundle_writer.Contents = {}
     if options.web:
         observer.on_notice("Taking onnxruntime-web from the cache or from the npm registry.")
         contents |= page_files()
-    ticket = chosen_ticket(draft.trained, draft.adapter, options, observer)
+    tower = chosen_tower(draft.trained, draft.adapter, options, observer)
     observer.on_notice("Tracing the image tower into ONNX.")
-    encoder = traced_encoder(ticket, number_format)
+    encoder = traced_encoder(tower, draft.image_size, number_format)
     if options.retune:
-        draft.retune(ticket, options.retune)
+        draft.retune(tower, options.retune)
     embedded = draft.embedded(encoder)
-    parity = measure.parity(embedded, ticket.vision, draft.bank, number_format, options.most_images)
+    parity = measure.parity(embedded, tower.vision, draft.bank, number_format, options.most_images)
     contents |= {MODEL: encoder.content, **draft.golden_file(encoder)}
     contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
     golden = GoldenRecord(min_cosine=number_format.min_golden_cosine)
@@ -88,10 +89,12 @@ def export_class_bank(
 class _Draft:
     """What both exports share: the run's prompt and images at the start, gates, manifest and signature at the end."""
 
-    def __init__(self, run: Path, out: Path, options: ClassBankOptions, observer: Observer) -> None:
+    def __init__(
+        self, run: Path, out: Path, options: ClassBankOptions, observer: Observer, needs: Needs | None = None
+    ) -> None:
         bundle_writer.check_out(out)
         self._out, self._options, self._observer = out, options, observer
-        self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder)
+        self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder, needs)
         names = self.trained.split.class_names
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -140,13 +143,19 @@ class _Draft:
         features: FloatArray = class_features(self.adapter, self._labels).numpy()
         return features
 
-    def retune(self, ticket: Ticket, epochs: int) -> None:
+    def retune(self, tower: ExportedTower, epochs: int) -> None:
         """Train the prompt on the ticket for the run's classes, and carry it over to other labels."""
         self._observer.on_notice(f"Re-tuning the prompt on the ticket for {epochs} epochs.")
-        retune(self.trained, self._run_adapter, ticket, self._images, epochs)
+        retune(self.trained, self._run_adapter, tower, self._images, epochs)
         self._retuned_epochs = epochs
         if self.adapter is not self._run_adapter:
             self.adapter.load({**self._run_adapter.shared(), **self._run_adapter.personal()})
+
+    @cached_property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the images that the encoder takes."""
+        height, width = self._preprocessing.pixels(Image.fromarray(bundle_writer.golden_image())).shape[1:]
+        return height, width
 
     def embedded(self, encoder: Encoder) -> measure.EmbeddedImages:
         """All images through the encoder."""

@@ -72,7 +72,7 @@ def generalization(
     rows = embedded.rows(gate.positions)
     features = features_of(run_adapter, gate.classes).numpy()
     truths = np.searchsorted(gate.classes, embedded.images.examples.labels[gate.positions])
-    dense = torch_embeddings(run_adapter.vision_tower(), embedded.pixels[rows])
+    dense = torch_embeddings(run_adapter.image_encoder(), embedded.pixels[rows])
     return GeneralizationRecord(
         scope=gate.scope,
         images=len(rows),

@@ -1,4 +1,4 @@
-"""An image tower as one ONNX file: pixels (batch, 3, side, side) to `embedding` (batch, dim).
+"""An image tower as one ONNX file: pixels (batch, 3, height, width) to `embedding` (batch, dim).
 
 Attention is written out, which gives a smaller graph than the fused operator.
 """
@@ -21,24 +21,25 @@ _PROTOBUF_LIMIT = 2**31
 _RAW_OUTPUT = "unit_norm"
 
 
-def export_onnx(vision: nn.Module, side: int, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Trace a tower in evaluation mode into a checked model that holds no paths of this machine.
 
     Args:
-        side: of the images in pixels.
+        vision: whose `forward` takes `pixels`.
+        size: (height, width) of the images in pixels.
         metadata: kept in the model's own properties.
 
     Raises:
         UserError: the weights do not fit into one file.
     """
-    size = sum(parameter.numel() * parameter.element_size() for parameter in vision.parameters())
-    if size >= _PROTOBUF_LIMIT:
-        raise UserError(f"The image tower has {size / 1e9:.1f} GB of weights; one ONNX file holds less than 2.1 GB.")
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in vision.parameters())
+    if weights >= _PROTOBUF_LIMIT:
+        raise UserError(f"The image tower has {weights / 1e9:.1f} GB of weights; one ONNX file holds less than 2.1 GB.")
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     with silence():
         program = torch.onnx.export(
             vision,
-            (torch.zeros(2, 3, side, side),),
+            (torch.zeros(2, 3, *size),),
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes={"pixels": {0: batch}},

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.ticket_backbone import is_ticket
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
+from fedgraft.edge_export.dense_tower import DenseTower, ExportedTower
 from fedgraft.edge_export.options import BundleOptions
 from fedgraft.edge_export.tickets.draw import draw_ticket
-from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
+from fedgraft.edge_export.tickets.ticket import Ticket, dense_spec, dense_ticket
 from fedgraft.edge_export.tickets.ticket_config import TicketConfig
 from fedgraft.edge_export.tickets.training import StageStore, at_tenths
 from fedgraft.edge_export.trained_run import TrainedRun
@@ -17,8 +20,14 @@ from fedgraft.methods.adapter import Adapter
 _DRAWN = ("natural", "robust")
 
 
-def chosen_ticket(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> Ticket:
-    """The ticket that the options name.
+def needs_of(options: BundleOptions) -> Needs:
+    """What an export needs of the run's backbone, checked before anything is loaded."""
+    cut = options.sparsity > 0 or options.ticket != "natural"
+    return Needs(exports=True, prunes=cut)
+
+
+def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> ExportedTower:
+    """The dense image tower, or the ticket that the options name.
 
     Raises:
         UserError: there is no such ticket, it is of another backbone, or it cannot be that sparse.
@@ -30,7 +39,12 @@ def chosen_ticket(trained: TrainedRun, adapter: Adapter, options: BundleOptions,
         return Ticket.load(Path(options.ticket), backbone)
     if options.sparsity == 0 and options.ticket == "natural":
         folder = Path(trained.plan.config.backbone).expanduser()
-        return Ticket.read(folder) if is_ticket(folder) else dense_ticket(backbone, adapter.vision_tower())
+        if is_ticket(folder):
+            return Ticket.read(folder)
+        vision = adapter.image_encoder()
+        if isinstance(vision, VisionTower):
+            return dense_ticket(backbone, vision)
+        return DenseTower(dense_spec(backbone), vision)
     observer.on_notice(f"Drawing a {options.ticket} ticket, {options.pattern}, sparsity {options.sparsity:g}.")
     cut = {"pattern": options.pattern, "sparsity": options.sparsity, "seed": options.ticket_seed}
     steps = {} if options.distillation_steps is None else {"distillation_steps": options.distillation_steps}

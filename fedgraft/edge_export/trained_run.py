@@ -8,6 +8,7 @@ from typing import Self
 import torch
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.abilities import Needs
 from fedgraft.core.errors import UserError
 from fedgraft.data.split import Split
 from fedgraft.methods.adapter import Adapter
@@ -42,7 +43,9 @@ class TrainedRun:
     state: Path | None
 
     @classmethod
-    def open(cls, path: Path, site: str, fold: str | None = None, site_folder: Path | None = None) -> Self:
+    def open(
+        cls, path: Path, site: str, fold: str | None = None, site_folder: Path | None = None, needs: Needs | None = None
+    ) -> Self:
         """Load a run.
 
         Args:
@@ -50,12 +53,14 @@ class TrainedRun:
             site: "global", or the number of a site.
             fold: the domain left out, for a run with several folds.
             site_folder: of a deployed site, which keeps its personal parameters there.
+            needs: of the backbone, beyond what the run needs.
 
         Raises:
             UserError: there is no such run, fold or site, or the run has not trained yet.
         """
         directory = RunDirectory(path)
         plan = Plan.of(directory.config())
+        plan.require_backbone(needs=needs)
         split = plan.announced if plan.protocol.deployed else directory.split
         number = _fold_number(split, fold, path)
         site_number = _site_number(site, plan.config.sites, path)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.abilities import Loss, Needs
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.methods.vocabulary import Vocabulary
 
@@ -30,12 +32,14 @@ class AdapterContext:
         fold: position of the fold.
         site: number of the site; None for the server's adapter.
         round: the last round before the adapter is built.
+        loss: of the run.
     """
 
     seed: int = 0
     fold: int = 0
     site: int | None = None
     round: int = 0
+    loss: Loss = "softmax"
 
 
 class Adapter(nn.Module, ABC):
@@ -81,9 +85,14 @@ class Adapter(nn.Module, ABC):
         return self.cross_entropy(self.image_features(images), self.class_features(classes), labels)
 
     @classmethod
-    def image_layer(cls, backbone: Backbone, options: Any) -> int | None:
-        """The layer of the image tower whose input is cached for each image; None to cache the final features."""
-        return None
+    def needs(cls, options: Any) -> Needs:
+        """What the method needs of a backbone under its options, checked before anything is loaded."""
+        return Needs()
+
+    @classmethod
+    def representation(cls, backbone: Backbone, options: Any) -> Representation:
+        """What is cached of each image; the final features unless the method trains the image tower."""
+        return FEATURES
 
     def image_features(self, images: Tensor) -> Tensor:
         """Unit-norm features (B, dim) from what is cached of each image."""
@@ -117,11 +126,25 @@ class Adapter(nn.Module, ABC):
         return [adapter.class_features(classes) for adapter in adapters]
 
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of logit_scale x cosine."""
-        return F.cross_entropy(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
+        """Cross-entropy of logit_scale x cosine; under the run's sigmoid loss, binary and summed over classes.
+
+        The latter is -mean_i sum_j log sigmoid(z_ij (logit_scale x cosine_ij + bias)), with z_ij = 1 for the class of
+        image i and -1 for every other (Zhai et al. 2023, eq. 2, with classes in place of the texts of a batch).
+        """
+        backbone = self.vocabulary.backbone
+        logits = backbone.logit_scale * images @ class_features.mT
+        if self.adapter_context.loss == "softmax":
+            return F.cross_entropy(logits, labels)
+        assert backbone.logit_bias is not None, "a plan checks this before anything is loaded"
+        signs = 2 * F.one_hot(labels, logits.shape[-1]) - 1
+        return -F.logsigmoid(signs * (logits + backbone.logit_bias)).sum(-1).mean()
+
+    def image_encoder(self) -> nn.Module:
+        """A copy of the image tower that matches the class features, for exports; the backbone's unless adapted."""
+        return self.vocabulary.backbone.image_encoder()
 
     def vision_tower(self) -> VisionTower:
-        """A copy of the image tower that matches the class features, for exports; the backbone's unless adapted."""
+        """The same as a tower that can be pruned; raises UserError if the family's cannot be."""
         return self.vocabulary.backbone.vision_tower()
 
     def shared(self) -> dict[str, Tensor]:

@@ -18,7 +18,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone, ClassTokens
+from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.deltas import Delta, LinearMap, Tower
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
@@ -117,7 +119,7 @@ class LoraAdapter(Adapter):
         self.rank = self.options.rank_of(self.adapter_context.site)
         backbone, options = self.vocabulary.backbone, self.options
         self.adapted = {tower: adapted_maps(backbone, options, tower) for tower in options.towers}
-        self._cut = self.image_layer(backbone, options)
+        self._cached = self.representation(backbone, options)
         self.factors: dict[str, LowRank] = {}
         draws = self.draws(generator)
         for name, (_, weight) in sorted(item for maps in self.adapted.values() for item in maps.items()):
@@ -153,13 +155,13 @@ class LoraAdapter(Adapter):
         maps = self.adapted.get(tower, {})
         return {f"{name}.weight": (found.weight + self.change(name)).detach() for name, found in maps.items()}
 
+    def image_encoder(self) -> nn.Module:
+        """A copy of the image tower with all changes merged, for exports."""
+        return self.vocabulary.backbone.image_encoder(self.merged_weights("image"))
+
     def vision_tower(self) -> VisionTower:
-        """A copy of the image tower with all changes merged, for exports and tickets."""
-        tower = self.vocabulary.backbone.vision_tower()
-        merged = self.merged_weights("image")
-        own = {name.removeprefix("vision_model.encoder."): weight.float().cpu() for name, weight in merged.items()}
-        tower.load_state_dict({**tower.state_dict(), **own})
-        return tower
+        """A copy of the image tower with all changes merged, for tickets."""
+        return self.vocabulary.backbone.vision_tower(self.merged_weights("image"))
 
     def as_peft(self) -> PeftFactors:
         """The factors as PEFT stores them."""
@@ -167,20 +169,31 @@ class LoraAdapter(Adapter):
         return PeftFactors(self.rank, self.options.alpha, factors)
 
     @classmethod
-    def image_layer(cls, backbone: Backbone, options: LoraOptions) -> int | None:
-        """The first adapted layer of the image tower.
+    def needs(cls, options: LoraOptions) -> Needs:
+        """Linear maps in the adapted towers; the written prompts stand before the class names."""
+        return Needs(
+            placement="before" if "text" in options.towers else None,
+            low_rank=options.towers,
+            cut="image" in options.towers,
+        )
+
+    @classmethod
+    def representation(cls, backbone: Backbone, options: LoraOptions) -> Representation:
+        """The input of the first adapted layer of the image tower.
 
         Raises:
             UserError: as in `build`, for both towers: this is called before any image features are computed.
         """
         adapted = {tower: adapted_maps(backbone, options, tower) for tower in options.towers}
-        return min(found.layer for found in adapted["image"].values()) if "image" in adapted else None
+        if "image" not in adapted:
+            return FEATURES
+        return Representation(layer=min(found.layer for found in adapted["image"].values()))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features after the adapted layers of the image tower."""
         if "image" not in self.adapted:
             return images
-        return self.vocabulary.backbone.finish_images(images, self._cut, self._deltas([self], "image"))
+        return self.vocabulary.backbone.finish_images(images, self._cached, self._deltas([self], "image"))
 
     # --- the classifier ---------------------------------------------------------------------------
 

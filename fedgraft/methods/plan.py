@@ -8,7 +8,10 @@ from typing import Self
 import torch
 
 from fedgraft.backbones import Backbone, best_device, load_backbone
+from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.feature_store import FeatureStore
+from fedgraft.backbones.loading import located
+from fedgraft.backbones.representation import Representation
 from fedgraft.config.options import Options
 from fedgraft.config.registry import METHODS, PROTOCOLS
 from fedgraft.config.run_config import RunConfig
@@ -103,22 +106,42 @@ class Plan:
         assert self.protocol.announced is not None
         return self.protocol.announced(self.protocol_options)
 
+    @property
+    def needs(self) -> Needs:
+        """What the run needs of a backbone."""
+        return Needs(loss=self.config.loss) | self.method.adapter.needs(self.options)
+
+    def require_backbone(self, name: str | None = None, needs: Needs | None = None) -> None:
+        """Check the backbone, or its copy under another name, by its configuration alone; nothing is loaded.
+
+        Args:
+            needs: beyond those of the run.
+
+        Raises:
+            UserError: there is none, it is of an unknown family, an option is invalid, or it cannot do what the run
+                needs.
+        """
+        known = located(name or self.config.backbone)
+        known.family.parse_options(self.config.backbone_options)
+        known.require((needs or Needs()) | self.needs)
+
     def load_backbone(self, name: str | None = None, device: torch.device | None = None) -> Backbone:
         """The frozen backbone, or its copy under another name, on the given or the best available device.
 
         Raises:
-            UserError: it cannot be loaded.
+            UserError: it cannot do what the run needs, or cannot be loaded.
         """
+        self.require_backbone(name)
         config, device = self.config, device or best_device()
         return load_backbone(name or config.backbone, config.precision, device, config.backbone_options)
 
-    def image_layer(self, backbone: Backbone) -> int | None:
-        """The layer of the image tower whose input is cached for the method; None for final features."""
-        return self.method.adapter.image_layer(backbone, self.options)
+    def representation(self, backbone: Backbone) -> Representation:
+        """What is cached of each image for the method."""
+        return self.method.adapter.representation(backbone, self.options)
 
     def feature_store(self, cache: Path, backbone: Backbone) -> FeatureStore:
         """The store of the method's cached image features."""
-        return FeatureStore(cache, backbone, self.image_layer(backbone))
+        return FeatureStore(cache, backbone, self.representation(backbone))
 
     # --- adapters ---------------------------------------------------------------------------------
 
@@ -135,7 +158,8 @@ class Plan:
         seed = self.config.seed
         place: tuple[int | str, ...] = ("server",) if site is None else (fold, site)
         generator = torch.Generator().manual_seed(derived_seed(seed, "adapter", *place))
-        return self.method.adapter(vocabulary, self.options, generator, AdapterContext(seed, fold, site, last_round))
+        context = AdapterContext(seed, fold, site, last_round, self.config.loss)
+        return self.method.adapter(vocabulary, self.options, generator, context)
 
     def identity(self, backbone: Backbone) -> dict[str, str]:
         """What personal state belongs to; state with another identity is refused."""

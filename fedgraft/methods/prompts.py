@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fedgraft.backbones.backbone import Placement
+from fedgraft.backbones.abilities import Needs, Placement
 from fedgraft.config.options import Options
 from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.methods.vocabulary import Vocabulary
@@ -71,6 +71,11 @@ class PromptAdapter(Adapter):
     """A method whose class features come from learnt prompts around the class names."""
 
     options: ContextOptions
+
+    @classmethod
+    def needs(cls, options: ContextOptions) -> Needs:
+        """A context at its place."""
+        return Needs(placement=options.placement, context=0 if options.ctx_init else options.n_ctx)
 
     @abstractmethod
     def prompts(self) -> Tensor:

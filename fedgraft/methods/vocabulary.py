@@ -53,15 +53,16 @@ class Vocabulary:
         """Raise UserError unless a context of so many vectors and the longest class name fit into the text tower."""
         tokens, text = self.tokens(tuple(range(len(self.class_names)))), self.backbone.text
         longest = tokens.ids.shape[1]
-        room = text.max_tokens - 1 - longest
+        room = text.max_tokens - text.start_tokens - longest
         if n_ctx <= room:
             return
         name = self.class_names[int(tokens.ends.argmax())]
         if room < 1:
             text.require_short(self.class_names)
+        needed = text.start_tokens + n_ctx + longest
         raise UserError(
-            f"A context of {n_ctx} vectors and the class name {_abridged(name)!r} need {1 + n_ctx + longest} "
-            f"positions, but the text tower has {text.max_tokens}. Lower n_ctx to {room} or less, or shorten the name."
+            f"A context of {n_ctx} vectors and the class name {_abridged(name)!r} need {needed} positions, but the "
+            f"text tower has {text.max_tokens}. Lower n_ctx to {room} or less, or shorten the name."
         )
 
     def template_prompts(self, classes: tuple[int, ...]) -> list[tuple[Tensor, ClassTokens]]:

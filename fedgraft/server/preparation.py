@@ -49,6 +49,7 @@ def prepare(
     plan = Plan.of(config)
     if resume and directory.finished:
         return None
+    plan.require_backbone()
     zero_shot = {}
     if plan.protocol.deployed:
         split, backbone = plan.announced, plan.load_backbone()
@@ -116,7 +117,7 @@ def _cost_of_augmentation(plan: Plan, split: Split, examples: Examples, backbone
     timed = split.trained[:_TIMED]
     began = time.perf_counter()
     pixels = backbone.preprocess([examples.load(int(position)) for position in timed])
-    backbone.represent_images(pixels, plan.image_layer(backbone))
+    backbone.represent_images(pixels, plan.representation(backbone))
     an_image = (time.perf_counter() - began) / len(timed)
     trained = sum(len(share.train) for fold in split.folds for share in fold.sites)
     passes = round(trained * config.participation * config.local_epochs * config.rounds)

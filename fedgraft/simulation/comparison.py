@@ -96,7 +96,7 @@ def compare(
     if len(configs) < len(entries) * len(seeds):
         raise UserError("A comparison must name each method and each seed only once.")
     for config in configs.values():
-        Plan.of(config)
+        Plan.of(config).require_backbone()
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; --out takes a directory.")
     if not resume and out.exists() and any(out.iterdir()):

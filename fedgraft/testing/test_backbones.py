@@ -1,5 +1,7 @@
 """What every registered backbone family must keep, on the small random sample that it writes itself."""
 
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,16 @@ import torch
 from PIL import Image
 
 from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.abilities import Abilities, Needs
+from fedgraft.backbones.deltas import Delta, Tower
 from fedgraft.backbones.family import Family
+from fedgraft.backbones.loading import located
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.config.registry import BACKBONES
 from fedgraft.core.errors import UserError
+from fedgraft.device.preprocessing import Preprocessing
+from fedgraft.edge_export.onnx_model import export_onnx
+from fedgraft.edge_export.parity import onnx_embeddings
 
 NAMES = ("red circle", "seven", "laptop computer")
 
@@ -37,6 +46,16 @@ def folder(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone(folder: Path) -> Backbone:
     """The sample, loaded as a user loads it."""
     return load_backbone(str(folder))
+
+
+@pytest.fixture(scope="module")
+def abilities(folder: Path) -> Abilities:
+    """What its configuration says that it can do."""
+    return located(str(folder)).abilities()
+
+
+def _pixels(backbone: Backbone) -> torch.Tensor:
+    return backbone.preprocess(_images())
 
 
 def _images() -> list[Image.Image]:
@@ -72,9 +91,32 @@ def test_an_image_of_a_batch_has_the_features_that_it_has_alone(backbone: Backbo
     assert torch.allclose(together, alone, atol=1e-5)
 
 
-def test_a_text_as_a_prompt_has_the_features_of_the_text(family: Family, backbone: Backbone) -> None:
+def test_the_sizes_read_from_the_configuration_are_those_of_the_weights(folder: Path, backbone: Backbone) -> None:
+    """A plan is refused by them before anything is loaded."""
+    known = located(str(folder))
+    sizes, abilities = known.sizes(), known.abilities()
+    assert (sizes.dim, sizes.text_width) == (backbone.dim, backbone.text.width)
+    assert (sizes.positions, sizes.start_tokens) == (backbone.text.max_tokens, backbone.text.start_tokens)
+    assert sizes.image_size in backbone.preprocess(_images()).shape[-2:]
+    if abilities.image.cuts:
+        assert sizes.image_layers is not None
+        assert backbone.image_shape(Representation(layer=0))[-1] == sizes.image_width
+    if abilities.image.patches:
+        assert backbone.image_shape(Representation(patches=True)) == (1 + (sizes.patches or 0), backbone.dim)
+
+
+def test_one_folder_can_do_no_more_than_its_family_says(family: Family, folder: Path) -> None:
+    family_says, own = family.abilities, family.abilities_of(folder)
+    assert set(own.text.placements) <= set(family_says.text.placements)
+    assert set(own.losses) <= set(family_says.losses)
+    for tower in ("text", "image"):
+        most, found = asdict(getattr(family_says, tower)), asdict(getattr(own, tower))
+        assert all(most[name] >= value for name, value in found.items() if name not in ("placements", "causal"))
+
+
+def test_a_text_as_a_prompt_has_the_features_of_the_text(abilities: Abilities, backbone: Backbone) -> None:
     """The exact fast path: what all begin with is encoded once."""
-    if not family.placements:
+    if not abilities.text.placements:
         pytest.skip("its text tower takes no prompts")
     texts = [f"a photo of a {name}." for name in NAMES]
     context, tokens = backbone.text.tokenize_texts(texts)
@@ -83,9 +125,9 @@ def test_a_text_as_a_prompt_has_the_features_of_the_text(family: Family, backbon
     )
 
 
-def test_a_context_learns_wherever_the_family_says_that_it_may_stand(family: Family, backbone: Backbone) -> None:
+def test_a_context_learns_wherever_the_family_says_that_it_may_stand(abilities: Abilities, backbone: Backbone) -> None:
     tokens = backbone.text.tokenize_names(NAMES)
-    for placement in family.placements:
+    for placement in abilities.text.placements:
         context = torch.zeros(1, 2, backbone.text.width, requires_grad=True)
         features = backbone.text.encode_prompts(context, tokens, placement=placement)
         assert features.shape == (1, 3, backbone.dim)
@@ -93,27 +135,210 @@ def test_a_context_learns_wherever_the_family_says_that_it_may_stand(family: Fam
         assert gradient.norm() > 0
 
 
-def test_low_rank_adapters_find_maps_in_the_towers_that_the_family_names(family: Family, backbone: Backbone) -> None:
-    for tower in ("text", "image"):
-        assert bool(backbone.linear_maps(tower)) == (tower in family.adapts)
+def test_several_contexts_in_one_pass_have_the_features_of_each_alone(abilities: Abilities, backbone: Backbone) -> None:
+    if not abilities.text.placements:
+        pytest.skip("its text tower takes no prompts")
+    tokens = backbone.text.tokenize_names(NAMES)
+    contexts = 0.1 * torch.randn(3, 2, backbone.text.width, generator=torch.Generator().manual_seed(0))
+    together = backbone.text.encode_prompts(contexts, tokens)
+    alone = torch.cat([backbone.text.encode_prompts(context[None], tokens) for context in contexts])
+    assert torch.allclose(together, alone, atol=1e-5)
 
 
-def test_what_is_cached_below_a_layer_ends_in_the_same_features(family: Family, backbone: Backbone) -> None:
-    pixels = backbone.preprocess(_images())
-    if "image" not in family.adapts:
+def test_deep_prompts_learn_where_the_family_takes_them(folder: Path, backbone: Backbone) -> None:
+    known = located(str(folder))
+    if not known.abilities().text.deep_prompts or known.sizes().text_layers < 2:
+        pytest.skip("its text tower takes no deep prompts")
+    tokens = backbone.text.tokenize_names(NAMES)
+    deep = torch.zeros(1, 1, 2, backbone.text.width, requires_grad=True)
+    features = backbone.text.encode_prompts(torch.zeros(1, 2, backbone.text.width), tokens, deep=deep)
+    (gradient,) = torch.autograd.grad(features[0, 0, 0], deep)
+    assert gradient.norm() > 0
+
+
+def test_low_rank_adapters_find_maps_in_the_towers_that_the_family_names(
+    abilities: Abilities, backbone: Backbone
+) -> None:
+    assert bool(backbone.linear_maps("text")) == abilities.text.low_rank
+    assert bool(backbone.linear_maps("image")) == abilities.image.low_rank
+    assert abilities.image.cuts or not abilities.image.low_rank, "a change is trained from a cut on"
+
+
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_low_rank_change_reaches_every_map_and_stays_out_of_the_backbone(
+    tower: Tower, abilities: Abilities, backbone: Backbone
+) -> None:
+    if not getattr(abilities, tower).low_rank:
+        pytest.skip(f"its {tower} tower takes no low-rank adapters")
+    maps = backbone.linear_maps(tower)
+    before = {name: found.weight.clone() for name, found in maps.items()}
+    generator = torch.Generator().manual_seed(0)
+    changed = {
+        name: Delta(
+            0.1 * torch.randn(1, 2, weight.shape[1], generator=generator),
+            (0.1 * torch.randn(1, weight.shape[0], 2, generator=generator)).requires_grad_(),
+        )
+        for name, (_, weight) in maps.items()
+    }
+    if tower == "text":
+        tokens = backbone.text.tokenize_names(NAMES)
+        features = backbone.text.encode_prompts(torch.zeros(1, 2, backbone.text.width), tokens, deltas=changed)
+    else:
+        form = Representation(layer=0)
+        features = backbone.finish_images(backbone.represent_images(_pixels(backbone), form), form, changed)
+    gradients = torch.autograd.grad(features.flatten()[0], [delta.B for delta in changed.values()])
+    assert all(gradient.norm() > 0 for gradient in gradients)
+    assert all(torch.equal(found.weight, before[name]) for name, found in maps.items())
+
+
+def test_what_is_cached_below_a_layer_ends_in_the_same_features(folder: Path, backbone: Backbone) -> None:
+    known, pixels = located(str(folder)), _pixels(backbone)
+    if not known.abilities().image.cuts:
         with pytest.raises(UserError, match="cannot be cut"):
-            backbone.represent_images(pixels, 0)
+            backbone.represent_images(pixels, Representation(layer=0))
         return
-    kept = backbone.represent_images(pixels, 0)
-    assert kept.shape[1:] == backbone.image_shape(0)
-    assert torch.allclose(backbone.finish_images(kept, 0), backbone.encode_images(pixels), atol=1e-5)
+    for layer in range(known.sizes().image_layers or 0):
+        form = Representation(layer=layer)
+        kept = backbone.represent_images(pixels, form)
+        assert kept.shape[1:] == backbone.image_shape(form)
+        assert kept.dtype == torch.float32
+        assert torch.allclose(backbone.finish_images(kept, form), backbone.encode_images(pixels), atol=1e-5)
 
 
-def test_the_tower_for_devices_has_the_features_of_the_backbone(family: Family, backbone: Backbone) -> None:
-    if not family.exports:
-        with pytest.raises(UserError, match="cannot be pruned or exported"):
+def test_visual_prompts_learn_where_the_family_takes_them(folder: Path, backbone: Backbone) -> None:
+    known, pixels = located(str(folder)), _pixels(backbone)
+    image, sizes = known.abilities().image, known.sizes()
+    form = Representation(layer=0) if image.cuts else FEATURES
+    kept = backbone.represent_images(pixels, form)
+    if not image.prompts:
+        with pytest.raises(UserError, match="visual prompts"):
+            backbone.finish_images(kept, form, prompts=torch.zeros(1, 1, 2, sizes.image_width or 4))
+        return
+    assert sizes.image_layers is not None
+    depth = sizes.image_layers if image.deep_prompts else 1
+    assert sizes.image_width is not None
+    generator = torch.Generator().manual_seed(0)
+    prompts = (0.1 * torch.randn(3, depth, 2, sizes.image_width, generator=generator)).requires_grad_()
+    features = backbone.finish_images(kept, form, prompts=prompts)
+    (gradient,) = torch.autograd.grad(features[:, 0].sum(), prompts)
+    assert all(gradient[:, layer].norm() > 0 for layer in range(depth))
+    alone = torch.cat(
+        [backbone.finish_images(kept[row : row + 1], form, prompts=prompts[row : row + 1]) for row in range(3)]
+    )
+    assert torch.allclose(features, alone, atol=1e-5)
+    with pytest.raises(UserError, match=f"{sizes.image_layers + 1} layers"):
+        backbone.finish_images(kept, form, prompts=prompts[:, :1].expand(-1, sizes.image_layers + 1, -1, -1))
+
+
+def test_the_features_of_patches_stand_behind_those_of_the_image(abilities: Abilities, backbone: Backbone) -> None:
+    form, pixels = Representation(patches=True), _pixels(backbone)
+    if not abilities.image.patches:
+        with pytest.raises(UserError, match="patches"):
+            backbone.represent_images(pixels, form)
+        return
+    kept = backbone.represent_images(pixels, form)
+    assert kept.shape[1:] == backbone.image_shape(form)
+    assert torch.allclose(kept.norm(dim=-1), torch.ones(kept.shape[:2]), atol=1e-5)
+    assert torch.allclose(kept[:, 0], backbone.encode_images(pixels), atol=1e-5)
+    assert torch.equal(backbone.finish_images(kept, form), kept[:, 0])
+
+
+def test_a_sigmoid_loss_has_a_bias(abilities: Abilities, backbone: Backbone) -> None:
+    assert "softmax" in abilities.losses
+    assert ("sigmoid" in abilities.losses) == (backbone.logit_bias is not None)
+
+
+def test_the_encoder_for_devices_has_the_features_of_the_backbone(abilities: Abilities, backbone: Backbone) -> None:
+    if not abilities.image.exports:
+        with pytest.raises(UserError, match="cannot be exported"):
+            backbone.image_encoder()
+        return
+    pixels, encoder = _pixels(backbone), backbone.image_encoder()
+    assert not encoder.training
+    assert all(tensor.dtype == torch.float32 for tensor in encoder.state_dict().values() if tensor.is_floating_point())
+    assert torch.allclose(encoder(pixels), backbone.encode_images(pixels), atol=1e-5)
+    assert torch.equal(backbone.image_encoder()(pixels), encoder(pixels))
+
+
+def test_an_encoder_takes_over_changed_weights_and_prompts(folder: Path, backbone: Backbone) -> None:
+    """What an adapter has learnt reaches the device."""
+    known, pixels = located(str(folder)), _pixels(backbone)
+    image, sizes, form = known.abilities().image, known.sizes(), Representation(layer=0)
+    if not image.exports or not image.cuts:
+        pytest.skip("nothing can be learnt in its image tower")
+    kept = backbone.represent_images(pixels, form)
+    if image.low_rank:
+        name, (_, weight) = list(backbone.linear_maps("image").items())[-1]
+        left, right = (
+            torch.randn(weight.shape[0], 1, generator=torch.Generator().manual_seed(0)),
+            0.1 * torch.ones(1, weight.shape[1]),
+        )
+        changed = backbone.finish_images(kept, form, {name: Delta(right[None], left[None])})
+        encoder = backbone.image_encoder({f"{name}.weight": weight + left @ right})
+        assert torch.allclose(encoder(pixels), changed, atol=1e-5)
+        assert not torch.allclose(changed, backbone.encode_images(pixels), atol=1e-4)
+    if image.prompts:
+        assert sizes.image_width is not None
+        prompts = torch.randn(1, 2, sizes.image_width, generator=torch.Generator().manual_seed(0))
+        prompted = backbone.finish_images(kept, form, prompts=prompts[None])
+        assert torch.allclose(backbone.image_encoder(prompts=prompts)(pixels), prompted, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match="visual prompts"):
+            backbone.image_encoder(prompts=torch.zeros(1, 2, sizes.image_width or 4))
+
+
+def test_the_encoder_becomes_onnx_and_the_device_prepares_its_pixels(abilities: Abilities, backbone: Backbone) -> None:
+    """What `fedgraft export` needs of a family: a traceable module, and a preprocessing with Hugging Face's keys."""
+    if not abilities.image.exports:
+        pytest.skip("its image tower is not exported")
+    preprocessing = Preprocessing.from_config(backbone.preprocessor_config())
+    assert (preprocessing.crop is not None) == abilities.crops
+    pixels = preprocessing.batch(_images())
+    assert np.array_equal(pixels, backbone.preprocess(_images()).numpy())
+    model = export_onnx(backbone.image_encoder(), pixels.shape[2:], {})
+    embeddings = onnx_embeddings(model.SerializeToString(), pixels)
+    assert np.allclose(embeddings, backbone.encode_images(torch.from_numpy(pixels)).numpy(), atol=1e-4)
+
+
+def test_a_tower_that_can_be_pruned_is_one_for_tickets(abilities: Abilities, backbone: Backbone) -> None:
+    if not abilities.image.prunes:
+        with pytest.raises(UserError, match="cannot be pruned"):
             backbone.vision_tower()
         return
-    pixels = backbone.preprocess(_images())
+    pixels = _pixels(backbone)
     assert torch.allclose(backbone.vision_tower()(pixels), backbone.encode_images(pixels), atol=1e-5)
-    assert backbone.preprocessor_config()
+
+
+@pytest.mark.parametrize(
+    ("needs", "able"),
+    [
+        (Needs(placement="before"), lambda can: "before" in can.text.placements),
+        (Needs(placement="middle"), lambda can: "middle" in can.text.placements),
+        (Needs(placement="behind"), lambda can: "behind" in can.text.placements),
+        (Needs(text_depth=2), lambda can: can.text.deep_prompts),
+        (Needs(text_depth=1000), lambda can: False),
+        (Needs(context=100_000), lambda can: False),
+        (Needs(low_rank=("text",)), lambda can: can.text.low_rank),
+        (Needs(low_rank=("image",)), lambda can: can.image.low_rank),
+        (Needs(cut=True), lambda can: can.image.cuts),
+        (Needs(visual_prompts=2, visual_depth=1), lambda can: can.image.prompts),
+        (Needs(visual_prompts=2, visual_depth=1000), lambda can: False),
+        (Needs(patches=True), lambda can: can.image.patches),
+        (Needs(prunes=True), lambda can: can.image.prunes),
+        (Needs(exports=True), lambda can: can.image.exports),
+        (Needs(loss="sigmoid"), lambda can: "sigmoid" in can.losses),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Needs) else "",
+)
+def test_what_it_cannot_do_is_refused_in_one_line_before_anything_is_loaded(
+    needs: Needs, able: Callable[[Abilities], bool], folder: Path
+) -> None:
+    known = located(str(folder))
+    if able(known.abilities()) and needs.text_depth <= known.sizes().text_layers:
+        known.require(needs)
+        return
+    with pytest.raises(UserError) as error:
+        known.require(needs)
+    sentence = str(error.value)
+    assert str(folder) in sentence
+    assert "\n" not in sentence

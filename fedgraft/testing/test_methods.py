@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.client.training import TrainingData, train, train_together
 from fedgraft.config.registry import METHODS
 from fedgraft.config.run_config import RunConfig
@@ -26,9 +27,9 @@ def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **
     return method.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), AdapterContext(run, site=0))
 
 
-def _batch(backbone: Backbone, seed: int = 0, layer: int | None = None) -> TrainingData:
+def _batch(backbone: Backbone, seed: int = 0, form: Representation = FEATURES) -> TrainingData:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(12, 1, *backbone.image_shape(layer), generator=generator)
+    images = torch.randn(12, 1, *backbone.image_shape(form), generator=generator)
     features = torch.nn.functional.normalize(images, dim=-1)
     return TrainingData(features, torch.arange(12) % len(CLASSES), CLASSES)
 
@@ -173,7 +174,7 @@ def test_every_option_changes_something(trained: Method, mini: Backbone) -> None
 
     def outcome(**options: Any) -> list[torch.Tensor]:
         adapter = _adapter(trained, mini, **options)
-        data = _batch(mini, layer=adapter.image_layer(mini, adapter.options))
+        data = _batch(mini, form=adapter.representation(mini, adapter.options))
         train(adapter, data, RunConfig(method=trained.name, local_epochs=3), np.random.default_rng(0))
         return [parameter.detach() for parameter in adapter.parameters()]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.backbones.backbone import Placement
+from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.loading import mini_folder
 from fedgraft.core.errors import UserError
 from tests.plain_text import PlainTextTower

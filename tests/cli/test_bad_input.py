@@ -241,7 +241,7 @@ def test_every_option_of_simulate_reaches_the_configuration(configured: Callable
         "precision": "bfloat16", "sites": 7, "rounds": 3, "seed": 9, "participation": 0.5, "quorum": 0.25,
         "answer_seconds": 7.0, "resend_seconds": 8.0, "max_site_images": 9,
         "max_site_share": 0.5, "norm_bound": 3.0, "eval_every": 2, "shots": 5, "views": 3, "test_fraction": 0.125,
-        "evaluate_on": "val",
+        "evaluate_on": "val", "loss": "sigmoid",
         "local_epochs": 4, "batch_size": 6, "optimizer": "sgd", "lr": 0.5, "momentum": 0.75, "weight_decay": 0.0625,
         "schedule": "step", "step_epochs": 3, "step_factor": 0.5, "warmup_epochs": 2, "warmup_lr": 0.01,
         "drop_last": True, "augment": "flip",

@@ -116,7 +116,7 @@ def traced(mini: Backbone) -> Traced:
         ticket = dense_ticket(mini)
         if pattern != "dense":
             ticket = draw_ticket(mini, TicketConfig.build({"pattern": pattern, "distillation_steps": 0}))
-        return ticket, export_onnx(ticket.vision, 48, {})
+        return ticket, export_onnx(ticket.vision, (48, 48), {})
 
     return trace
 

@@ -29,7 +29,7 @@ from fedgraft.edge_export.parity import accuracy, torch_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.tickets.ticket_config import TicketConfig
-from fedgraft.edge_export.towers import chosen_ticket
+from fedgraft.edge_export.towers import chosen_tower
 from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
@@ -252,7 +252,7 @@ def test_a_robust_tower_is_made_so_even_where_nothing_is_removed(
         return dense_ticket(backbone)
 
     monkeypatch.setattr("fedgraft.edge_export.towers.draw_ticket", draw)
-    chosen_ticket(site_1, site_1.adapter(), BundleOptions(ticket=name), Observer())
+    chosen_tower(site_1, site_1.adapter(), BundleOptions(ticket=name), Observer())
     assert asked == drawn
 
 

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.clip.family import clip_linear_maps
 from fedgraft.backbones.loading import mini_folder
+from fedgraft.backbones.representation import Representation
 from fedgraft.backbones.ticket_backbone import PrunedBackbone, TicketFile
 from fedgraft.config.registry import METHODS
 from fedgraft.core.errors import UserError
@@ -82,7 +83,7 @@ def test_loss_and_gradients_are_those_of_pefts_model(
     adapter = _adapter(method, backbone, tower=tower, **options)
     labels = torch.tensor([0, 1, 2, 2, 1, 0])
     pixels = torch.randn(6, 3, 48, 48, generator=torch.Generator().manual_seed(1))
-    images = backbone.represent_images(pixels, adapter.image_layer(backbone, adapter.options))
+    images = backbone.represent_images(pixels, adapter.representation(backbone, adapter.options))
     model = _peft(folder, adapter).base_model.model
     plain_images, plain_classes = _plain_images(model, pixels), _plain_classes(model, folder)
     assert torch.allclose(adapter.image_features(images), plain_images, atol=1e-5)
@@ -111,7 +112,7 @@ def test_a_saved_adapter_is_opened_by_peft_and_gives_the_same_features(
     model = PeftModel.from_pretrained(CLIPModel.from_pretrained(mini_folder()).eval(), tmp_path).base_model.model
     pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        images = adapter.image_features(mini.represent_images(pixels, adapter.image_layer(mini, adapter.options)))
+        images = adapter.image_features(mini.represent_images(pixels, adapter.representation(mini, adapter.options)))
         assert torch.allclose(images, _plain_images(model, pixels), atol=1e-5)
         assert torch.allclose(adapter.class_features(CLASSES), _plain_classes(model, mini_folder()), atol=1e-5)
         assert not torch.allclose(images, mini.encode_images(pixels), atol=1e-3)
@@ -126,7 +127,7 @@ def test_merged_weights_give_the_same_features_without_an_adapter(method: str, m
     assert not model.load_state_dict(weights, strict=False).unexpected_keys
     pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        images = adapter.image_features(mini.represent_images(pixels, 0))
+        images = adapter.image_features(mini.represent_images(pixels, Representation(layer=0)))
         assert torch.allclose(images, _plain_images(model, pixels), atol=1e-5)
         assert torch.allclose(adapter.vision_tower()(pixels), images, atol=1e-5)
         assert torch.allclose(adapter.class_features(CLASSES), _plain_classes(model, mini_folder()), atol=1e-5)
@@ -149,8 +150,8 @@ def test_sites_of_different_ranks_go_through_one_pass(tower: str, mini: Backbone
     for adapter in adapters[1:]:
         adapter.load({f"{name}.merged": value for name, value in adapters[0].merged.items()})
     assert [adapter.rank for adapter in adapters] == [2, 5, 1]
-    layer = adapters[0].image_layer(mini, adapters[0].options)
-    images = torch.randn(4, *mini.image_shape(layer), generator=torch.Generator().manual_seed(0))
+    form = adapters[0].representation(mini, adapters[0].options)
+    images = torch.randn(4, *mini.image_shape(form), generator=torch.Generator().manual_seed(0))
     batches = [Batch(images, torch.tensor([0, 1, 2, 0]))] * 3
     for adapter, loss in zip(adapters, LoraAdapter.losses(adapters, batches, CLASSES), strict=True):
         parameters = list(adapter.parameters())
@@ -192,7 +193,7 @@ def test_bfloat16_weights_stay_close(mini: Backbone) -> None:
     pixels = torch.randn(3, 3, 48, 48, generator=torch.Generator().manual_seed(1))
     results = []
     for adapter in (full, half):
-        images = adapter.image_features(adapter.vocabulary.backbone.represent_images(pixels, 0))
+        images = adapter.image_features(adapter.vocabulary.backbone.represent_images(pixels, Representation(layer=0)))
         results.append(torch.cat([images, adapter.class_features(CLASSES)]))
         results[-1].pow(3).sum().backward()
         assert all(parameter.grad is not None for parameter in adapter.parameters())

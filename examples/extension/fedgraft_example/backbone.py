@@ -7,6 +7,7 @@ text tower it takes, and `colours.safetensors` holds the projection (dim, 3).
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.family import Family, Request, model_type
-from fedgraft.backbones.loading import load_backbone
+from fedgraft.backbones.loading import load_backbone, located
 
 TYPE = "example-colours"
 
@@ -57,6 +59,12 @@ def load(request: Request) -> ColourBackbone:
     return ColourBackbone(request.name, source, load_file(request.folder / "colours.safetensors")["weight"])
 
 
+def sizes(folder: Path) -> Sizes:
+    """Those of the text tower's folder, and one pixel."""
+    text = located(json.loads((folder / "config.json").read_text())["text"]).sizes()
+    return replace(text, image_size=1, image_layers=None, image_width=None, patches=None)
+
+
 def write_sample(folder: Path) -> None:
     """A random projection beside the embedded text tower."""
     weight = torch.randn(load_backbone("mini").dim, 3, generator=torch.Generator().manual_seed(0))
@@ -70,7 +78,10 @@ FAMILY = Family(
     recognizes=lambda folder: model_type(folder) == TYPE,
     load=load,
     sample=write_sample,
-    placements=("before", "behind"),
-    deep_prompts=True,
-    adapts=("text",),
+    abilities=Abilities(
+        TextAbilities(causal=True, placements=("before", "behind"), deep_prompts=True, low_rank=True),
+        ImageAbilities(exports=False),
+        crops=False,
+    ),
+    sizes=sizes,
 )

@@ -1,31 +1,30 @@
 """CLIP backbones (Radford et al. 2021) from Hugging Face folders."""
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
+from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone, Precision
 from fedgraft.backbones.clip.image_tower import ClipImageTower
 from fedgraft.backbones.clip.text_tower import ClipTextTower
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
 from fedgraft.backbones.family import Family, Request, model_type
+from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
 from fedgraft.backbones.loading import mini_folder
-from fedgraft.backbones.vision_tower import VisionTower, tower_of_clip
-from fedgraft.core.errors import UserError
+from fedgraft.backbones.pretrained import load_pretrained, read_config
+from fedgraft.backbones.representation import FEATURES, Representation
+from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, tower_of_clip
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-_VOLATILE_KEYS = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures")
 
 
 class ClipBackbone(Backbone):
@@ -42,13 +41,13 @@ class ClipBackbone(Backbone):
     ) -> None:
         self.name, self.precision, self.device = name, precision, torch.device(device)
         self.logit_scale = float(model.logit_scale.detach().exp())
-        self.fingerprint = _fingerprint(model, tokenizer)
+        self.fingerprint = fingerprint(model.config.to_dict(), tokenizer, model.state_dict())
         self._model = model.eval().requires_grad_(False).to(self.device, getattr(torch, precision))
         self._processor = processor
         self.text = ClipTextTower(self._model, tokenizer)
         self._image = ClipImageTower(self._model)
         self.dim = int(model.config.projection_dim)
-        self.preprocessing = hashlib.sha256(_canonical(processor.to_dict()).encode()).hexdigest()
+        self.preprocessing = preprocessing_digest(processor.to_dict())
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixel values as the folder's image processor prepares them."""
@@ -62,32 +61,51 @@ class ClipBackbone(Backbone):
         pooled = self._model.vision_model(pixel_values=pixels.to(weights)).pooler_output
         return F.normalize(self._model.visual_projection(pooled).float(), dim=-1)
 
-    def image_shape(self, layer: int | None) -> tuple[int, ...]:
-        """(dim,), or (tokens, width) below a layer."""
-        return (self.dim,) if layer is None else self._image.states_shape
+    def image_shape(self, form: Representation = FEATURES) -> tuple[int, ...]:
+        """(dim,), (tokens, width) below a layer, or (tokens, dim) with all patches."""
+        tokens, width = self._image.states_shape
+        if form.patches:
+            return tokens, self.dim
+        return (self.dim,) if form.layer is None else (tokens, width)
+
+    def represent_images(self, pixels: Tensor, form: Representation = FEATURES) -> Tensor:
+        """Features, those of all patches, or the input of a layer, in float32."""
+        if form == FEATURES:
+            return self.encode_images(pixels)
+        own = pixels.to(self._model.visual_projection.weight)
+        if form.patches:
+            return self._image.patch_features(own)
+        return self.encode_images(pixels) if form.layer is None else self._image.states(own, form.layer)
+
+    def finish_images(
+        self,
+        represented: Tensor,
+        form: Representation = FEATURES,
+        deltas: Deltas | None = None,
+        prompts: Tensor | None = None,
+    ) -> Tensor:
+        """The features themselves, or the rest of the image tower."""
+        if form.layer is None:
+            return super().finish_images(represented, form, deltas, prompts)
+        return self._image.features(represented, form.layer, deltas or {}, prompts)
+
+    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
+        """The linear maps of attention and MLP in every layer."""
+        return clip_linear_maps(self._model, tower)
 
     def preprocessor_config(self) -> dict[str, Any]:
         """The image processor's configuration, as in preprocessor_config.json."""
         config: dict[str, Any] = json.loads(self._processor.to_json_string())
         return config
 
-    def vision_tower(self) -> VisionTower:
+    def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
+        """A `VisionTower`, or one that puts the prompts before its layers."""
+        tower = self.vision_tower(weights)
+        return tower if prompts is None else PromptedTower(tower, prompts).eval().requires_grad_(False)
+
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
         """A copy of the image tower, with weights as rounded to the precision in which they were loaded."""
-        return tower_of_clip(self._model)
-
-    def represent_images(self, pixels: Tensor, layer: int | None) -> Tensor:
-        """Features, or the input of a layer, in float32."""
-        if layer is None:
-            return self.encode_images(pixels)
-        return self._image.states(pixels.to(self._model.visual_projection.weight), layer)
-
-    def finish_images(self, represented: Tensor, layer: int | None, deltas: Deltas | None = None) -> Tensor:
-        """The features themselves, or the rest of the image tower."""
-        return represented if layer is None else self._image.features(represented, layer, deltas or {})
-
-    def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
-        """The linear maps of attention and MLP in every layer."""
-        return clip_linear_maps(self._model, tower)
+        return tower_of_clip(self._model, weights)
 
 
 def clip_linear_maps(model: CLIPModel, tower: Tower) -> dict[str, LinearMap]:
@@ -103,67 +121,26 @@ def clip_linear_maps(model: CLIPModel, tower: Tower) -> dict[str, LinearMap]:
 
 def load_clip(request: Request) -> ClipBackbone:
     """Load a Hugging Face folder or ID; raises UserError if weights or tokenizer are missing, incomplete or damaged."""
-    from transformers import AutoTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    name, source, local = request.name, request.source, request.source == str(request.folder)
-    if local:
-        _check_files(request.folder)
-    try:
-        with _no_progress_bar() if local else nullcontext():
-            model, loading = CLIPModel.from_pretrained(
-                source, attn_implementation="sdpa", dtype=torch.float32, use_safetensors=True, output_loading_info=True
-            )
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            processor = CLIPImageProcessorPil.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"The backbone {name!r} cannot be loaded: {reason}") from error
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, such as {missing[0]}.")
-    return ClipBackbone(name, model, tokenizer, processor, request.precision, request.device)
+    parts = load_pretrained(request, CLIPModel, _TOKENIZER_FILES, CLIPImageProcessorPil.from_pretrained)
+    return ClipBackbone(request.name, *parts, request.precision, request.device)
 
 
-def _check_files(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"The backbone folder {folder} holds no weights (*.safetensors).")
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        raise UserError(f"The backbone folder {folder} has no tokenizer ({' or '.join(_TOKENIZER_FILES)}).")
-
-
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Hide the progress bar: reading a local folder takes only a moment."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _fingerprint(model: CLIPModel, tokenizer: Any) -> str:
-    digest = hashlib.sha256()
-    digest.update(_canonical(_stable(model.config.to_dict())).encode())
-    words = json.loads(tokenizer.backend_tokenizer.to_str())
-    digest.update(_canonical({**words, "padding": None, "truncation": None}).encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(memoryview(tensor.contiguous().flatten().numpy()).cast("B"))
-    return digest.hexdigest()
-
-
-def _stable(config: Any) -> Any:
-    if not isinstance(config, dict):
-        return config
-    return {key: _stable(value) for key, value in config.items() if key not in _VOLATILE_KEYS}
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+def clip_sizes(folder: Path) -> Sizes:
+    """The sizes in a folder's config.json; raises UserError if it is malformed."""
+    config = read_config(folder, CLIPConfig)
+    text, image = config.text_config, config.vision_config
+    return Sizes(
+        positions=int(text.max_position_embeddings),
+        text_layers=int(text.num_hidden_layers),
+        text_width=int(text.hidden_size),
+        dim=int(config.projection_dim),
+        image_size=int(image.image_size),
+        image_layers=int(image.num_hidden_layers),
+        image_width=int(image.hidden_size),
+        patches=(int(image.image_size) // int(image.patch_size)) ** 2,
+    )
 
 
 def write_sample(folder: Path) -> None:
@@ -185,9 +162,10 @@ FAMILY = Family(
     "CLIP in Hugging Face's format (CLIPModel with safetensors), including the embedded mini",
     lambda folder: model_type(folder) == "clip",
     load_clip,
+    abilities=Abilities(
+        TextAbilities(causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
+        ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, prunes=True),
+    ),
+    sizes=clip_sizes,
     sample=write_sample,
-    placements=("before", "middle", "behind"),
-    deep_prompts=True,
-    adapts=("text", "image"),
-    exports=True,
 )

@@ -1,7 +1,11 @@
 """The image tower of a `CLIPModel` (Radford et al. 2021) in two parts: below a layer, and from that layer on.
 
-Everything below the first adapted layer is frozen and computed once for each image. Of the last layer only the class
-token's output is used, so only that row is computed. The features equal those of the plain forward pass.
+Everything below the first adapted or prompted layer is frozen and computed once for each image. Of the last layer only
+the class token's output is used, so only that row is computed; nor is the output of prompts that the next layer
+replaces. The features equal those of the plain forward pass.
+
+Visual prompts stand behind class token and patches and have no position, as published code for CLIP puts them (Khattak
+et al. 2023). Before the first layer they pass the tower's first layer norm with the other tokens.
 """
 
 from typing import Any
@@ -12,6 +16,7 @@ from torch import Tensor
 from transformers import CLIPModel
 
 from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.core.errors import UserError
 
 
 class ClipImageTower:
@@ -34,14 +39,42 @@ class ClipImageTower:
             hidden = self._layer(self._tower.encoder.layers[index], hidden, hidden, {})
         return hidden.float()
 
-    def features(self, states: Tensor, layer: int, deltas: Deltas) -> Tensor:
-        """Unit-norm features (B, dim) from the input of a layer, differentiable in the deltas."""
+    @torch.no_grad()
+    def patch_features(self, pixels: Tensor) -> Tensor:
+        """Unit-norm features of the class token and every patch, (B, tokens, dim) in float32."""
+        hidden = self._tower(pixel_values=pixels).last_hidden_state
+        return F.normalize(self._projection(self._tower.post_layernorm(hidden)).float(), dim=-1)
+
+    def features(self, states: Tensor, layer: int, deltas: Deltas, prompts: Tensor | None = None) -> Tensor:
+        """Unit-norm features (B, dim) from the input of a layer, differentiable in deltas and prompts.
+
+        Args:
+            prompts: (B or 1, depth, n, width), as in `Backbone.finish_images`.
+
+        Raises:
+            UserError: there are prompts for more layers than follow.
+        """
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(self._projection.weight.dtype)
+        tokens, depth = hidden.shape[1], 0 if prompts is None else prompts.shape[1]
+        if layer + depth > self.depth:
+            raise UserError(
+                f"Visual prompts for {depth} layers from layer {layer} on do not fit into an image tower of "
+                f"{self.depth} layers."
+            )
         for index in range(layer, self.depth):
-            rows = hidden if index < self.depth - 1 else hidden[:, :1]
+            if prompts is not None and index - layer < depth:
+                hidden = self._prompted(hidden[:, :tokens], prompts[:, index - layer], index)
+            rows = hidden[:, :1] if index == self.depth - 1 else hidden
+            if index + 1 - layer < depth and index < self.depth - 1:
+                rows = hidden[:, :tokens]
             hidden = self._layer(self._tower.encoder.layers[index], rows, hidden, changed)
         return F.normalize(self._projection(self._tower.post_layernorm(hidden[:, 0])).float(), dim=-1)
+
+    def _prompted(self, hidden: Tensor, prompts: Tensor, index: int) -> Tensor:
+        """The input of a layer with prompts behind its tokens."""
+        prompts = prompts.to(hidden.dtype).expand(len(hidden), -1, -1)
+        return torch.cat([hidden, self._tower.pre_layrnorm(prompts) if index == 0 else prompts], dim=1)
 
     def _layer(self, layer: Any, rows: Tensor, states: Tensor, changed: Changed) -> Tensor:
         """A layer's output for some rows (B, R, width) of its input (B, T, width)."""

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from fedgraft.backbones.backbone import ClassTokens, Placement, TextTower
+from fedgraft.backbones.abilities import Placement
+from fedgraft.backbones.backbone import ClassTokens, TextTower
 from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
 from fedgraft.core.errors import UserError
 

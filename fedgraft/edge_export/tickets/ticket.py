@@ -106,5 +106,9 @@ def dense_ticket(backbone: Backbone, vision: VisionTower | None = None) -> Ticke
     Args:
         vision: the tower if it is not the backbone's own, such as one with low-rank adapters merged.
     """
-    spec = TicketSpec("natural", "none", "omp", "structured", 0.0, backbone.fingerprint, 0)
-    return Ticket(spec, vision or backbone.vision_tower(), backbone.name)
+    return Ticket(dense_spec(backbone), vision or backbone.vision_tower(), backbone.name)
+
+
+def dense_spec(backbone: Backbone) -> TicketSpec:
+    """That nothing was cut from a backbone's tower."""
+    return TicketSpec("natural", "none", "omp", "structured", 0.0, backbone.fingerprint, 0)

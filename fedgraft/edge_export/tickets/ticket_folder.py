@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 from fedgraft.backbones import load_backbone
+from fedgraft.backbones.abilities import Needs
+from fedgraft.backbones.loading import require_backbone
 from fedgraft.backbones.ticket_backbone import is_ticket
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_text
@@ -41,6 +43,7 @@ def draw_into(
     """
     settings = {"backbone": backbone, **config.model_dump()}
     _check(out, settings, resume)
+    require_backbone(backbone, Needs(prunes=True))
     dense = load_backbone(backbone)
     if is_ticket(out):
         return Ticket.load(out, dense)

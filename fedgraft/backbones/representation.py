@@ -1,0 +1,42 @@
+"""What is computed once for each image and cached, in which form."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+
+@dataclass(frozen=True)
+class Representation:
+    """The final features (dim,) of an image unless something else is asked for.
+
+    Attributes:
+        layer: of the image tower, whose input (tokens, width) is cached; what follows is computed in every step.
+        patches: the projected features of all patches behind the final ones, unit rows (1 + patches, dim).
+        dtype: in which they are kept; float16 takes half the disk and memory and rounds to 11 bits.
+    """
+
+    layer: int | None = None
+    patches: bool = False
+    dtype: Literal["float32", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for the patches of an inner layer."""
+        if self.patches and self.layer is not None:
+            raise ValueError("patch features are those of the last layer; leave out the layer or the patches")
+
+    @property
+    def label(self) -> str:
+        """What tells it from others in the name of a file; empty for final features in float32."""
+        what = "-patches" if self.patches else "" if self.layer is None else f"-layer{self.layer}"
+        return what + ("" if self.dtype == "float32" else f"-{self.dtype}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of its tensors as they are kept."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+
+FEATURES = Representation()
+"""The final features, unit rows (dim,) in float32."""
