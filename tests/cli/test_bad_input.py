@@ -522,7 +522,7 @@ def test_what_a_server_keeps_of_its_sites_is_read_as_what_it_is(
 @pytest.mark.parametrize(
     ("backbone", "said"),
     [
-        ("/nowhere/clip", "There is no backbone '/nowhere/clip'; give mini, a Hugging Face folder"),
+        ("/nowhere/clip", "There is no backbone '/nowhere/clip'; give mini, photo, a Hugging Face folder"),
         ("{tmp}", "has no config.json; expected a Hugging Face model folder"),
     ],
 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedgraft.backbones.bert.text_tower import BertTextTower
 from fedgraft.backbones.photo.packages import image_weights, sentence_encoder
-from fedgraft.backbones.photo.sentence_model import sentence_model, sentence_tokenizer
+from fedgraft.backbones.photo.sentence_model import empty_sentence_model, sentence_tokenizer
 from fedgraft.backbones.photo.text_map import kernel
 from fedgraft.core.files import write_bytes
 
@@ -58,7 +58,9 @@ def classes() -> list[tuple[str, str, str]]:
 def read_sentences() -> Sentences:
     """Encode names and definitions with the packaged MiniLM; raises UserError if it is not installed."""
     encoder = sentence_encoder()
-    tower = BertTextTower(sentence_model(encoder.config, encoder.weights), sentence_tokenizer(encoder.tokenizer), "mean")
+    model = empty_sentence_model(encoder.config)
+    model.load_state_dict(encoder.weights)
+    tower = BertTextTower(model, sentence_tokenizer(encoder.tokenizer), "mean")
     names = tower.encode_texts([TEMPLATE.format(names) for _, names, _ in classes()])
     definitions = tower.encode_texts([definition for _, _, definition in classes()])
     return Sentences(names.double(), definitions.double())

@@ -5,36 +5,54 @@ the right and below where a stride leaves one pixel over. Convolutions and batch
 runtime can fold one into the other.
 """
 
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Self
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-IMAGE_SIZE = 224
-FEATURES = 1280
-CLASSES = 1000
-_STEM = 32
 _NORM_EPSILON = 1e-3
-_STAGES = (
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
+_PAIRS = (
+    ("conv_stem", "bn0"), ("conv_head", "bn1"), ("expand_conv", "bn0"), ("depthwise_conv", "bn1"), ("project_conv", "bn2")
 )  # fmt: skip
-"""Blocks, kernel, stride of the first block, expansion and channels."""
 
 
-class EfficientNetLite0(nn.Module):
-    """Pixels (B, 3, height, width) to the pooled features (B, 1280)."""
+@dataclass(frozen=True)
+class LiteShape:
+    """The sizes of a tower; those of Lite0 by default.
 
-    def __init__(self) -> None:
+    Attributes:
+        stem: channels of the first convolution.
+        stages: (blocks, kernel, stride of the first block, expansion, channels) of each stage.
+        features: channels of the last convolution, and so pooled features.
+    """
+
+    stem: int = 32
+    stages: tuple[tuple[int, int, int, int, int], ...] = (
+        (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )  # fmt: skip
+    features: int = 1280
+
+
+class EfficientNetLite(nn.Module):
+    """Pixels (B, 3, height, width) to pooled features (B, features)."""
+
+    def __init__(self, shape: LiteShape | None = None) -> None:
         super().__init__()
-        self.conv_stem = SameConv(3, _STEM, 3, stride=2)
-        self.bn0 = _norm(_STEM)
-        blocks, width = [], _STEM
-        for count, kernel, stride, expansion, channels in _STAGES:
+        shape = shape or LiteShape()
+        self.conv_stem = SameConv(3, shape.stem, 3, stride=2)
+        self.bn0 = _norm(shape.stem)
+        blocks, width = [], shape.stem
+        for count, kernel, stride, expansion, channels in shape.stages:
             for number in range(count):
                 blocks.append(InvertedResidual(width, channels, kernel, 1 if number else stride, expansion))
                 width = channels
         self.blocks = nn.ModuleList(blocks)
-        self.conv_head = SameConv(width, FEATURES, 1)
-        self.bn1 = _norm(FEATURES)
+        self.conv_head = SameConv(width, shape.features, 1)
+        self.bn1 = _norm(shape.features)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The mean over positions behind the last convolution."""
@@ -42,6 +60,16 @@ class EfficientNetLite0(nn.Module):
         for block in self.blocks:
             states = block(states)
         return F.relu6(self.bn1(self.conv_head(states))).mean((2, 3))
+
+    def folded(self) -> Self:
+        """A copy in evaluation mode whose batch norms are part of the convolutions before them."""
+        copy = deepcopy(self).eval()
+        for module in (copy, *copy.blocks):
+            for convolution, norm in _PAIRS:
+                if isinstance(found := getattr(module, convolution, None), nn.Conv2d):
+                    setattr(module, convolution, fuse_conv_bn_eval(found, getattr(module, norm)))
+                    setattr(module, norm, nn.Identity())
+        return copy
 
 
 class InvertedResidual(nn.Module):

@@ -92,7 +92,9 @@ class SentenceEncoder:
 def image_weights() -> tuple[dict[str, Tensor], Tensor]:
     """The weights of `EfficientNetLite0` by name, and its classifier's rows (1000, 1280)."""
     stored = torch.load(io.BytesIO(IMAGES.read()), map_location="cpu", weights_only=True)
-    weights = {".".join(part.removeprefix("_") for part in name.split(".")): stored[name] for name in stored}
+    weights = {
+        ".".join(part.removeprefix("_") for part in name.split(".")): stored[name].contiguous() for name in stored
+    }
     head = weights.pop("fc.weight")
     del weights["fc.bias"]
     return weights, head

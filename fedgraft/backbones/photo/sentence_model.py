@@ -5,23 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from transformers import AutoTokenizer, BertConfig, BertModel
-
-CONTEXT_LENGTH = 256
-"""Tokens of a text in its training."""
+from transformers import BertConfig, BertModel, BertTokenizer
 
 
-def sentence_model(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> BertModel:
-    """Its `BertModel` without pooler, frozen, in eval mode; raises RuntimeError if weights are missing or misshapen."""
+def empty_sentence_model(config: Mapping[str, Any]) -> BertModel:
+    """A `BertModel` without pooler, frozen and in evaluation mode, whose weights are to be loaded."""
     model = BertModel(BertConfig.from_dict({**config, "attn_implementation": "sdpa"}), add_pooling_layer=False)
-    model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
 
 def sentence_tokenizer(contents: Mapping[str, bytes]) -> Any:
-    """Its tokenizer from the content of tokenizer.json and tokenizer_config.json."""
+    """The tokenizer in the content of tokenizer.json and tokenizer_config.json."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in contents.items():
             Path(folder, name).write_bytes(content)
-        return AutoTokenizer.from_pretrained(folder)
+        return BertTokenizer.from_pretrained(folder)

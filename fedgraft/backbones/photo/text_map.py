@@ -28,7 +28,10 @@ class TextMap(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """The sum over the anchors."""
-        return kernel(F.normalize(pooled.float(), dim=-1), self.anchors.float(), self.sharpness) @ self.coefficients.float()
+        return (
+            kernel(F.normalize(pooled.float(), dim=-1), self.anchors.float(), self.sharpness)
+            @ self.coefficients.float()
+        )
 
 
 def kernel(sentences: Tensor, anchors: Tensor, sharpness: float) -> Tensor:
