@@ -40,7 +40,10 @@ def load_backbone(
     device: torch.device | None = None,
     options: dict[str, Any] | None = None,
 ) -> Backbone:
-    """Load an embedded one such as "mini", a folder of a model or of a ticket, or a Hugging Face ID such as "openai/clip-vit-base-patch16".
+    """Load a backbone.
+
+    Its name is that of an embedded one such as "mini", a folder of a model or of a ticket, or a Hugging Face ID such as
+    "openai/clip-vit-base-patch16".
 
     Args:
         precision: of the weights in memory; the fingerprint is that of the weights on disk.

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
+from fedgraft.backbones.abilities import Abilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.bert.text_tower import BertTextTower
 from fedgraft.backbones.deltas import LinearMap, Tower

@@ -15,7 +15,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _NORM_EPSILON = 1e-3
 _PAIRS = (
-    ("conv_stem", "bn0"), ("conv_head", "bn1"), ("expand_conv", "bn0"), ("depthwise_conv", "bn1"), ("project_conv", "bn2")
+    ("conv_stem", "bn0"), ("conv_head", "bn1"), ("expand_conv", "bn0"), ("depthwise_conv", "bn1"),
+    ("project_conv", "bn2"),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""MiniLM (Wang et al. 2020), a BERT of 6 layers x 384 that was trained on pairs of sentences (Reimers & Gurevych 2019)."""
+"""MiniLM (Wang et al. 2020), a BERT of 6 layers x 384, as trained on pairs of sentences (Reimers & Gurevych 2019)."""
 
 import tempfile
 from collections.abc import Mapping
