@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with the three folders")
     parser.add_argument("--out", type=Path, required=True, help="directory of the comparisons and of the tables")
     parser.add_argument("--methods", default=",".join(METHODS), help="as `fedgraft compare` reads them")
+    parser.add_argument("--cases", default="", help="some of them, such as pacs-domain-per-site, separated by commas")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--rounds", type=int, default=COMMON["rounds"], help="to try it out")
     parser.add_argument("--workers", type=int)
@@ -50,6 +51,8 @@ def main() -> None:
     seeds, sections = [int(seed) for seed in args.seeds.split(",")], []
     for case in CASES:
         folder = args.out / f"{case['folder']}-{case['protocol']}"
+        if args.cases and folder.name not in args.cases.split(","):
+            continue
         settings: dict[str, Any] = {**COMMON, **case, "rounds": args.rounds, "eval_every": args.rounds}
         settings["data"] = f"folder:{args.data / settings.pop('folder')}"
         print(folder, flush=True)

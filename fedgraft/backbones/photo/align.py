@@ -73,13 +73,15 @@ def principal_directions(head: Tensor, dim: int = DIM) -> Tensor:
     """
     directions: Tensor = torch.linalg.svd(head - head.mean(0), full_matrices=False).Vh[:dim]
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    return directions * largest.sign()
+    signed: Tensor = directions * largest.sign()
+    return signed
 
 
 def ridge(anchors: Tensor, rows: Tensor) -> Tensor:
     """Coefficients (J, dim) of kernel ridge regression from anchors (J, 384) to rows (J, dim)."""
     gram = kernel(anchors, anchors, SHARPNESS)
-    return torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), rows)
+    coefficients: Tensor = torch.linalg.solve(gram + RIDGE * torch.eye(len(gram), dtype=gram.dtype), rows)
+    return coefficients
 
 
 def own_row_first(sentences: Sentences, rows: Tensor, seed: int) -> tuple[float, float]:

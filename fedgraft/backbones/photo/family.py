@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from fedgraft.backbones.abilities import Abilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone
@@ -35,12 +36,15 @@ class PhotoBackbone(Backbone):
         self.preprocessing = preprocessing_digest(processor.to_dict())
         dtype = getattr(torch, request.precision)
         self._model, self._processor, self._dtype = model, processor, dtype
-        self._images = PhotoImageEncoder(model).to(self.device, dtype).to(memory_format=torch.channels_last)
+        self._images = convert_conv2d_weight_memory_format(
+            PhotoImageEncoder(model).to(self.device, dtype), torch.channels_last
+        )
         texts = model.text_model.to(self.device, dtype)
         text_map = model.text_map.to(self.device)
-        self.text: BertTextTower = BertTextTower(
+        self._text = BertTextTower(
             texts, tokenizer, "mean", text_map, prefix="text_model.", context_length=config.context_length
         )
+        self.text = self._text
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Pixel values as the folder's image processor prepares them."""
@@ -56,7 +60,7 @@ class PhotoBackbone(Backbone):
 
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """Those of the sentence encoder's attention and MLP; the image tower is one of convolutions."""
-        return self.text.linear_maps() if tower == "text" else {}  # type: ignore[attr-defined]
+        return self._text.linear_maps() if tower == "text" else {}
 
     def preprocessor_config(self) -> dict[str, Any]:
         """The image processor's configuration, as in preprocessor_config.json."""

@@ -45,7 +45,7 @@ def write_sample(folder: Path) -> None:
         model = PhotoModel(config)
         model.text_model.init_weights()
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
                 nn.init.normal_(module.bias, std=0.5)
                 nn.init.uniform_(module.running_var, 0.05, 0.3)
         for parameter in (model.text_map.anchors, model.text_map.coefficients):
