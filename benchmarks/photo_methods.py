@@ -19,7 +19,7 @@ METHODS = (
     "zeroshot", "promptfl", "fedit", "kgcoop", "fedpgp", "local", "proxprompt", "ffa-lora", "fedsa-lora", "fedex-lora",
     "flora", "flexlora",
 )  # fmt: skip
-COMMON = {"backbone": "photo", "rounds": 10, "local_epochs": 2, "shots": 16, "n_ctx": 4, "targets": "query,value"}
+COMMON = {"backbone": "photo", "rounds": 10, "local_epochs": 2, "shots": 16, "n_ctx": 4}
 CASES = (
     {"folder": "caltech101", "protocol": "base-to-novel", "sites": 10},
     {"folder": "pacs", "protocol": "leave-one-domain-out", "sites": 3},

@@ -214,6 +214,13 @@ class Backbone(ABC):
         """The linear maps in a tower's layers that deltas can change, by name; empty if the family supports none."""
         return {}
 
+    def map_names(self, tower: Tower) -> Mapping[str, str]:
+        """What a tower calls the maps that CLIP calls q_proj, k_proj, v_proj, out_proj and fc1; empty for the same.
+
+        Targets of low-rank adapters, such as the default q_proj,v_proj, mean these maps in every backbone.
+        """
+        return {}
+
     def preprocessor_config(self) -> dict[str, Any]:
         """The preprocessing with Hugging Face's keys, plain JSON; raises UserError if the family cannot be exported."""
         raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")

@@ -15,7 +15,11 @@ from fedgraft.core.errors import UserError
 
 
 def load_pretrained(
-    request: Request, model_class: Any, tokenizer_files: Sequence[str], processor: Callable[[str], Any]
+    request: Request,
+    model_class: Any,
+    tokenizer_files: Sequence[str],
+    processor: Callable[[str], Any],
+    attention: str | None = "sdpa",
 ) -> tuple[Any, Any, Any]:
     """The model of a request in float32 on the CPU, its tokenizer and its image processor.
 
@@ -23,6 +27,7 @@ def load_pretrained(
         model_class: of transformers.
         tokenizer_files: one of which a folder must hold, since transformers makes an empty tokenizer of nothing.
         processor: reads the image processor from the source.
+        attention: the implementation that transformers uses; None for its own choice, where some models have no other.
 
     Raises:
         UserError: weights, tokenizer or preprocessing are missing, incomplete, damaged or of another shape.
@@ -34,7 +39,7 @@ def load_pretrained(
     with reading(request):
         model, loading = model_class.from_pretrained(
             request.source,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,

@@ -118,6 +118,10 @@ class PrunedBackbone(Backbone):
         """The source's text maps; a ticket's own matrices take no deltas, which would fill in its zeros."""
         return self._source.linear_maps(tower) if tower == "text" else {}
 
+    def map_names(self, tower: Tower) -> Mapping[str, str]:
+        """The source's names."""
+        return self._source.map_names(tower)
+
     def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
         """A copy of the ticket's tower."""
         if prompts is not None:

@@ -12,10 +12,11 @@ from fedgraft.device.errors import ImageError
 from fedgraft.device.image_files import PIXEL_LIMIT, load_image
 
 KEYS = (
-    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
-    "image_mean", "image_std",
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_pad", "do_rescale", "rescale_factor",
+    "rescale_offset", "do_normalize", "image_mean", "image_std", "include_top",
 )  # fmt: skip
 """The keys of a preprocessor_config.json that decide pixel values; others are ignored."""
+_SIZE_KEYS = ({"shortest_edge"}, {"height", "width"})
 _SIDE_LIMIT = 4096
 
 
@@ -27,7 +28,9 @@ class Preprocessing:
         shortest_edge: of the resized image, or None where `size` is (height, width).
         size: (height, width) of the resized image.
         crop: (height, width).
+        offset: whether 1 is taken from rescaled values.
         mean, std: (3,).
+        again: whether normalized values are divided by `std` once more, as EfficientNet's are with its head.
     """
 
     shortest_edge: int | None
@@ -37,23 +40,33 @@ class Preprocessing:
     factor: float | None
     mean: NDArray[np.float32] | None
     std: NDArray[np.float32] | None
+    offset: bool = False
+    again: bool = False
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """From the content of preprocessor_config.json; raises ValueError if it is invalid."""
+        """From the content of preprocessor_config.json; raises ValueError if it is invalid or asks for something else."""
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
+        if config.get("do_pad"):
+            raise ValueError("it pads images (do_pad)")
         size = config.get("size") if config.get("do_resize", True) else None
+        if isinstance(size, dict) and {key for key, value in size.items() if value is not None} not in _SIZE_KEYS:
+            raise ValueError(f"a size of {size!r} is neither a shortest_edge nor a height and a width")
         shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-        normalize = config.get("do_normalize", True)
+        crops = config.get("do_center_crop", config.get("crop_size") is not None)
+        rescale, normalize = config.get("do_rescale", True), config.get("do_normalize", True)
+        again = bool(config.get("include_top"))
         return cls(
             shortest_edge=None if shortest is None else _side(shortest),
             size=None if size is None or shortest is not None else _sides(size),
             resample=Image.Resampling(config.get("resample", Image.Resampling.BICUBIC)),
-            crop=_sides(config.get("crop_size")) if config.get("do_center_crop", True) else None,
-            factor=_number(config.get("rescale_factor")) if config.get("do_rescale", True) else None,
+            crop=_sides(config.get("crop_size")) if crops else None,
+            factor=_number(config.get("rescale_factor")) if rescale else None,
             mean=_three(config.get("image_mean")) if normalize else None,
-            std=_three(config.get("image_std")) if normalize else None,
+            std=_three(config.get("image_std")) if normalize or again else None,
+            offset=bool(rescale and config.get("rescale_offset")),
+            again=again,
         )
 
     def pixels(self, image: Image.Image) -> NDArray[np.float32]:
@@ -68,8 +81,12 @@ class Preprocessing:
         scaled = values.astype(np.float32)
         if self.factor is not None:
             scaled = (values.astype(np.float64) * self.factor).astype(np.float32)
+        if self.offset:
+            scaled = scaled - np.float32(1)
         if self.mean is not None and self.std is not None:
             scaled = (scaled - self.mean[:, None, None]) / self.std[:, None, None]
+        if self.again and self.std is not None:
+            scaled = scaled / self.std[:, None, None]
         return np.ascontiguousarray(scaled)
 
     def batch(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:

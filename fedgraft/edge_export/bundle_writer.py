@@ -42,8 +42,10 @@ def class_files(labels: Sequence[str], features: NDArray[np.float32], logit_scal
 
 def preprocessor_file(config: Mapping[str, Any]) -> Contents:
     """preprocessor_config.json: the keys that decide pixel values, and the processor type that Hugging Face expects."""
-    kept = {key: config[key] for key in KEYS if key in config}
-    text = json.dumps({**kept, "image_processor_type": "CLIPImageProcessor"}, indent=2, sort_keys=True)
+    kept = {key: config[key] for key in KEYS if config.get(key) is not None}
+    kept.setdefault("do_center_crop", "crop_size" in kept)
+    kind = str(config.get("image_processor_type", "CLIPImageProcessor")).removesuffix("Pil").removesuffix("Fast")
+    text = json.dumps({**kept, "image_processor_type": kind}, indent=2, sort_keys=True)
     return {PREPROCESSOR: text.encode() + b"\n"}
 
 

@@ -267,7 +267,9 @@ def adapted_maps(backbone: Backbone, options: LoraOptions, tower: Tower) -> dict
     depth = 1 + max(found.layer for found in maps.values())
     if options.layers > depth:
         raise UserError(f"layers={options.layers}, but the {tower} tower has {depth} layers; 0 adapts all of them.")
-    targets = kinds if options.targets == "all-linear" else [part.strip() for part in options.targets.split(",")]
+    names = backbone.map_names(tower)
+    written = [part.strip() for part in options.targets.split(",")]
+    targets = kinds if options.targets == "all-linear" else [names.get(part, part) for part in written]
     chosen: dict[str, LinearMap] = {}
     for target in targets:
         config = LoraConfig(target_modules=[target])

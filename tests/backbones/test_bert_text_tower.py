@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedgraft.backbones.backbone import Placement
+from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.bert.text_tower import BertTextTower, Pooling
 from fedgraft.backbones.deltas import Delta
 from fedgraft.core.errors import UserError

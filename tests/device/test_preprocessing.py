@@ -1,6 +1,7 @@
 """Pixels on the device are those that the site trained on, and every image is read correctly or refused."""
 
 import itertools
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from fedgraft.backbones import Backbone
 from fedgraft.data.sources.decoding import decode
@@ -47,10 +50,45 @@ def test_other_configurations_than_clips_own(size: dict[str, int], crop: tuple[i
     assert np.array_equal(Preprocessing.from_config(plain).pixels(image), expected)
 
 
+@pytest.mark.parametrize("resample", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_whole_image_is_squeezed_where_a_family_does_not_crop(size: tuple[int, int], resample: int) -> None:
+    processor = SiglipImageProcessorPil(size={"height": 40, "width": 40}, resample=resample)
+    image = _image(*size)
+    expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
+    plain = json.loads(processor.to_json_string())
+    assert "crop_size" not in plain or plain["crop_size"] is None
+    assert np.array_equal(Preprocessing.from_config(plain).pixels(image), expected)
+
+
+@pytest.mark.parametrize("resample", [0, 1, 2, 3, 4, 5])
+def test_every_filter_with_a_crop(resample: int) -> None:
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": 37}, crop_size={"height": 32, "width": 32}, resample=resample
+    )
+    expected = processor(images=[_image(70, 50)], return_tensors="np")["pixel_values"][0]
+    found = Preprocessing.from_config(json.loads(processor.to_json_string()))
+    assert np.array_equal(found.pixels(_image(70, 50)), expected)
+
+
+@pytest.mark.parametrize("include_top", [False, True])
+@pytest.mark.parametrize("do_normalize", [False, True])
+def test_an_offset_and_a_second_division_as_efficientnet_has_them(include_top: bool, do_normalize: bool) -> None:
+    """ALIGN's image processor."""
+    processor = EfficientNetImageProcessorPil(
+        size={"height": 50, "width": 50}, crop_size={"height": 41, "width": 41}, do_center_crop=True, resample=2,
+        rescale_factor=1 / 127.5, rescale_offset=True, include_top=include_top, do_normalize=do_normalize,
+    )  # fmt: skip
+    expected = processor(images=[_image(70, 50)], return_tensors="np")["pixel_values"][0]
+    found = Preprocessing.from_config(json.loads(processor.to_json_string()))
+    assert np.array_equal(found.pixels(_image(70, 50)), expected)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"size": None}, {"size": {"shortest_edge": 0}}, {"size": {"shortest_edge": 10**6}}, {"crop_size": "48"},
+        {"do_pad": True}, {"size": {"shortest_edge": 9, "longest_edge": 12}}, {"size": {"height": 9}},
         {"image_mean": [1, 2]}, {"image_std": None}, {"rescale_factor": "x"}, {"resample": 99},
     ],
     ids=str,

@@ -1,20 +1,21 @@
 """A bidirectional text tower with the exact fast path.
 
 Behind the first layer every class has hidden states of its own, even of the start token and the context. What can be
-spared is: tokens that classes share at a position are embedded and projected once before the first layer, masked padding
-is left out, and where one token is pooled, only its row of the last layer is computed. The features equal those of the
-plain forward pass.
+spared is: tokens that classes share at a position are embedded once and projected once for the first layer, masked
+padding is left out, and where one token is pooled, only its row of the last layer is computed. The features equal those
+of the plain forward pass.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.backbone import ClassTokens, Placement, TextTower
+from fedgraft.backbones.abilities import Placement
+from fedgraft.backbones.backbone import ClassTokens, TextTower
 from fedgraft.backbones.bert.blocks import Blocks
 from fedgraft.backbones.bert.prompt_layout import Frame, PromptLayout, prompt_layout
 from fedgraft.backbones.clip.text_tower import cleaned
@@ -65,6 +66,11 @@ class BidirectionalTextTower(TextTower):
             for name, module in self._modules.items()
             if id(module) in numbers and isinstance(module, nn.Linear)
         }
+
+    @property
+    def map_names(self) -> Mapping[str, str]:
+        """`Backbone.map_names` of the text tower."""
+        return self._blocks.map_names
 
     # Tokens --------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""The layers of a bidirectional text tower, as Hugging Face's modules hold them: where their norms are, and their maps."""
+"""The layers of a bidirectional text tower, as Hugging Face's modules hold them: their norms and their maps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,12 +17,14 @@ class Blocks(ABC):
         words: the embedding of tokens.
         heads: of every layer's attention.
         positions: how many tokens a sequence may have.
+        map_names: see `Backbone.map_names`.
     """
 
     layers: Sequence[Any]
     words: nn.Embedding
     heads: int
     positions: int
+    map_names: Mapping[str, str] = {}
 
     @abstractmethod
     def embed(self, words: Tensor, positions: Tensor) -> Tensor:
@@ -47,6 +49,14 @@ class PostNormBlocks(Blocks):
     Args:
         model: Hugging Face's `BertModel` or one of the same modules.
     """
+
+    map_names = {
+        "q_proj": "attention.self.query",
+        "k_proj": "attention.self.key",
+        "v_proj": "attention.self.value",
+        "out_proj": "attention.output.dense",
+        "fc1": "intermediate.dense",
+    }  # fc2 is `output.dense`, which PEFT takes for both outputs
 
     def __init__(self, model: Any) -> None:
         self.layers, self.heads = model.encoder.layer, int(model.config.num_attention_heads)
@@ -96,7 +106,8 @@ class PreNormBlocks(Blocks):
 
     def embed(self, words: Tensor, positions: Tensor) -> Tensor:
         """The sum of word and position."""
-        return words + self._places.weight[positions]
+        embedded: Tensor = words + self._places.weight[positions]
+        return embedded
 
     def attention_maps(self, layer: Any) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         """Query, key and value."""

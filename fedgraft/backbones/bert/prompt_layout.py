@@ -6,7 +6,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.backbone import ClassTokens, Placement
+from fedgraft.backbones.abilities import Placement
+from fedgraft.backbones.backbone import ClassTokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Text towers of BERT's shape (Devlin et al. 2019): BERT, RoBERTa and their relatives with a pooling and a projection."""
+"""Text towers of BERT's shape (Devlin et al. 2019): BERT, RoBERTa and relatives with a pooling and a projection."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

@@ -62,6 +62,10 @@ class PhotoBackbone(Backbone):
         """Those of the sentence encoder's attention and MLP; the image tower is one of convolutions."""
         return self._text.linear_maps() if tower == "text" else {}
 
+    def map_names(self, tower: Tower) -> Mapping[str, str]:
+        """As BERT calls them."""
+        return self._text.map_names if tower == "text" else {}
+
     def preprocessor_config(self) -> dict[str, Any]:
         """The image processor's configuration, as in preprocessor_config.json."""
         config: dict[str, Any] = json.loads(self._processor.to_json_string())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,11 @@ def import_timm() -> Any:
         raise UserError(
             "This backbone's image tower is one of timm, which is not installed; run: pip install 'fedgraft[timm]'."
         ) from error
+
+
+def is_installed() -> bool:
+    """Whether the extra is there."""
+    return find_spec("timm") is not None
 
 
 @contextmanager

@@ -43,12 +43,15 @@ export function preprocess(image, config) {
   if (config.do_center_crop !== false) ({ width, height, data } = cropped({ width, height, data }, config.crop_size));
   const values = new Float32Array(3 * height * width);
   const rescale = config.do_rescale !== false, normalize = config.do_normalize !== false;
+  const offset = rescale && config.rescale_offset === true, again = config.include_top === true;
   for (let channel = 0; channel < 3; channel++) {
     const mean = Math.fround(config.image_mean?.[channel]), std = Math.fround(config.image_std?.[channel]);
     for (let pixel = 0; pixel < height * width; pixel++) {
       let value = data[3 * pixel + channel];
       if (rescale) value = Math.fround(value * config.rescale_factor);
+      if (offset) value = Math.fround(value - 1);
       if (normalize) value = Math.fround(Math.fround(value - mean) / std);
+      if (again) value = Math.fround(value / std);
       values[channel * height * width + pixel] = value;
     }
   }
