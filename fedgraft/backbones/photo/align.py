@@ -1,7 +1,7 @@
 """Make the map that joins the two encoders, from words alone: `python -m fedgraft.backbones.photo.align`.
 
-Of ImageNet it takes the names and WordNet's definitions of its classes, and of the image encoder the rows of its
-classifier; no image is read. `--held-out` measures how well names that the map was not made of find their own rows.
+Of ImageNet it takes the names that CLIP's authors gave its classes and WordNet's definitions of them, and of the image
+encoder the rows of its classifier; no image is read. `--held-out` measures how well names that the map was not made of find their own rows.
 """
 
 import argparse
@@ -49,10 +49,10 @@ class Sentences:
 
 
 def classes() -> list[tuple[str, str, str]]:
-    """WordNet's number, names and definition of each class of ImageNet-1k."""
+    """WordNet's number, a name and WordNet's definition of each class of ImageNet-1k."""
     text = (files("fedgraft.backbones.photo") / "imagenet_classes.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in text.splitlines()]
-    return [(number, names, definition) for number, names, definition in rows]
+    return [(number, name, definition) for number, name, definition in rows]
 
 
 def read_sentences() -> Sentences:
@@ -61,7 +61,7 @@ def read_sentences() -> Sentences:
     model = empty_sentence_model(encoder.config)
     model.load_state_dict(encoder.weights)
     tower = BertTextTower(model, sentence_tokenizer(encoder.tokenizer), "mean")
-    names = tower.encode_texts([TEMPLATE.format(names) for _, names, _ in classes()])
+    names = tower.encode_texts([TEMPLATE.format(name) for _, name, _ in classes()])
     definitions = tower.encode_texts([definition for _, _, definition in classes()])
     return Sentences(names.double(), definitions.double())
 
