@@ -1,7 +1,8 @@
 """Make the map that joins the two encoders, from words alone: `python -m fedgraft.backbones.photo.align`.
 
 Of ImageNet it takes the names that CLIP's authors gave its classes and WordNet's definitions of them, and of the image
-encoder the rows of its classifier; no image is read. `--held-out` measures how well names that the map was not made of find their own rows.
+encoder its classifier's rows; no image is read. `--held-out` measures how well names that the map was not made of find
+their own rows.
 """
 
 import argparse
