@@ -1,6 +1,7 @@
 """Load a backbone by name: an embedded one such as `mini`, a folder that a family recognizes, or a Hugging Face ID."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -55,6 +56,7 @@ def load_backbone(
     """
     known = located(name)
     parsed = known.family.parse_options(options or {})
+    known.sizes()  # a malformed configuration is refused before anything is loaded
     wanted = device or torch.device("cpu")
     return known.family.load(Request(name, known.folder, known.source, precision, wanted, parsed))
 
@@ -76,15 +78,28 @@ class KnownFolder:
 
     def abilities(self) -> Abilities:
         """What it can do, from its configuration alone; raises UserError if that is malformed."""
-        return self.family.abilities_of(self.folder)
+        with self._configuration():
+            return self.family.abilities_of(self.folder)
 
     def sizes(self) -> Sizes:
         """Its sizes, from its configuration alone; raises UserError if that is malformed."""
-        return self.family.sizes(self.folder)
+        with self._configuration():
+            return self.family.sizes(self.folder)
 
     def require(self, needs: Needs) -> None:
         """Raise UserError for the first need that it does not meet."""
         needs.check(self.name, self.abilities(), self.sizes())
+
+    @contextmanager
+    def _configuration(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # transformers checks a configuration with errors of many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            path = self.folder / "config.json"
+            raise UserError(f"{path} is not a configuration of the family {self.family.name!r}: {reason}") from error
 
 
 def located(name: str) -> KnownFolder:

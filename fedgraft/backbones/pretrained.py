@@ -13,6 +13,10 @@ from fedgraft.backbones.family import Request
 from fedgraft.backbones.loading import import_hint
 from fedgraft.core.errors import UserError
 
+_NO_SAFETENSORS = (
+    " If it is published without safetensors, download its files and give `fedgraft backbones import` their folder."
+)
+
 
 def load_pretrained(
     request: Request,
@@ -63,7 +67,8 @@ def reading(request: Request) -> Iterator[None]:
             yield
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"The backbone {request.name!r} cannot be loaded: {reason}") from error
+        hint = "" if is_local(request) or any(request.folder.glob("*.safetensors")) else _NO_SAFETENSORS
+        raise UserError(f"The backbone {request.name!r} cannot be loaded: {reason}{hint}") from error
 
 
 def require_files(folder: Path, tokenizer_files: Sequence[str]) -> None:
@@ -75,12 +80,8 @@ def require_files(folder: Path, tokenizer_files: Sequence[str]) -> None:
 
 
 def read_config(folder: Path, config_class: Any) -> Any:
-    """A folder's configuration as transformers' own class, without weights; raises UserError if it is malformed."""
-    try:
-        return config_class.from_dict(json.loads((folder / "config.json").read_text()))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / 'config.json'} is not a configuration of its family: {reason}") from error
+    """A folder's configuration as transformers' own class, without weights; raises what that raises."""
+    return config_class.from_dict(json.loads((folder / "config.json").read_text()))
 
 
 @contextmanager

@@ -45,7 +45,7 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """From the content of preprocessor_config.json; raises ValueError if it is invalid or asks for something else."""
+        """From the content of preprocessor_config.json; raises ValueError if it is invalid or asks for more."""
         if not isinstance(config, dict):
             raise ValueError("it is not a JSON object")
         if config.get("do_pad"):

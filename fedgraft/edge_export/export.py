@@ -79,7 +79,7 @@ def export_class_bank(
         UserError: a mistake in the options, a bundle of another backbone, or a gate that is not passed.
         DeviceError: the bundle or an image cannot be used.
     """
-    draft = _Draft(run, out, options, observer or Observer())
+    draft = _Draft(run, out, options, observer or Observer(), Needs(exports=True))
     old = open_bundle(bundle)
     encoder, parity = bundled_encoder(old, draft.trained.backbone)
     embedded = draft.embedded(encoder)
@@ -89,9 +89,7 @@ def export_class_bank(
 class _Draft:
     """What both exports share: the run's prompt and images at the start, gates, manifest and signature at the end."""
 
-    def __init__(
-        self, run: Path, out: Path, options: ClassBankOptions, observer: Observer, needs: Needs | None = None
-    ) -> None:
+    def __init__(self, run: Path, out: Path, options: ClassBankOptions, observer: Observer, needs: Needs) -> None:
         bundle_writer.check_out(out)
         self._out, self._options, self._observer = out, options, observer
         self.trained = TrainedRun.open(run, options.site, options.fold, options.site_folder, needs)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.abilities import Needs
+from fedgraft.backbones.loading import require_backbone
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.data.sources.source import open_source
@@ -71,6 +73,7 @@ def measure(sweep: Sweep, out: Path, progress: StageProgress) -> None:
     path = out / TICKETS
     out.mkdir(parents=True, exist_ok=True)
     done = {_key(row) for row in read_rows(path)}
+    require_backbone(sweep.backbone, Needs(prunes=True))
     backbone, bench = load_backbone(sweep.backbone), None
     for config in list(sweep.configs()):
         for dense in (True, False):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedgraft.backbones import Backbone, feature_store
 from fedgraft.backbones.feature_store import FeatureStore, require_rows, view_image, view_keys
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.core.errors import UserError
 from fedgraft.data.examples import content_key
 
@@ -237,3 +238,39 @@ def test_a_run_that_has_its_features_does_not_wait_for_one_that_adds_others(tmp_
     with (store.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert _fill(store, [2, 1]) == 0
+
+
+# --- other forms ----------------------------------------------------------------------------------
+
+
+def test_each_form_has_a_store_of_its_own_with_the_rows_that_the_backbone_gives(mini: Backbone, tmp_path: Path) -> None:
+    forms = [
+        FEATURES,
+        Representation(dtype="float16"),
+        Representation(layer=2),
+        Representation(layer=2, dtype="float16"),
+        Representation(patches=True),
+        Representation(patches=True, dtype="float16"),
+    ]
+    keys, images = _keys([1, 2]), [_photo(50, 50), _photo(64, 40)]
+    pixels = mini.preprocess(images)
+    stores = [FeatureStore(tmp_path, mini, form) for form in forms]
+    assert len({store.folder for store in stores}) == len(forms)
+    for form, store in zip(forms, stores, strict=True):
+        store.fill(keys, lambda position: images[position])
+        again = FeatureStore(tmp_path, mini, form)
+        found, expected = again.vectors(), mini.represent_images(pixels, form).numpy()
+        assert found.dtype == np.dtype(form.dtype)
+        np.testing.assert_array_equal(found, expected.astype(form.dtype))
+        rows = require_rows(again, keys)
+        np.testing.assert_allclose(again.features(rows), mini.encode_images(pixels).numpy(), atol=2e-3)
+    bytes_of = [
+        (store.folder / f"vectors.f{8 * np.dtype(form.dtype).itemsize}").stat().st_size
+        for form, store in zip(forms, stores, strict=True)
+    ]
+    assert all(half * 2 == whole for whole, half in zip(bytes_of[::2], bytes_of[1::2], strict=True))
+
+
+def test_patches_of_an_inner_layer_are_a_mistake_of_the_programmer() -> None:
+    with pytest.raises(ValueError, match="last layer"):
+        Representation(layer=1, patches=True)

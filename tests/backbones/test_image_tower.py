@@ -1,8 +1,5 @@
 """What a user would lose: visual prompts, low-rank changes and patch features that are those of the plain tower."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +8,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from fedgraft.backbones.clip.image_tower import ClipImageTower
 from fedgraft.core.errors import UserError
+from tests.plain_image import plain_features, prompts_in
 
 LAYERS, WIDTH, SIDE, ROWS = 4, 32, 24, 3
 
@@ -23,55 +21,6 @@ def model() -> CLIPModel:
     config = CLIPConfig(vision_config=vision, text_config={"num_hidden_layers": 1}, projection_dim=20)
     torch.manual_seed(0)
     return CLIPModel(config).eval().requires_grad_(False)
-
-
-@contextmanager
-def prompts_in(model: CLIPModel, prompts: Sequence[Tensor | None], between: bool = False) -> Iterator[None]:
-    """The library's own layers with prompts (B, n, width) put before each by hooks; None leaves a layer alone.
-
-    Before the first layer they are put behind the embeddings, before the tower's first layer norm.
-
-    Args:
-        between: put them between class token and patches, as Jia et al. have it, in place of behind all tokens.
-    """
-    tower = model.vision_model
-    tokens = (SIDE // 8) ** 2 + 1
-    at = 1 if between else tokens
-
-    def inserted(states: Tensor, own: Tensor) -> Tensor:
-        return torch.cat([states[:, :at], own, states[:, at:]], dim=1)
-
-    def replaced(states: Tensor, own: Tensor) -> Tensor:
-        return torch.cat([states[:, :at], own, states[:, at + own.shape[1] :]], dim=1)
-
-    def before_layer(own: Tensor, change: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., object]:
-        return lambda module, args, kwargs: ((change(args[0], own), *args[1:]), kwargs)
-
-    handles = []
-    first = True
-    for index, own in enumerate(prompts):
-        if own is None:
-            continue
-        if index == 0:
-            handles.append(
-                tower.embeddings.register_forward_hook(lambda module, args, out, own=own: inserted(out, own))
-            )
-        else:
-            change = inserted if first else replaced
-            hook = before_layer(own, change)
-            handles.append(tower.encoder.layers[index].register_forward_pre_hook(hook, with_kwargs=True))
-        first = False
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def plain_features(model: CLIPModel, pixels: Tensor) -> Tensor:
-    """What the library computes."""
-    pooled = model.vision_model(pixel_values=pixels).pooler_output
-    return F.normalize(model.visual_projection(pooled), dim=-1)
 
 
 def _pixels() -> Tensor:

@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.backbones.loading import located
 from fedgraft.core.errors import UserError
+
+MINI = "74108c31d37756f55c58ddd0d3b15d9ab319f483b88617150ab1432f13f0ab73"
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +101,37 @@ def test_a_folder_without_weights_is_named(folder: Path) -> None:
     assert "safetensors" in sentence
 
 
+@pytest.mark.parametrize(
+    "file", ["pytorch_model.bin", "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin", "ViT-B-16.pt"]
+)
+def test_weights_of_another_kind_are_told_with_the_command_that_imports_them(folder: Path, file: str) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(b"weights")
+    sentence = _error(folder)
+    assert file in sentence
+    assert f"fedgraft backbones import {folder} --out FOLDER" in sentence
+
+
+def test_a_folder_of_openclips_or_a_single_file_is_told_with_the_command_that_imports_it(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"weights")
+    assert f"fedgraft backbones import {tmp_path} --out FOLDER" in _error(tmp_path)
+    file = tmp_path / "ViT-B-32.pt"
+    file.write_bytes(b"weights")
+    assert f"fedgraft backbones import {file} --out FOLDER" in _error(file)
+
+
+@pytest.mark.parametrize(
+    "change", [{"text_config": 3}, {"vision_config": {"patch_size": "x"}}, {"projection_dim": None}]
+)
+def test_sizes_of_a_malformed_configuration_are_an_error_in_one_line(folder: Path, change: dict[str, Any]) -> None:
+    _edit(folder / "config.json", **change)
+    with pytest.raises(UserError) as error:
+        located(str(folder)).sizes()
+    assert str(folder / "config.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("file", ["tokenizer.json", "preprocessor_config.json"])
 def test_a_missing_tokenizer_or_preprocessing_is_named(folder: Path, file: str) -> None:
     """transformers makes an empty tokenizer of nothing, and every class name would be the same."""
@@ -126,6 +160,10 @@ def test_incomplete_weights_are_refused(folder: Path) -> None:
 
 
 # --- what it is -----------------------------------------------------------------------------------
+
+
+def test_the_embedded_backbone_keeps_the_fingerprint_that_runs_and_bundles_know_it_by(mini: Backbone) -> None:
+    assert mini.fingerprint == MINI
 
 
 def test_mini_is_there_without_a_network(mini: Backbone) -> None:

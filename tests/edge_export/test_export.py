@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from fedgraft.backbones import Backbone
 from fedgraft.cli.main import main
@@ -377,3 +379,41 @@ def test_a_ticket_of_another_backbone(run: Path, key: Path, random_clip: Backbon
     dense_ticket(random_clip).save(tmp_path / "ticket")
     with pytest.raises(UserError, match="was drawn from a backbone with the fingerprint"):
         export_bundle(run, tmp_path / "b", BundleOptions(ticket=str(tmp_path / "ticket"), key=key))
+
+
+# --- towers that cannot be pruned -----------------------------------------------------------------
+
+
+class _OnlyDense(nn.Module):
+    """A tower that is no `VisionTower`, as those of most families."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.inner = tower
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same embeddings."""
+        out: torch.Tensor = self.inner(pixels)
+        return out
+
+
+def test_a_tower_that_cannot_be_pruned_is_exported_dense_and_runs_on_the_device(
+    run: Path, key: Path, mini: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        mini, "image_encoder", lambda weights=None, prompts=None: _OnlyDense(mini.vision_tower(weights))
+    )
+    exported = export_bundle(run, tmp_path / "bundle", BundleOptions.build({"site": "1", "key": key, "force": True}))
+    record = exported.manifest.ticket
+    assert (record.heads, record.units) == (None, None)
+    assert record.parameters == sum(weight.numel() for weight in mini.vision_tower().parameters())
+    assert record.spec["sparsity"] == 0.0
+    predictor = Predictor(tmp_path / "bundle")
+    assert predictor.self_test() > 0.999
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 48, 3), np.uint8))
+    embedding = predictor.embed(predictor.preprocessing.pixels(image)[None])
+    assert np.allclose(embedding, mini.encode_images(mini.preprocess([image])).numpy(), atol=1e-4)
+    bank = export_class_bank(
+        run, tmp_path / "bundle", tmp_path / "bank", ClassBankOptions.build({"site": "0", "key": key})
+    )
+    assert bank.manifest.ticket == record

@@ -46,6 +46,7 @@ TESTED_ELSEWHERE = {
     "max_site_images": "tests/server/test_bad_answers.py",
     "max_site_share": "tests/server/test_rounds.py",
     "norm_bound": "tests/server/test_rounds.py",
+    "loss": "tests/methods/test_losses.py",
 }
 
 

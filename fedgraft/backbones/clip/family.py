@@ -1,4 +1,8 @@
-"""CLIP backbones (Radford et al. 2021) from Hugging Face folders."""
+"""CLIP (Radford et al. 2021) and MetaCLIP 2 (Chuang et al. 2025), its multilingual sibling, from Hugging Face folders.
+
+Both have the same modules under the same names; they differ in tokenizer and vocabulary, and in how the end of a text
+is found. CLIP's first published configurations name the end token 2 and mean the token of the highest ID.
+"""
 
 import json
 import shutil
@@ -10,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, MetaClip2Config, MetaClip2Model
 
 from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone, Precision
@@ -23,17 +27,23 @@ from fedgraft.backbones.loading import MINI, mini_folder
 from fedgraft.backbones.pretrained import load_pretrained, read_config
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, tower_of_clip
+from fedgraft.core.errors import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+_KINDS: dict[str | None, tuple[Any, Any]] = {
+    "clip": (CLIPConfig, CLIPModel),
+    "metaclip_2": (MetaClip2Config, MetaClip2Model),
+}
+_LEGACY_END = 2
 
 
 class ClipBackbone(Backbone):
-    """A `CLIPModel` with its tokenizer and image processor."""
+    """A `CLIPModel` or `MetaClip2Model` with its tokenizer and image processor."""
 
     def __init__(
         self,
         name: str,
-        model: CLIPModel,
+        model: Any,
         tokenizer: Any,
         processor: Any,
         precision: Precision = "float32",
@@ -123,13 +133,27 @@ def load_clip(request: Request) -> ClipBackbone:
     """Load a Hugging Face folder or ID; raises UserError if weights or tokenizer are missing, incomplete or damaged."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    parts = load_pretrained(request, CLIPModel, _TOKENIZER_FILES, CLIPImageProcessorPil.from_pretrained)
+    _, model_class = _KINDS[model_type(request.folder)]
+    parts = load_pretrained(request, model_class, _TOKENIZER_FILES, CLIPImageProcessorPil.from_pretrained)
+    _require_end(request.name, *parts[:2])
     return ClipBackbone(request.name, *parts, request.precision, request.device)
+
+
+def _require_end(name: str, model: Any, tokenizer: Any) -> None:
+    """Raise UserError unless the model finds the end of a text where the tokenizer puts it."""
+    wanted, found = int(model.config.text_config.eos_token_id), int(tokenizer.eos_token_id)
+    if isinstance(model, CLIPModel) and wanted == _LEGACY_END:
+        wanted = max(tokenizer.get_vocab().values())
+    if found != wanted:
+        raise UserError(
+            f"The backbone {name!r} takes the features of a text at the token {wanted}, but its tokenizer ends texts "
+            f"with {found}; correct eos_token_id in its config.json, or take the tokenizer that it was trained with."
+        )
 
 
 def clip_sizes(folder: Path) -> Sizes:
     """The sizes in a folder's config.json; raises UserError if it is malformed."""
-    config = read_config(folder, CLIPConfig)
+    config = read_config(folder, _KINDS[model_type(folder)][0])
     text, image = config.text_config, config.vision_config
     return Sizes(
         positions=int(text.max_position_embeddings),
@@ -159,8 +183,8 @@ def write_sample(folder: Path) -> None:
 
 FAMILY = Family(
     "clip",
-    "CLIP in Hugging Face's format (CLIPModel with safetensors), including the embedded mini",
-    lambda folder: model_type(folder) == "clip",
+    "CLIP and MetaCLIP 2 in Hugging Face's format (safetensors), including the embedded mini",
+    lambda folder: model_type(folder) in _KINDS,
     load_clip,
     abilities=Abilities(
         TextAbilities(causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
