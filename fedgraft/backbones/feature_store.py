@@ -79,6 +79,8 @@ class FeatureStore:
             load: returns the RGB image for a position in `keys`.
             progress: called with the number done and the number to do.
         """
+        if (self.rows(keys) >= 0).all():
+            return 0  # without waiting for a process that adds others
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / "lock"):
             known = {key.tobytes() for key in self._keys()}

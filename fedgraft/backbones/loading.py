@@ -1,6 +1,6 @@
-"""Load a backbone by name: the embedded `mini`, a folder that a family recognizes, or a Hugging Face ID."""
+"""Load a backbone by name: an embedded one such as `mini`, a folder that a family recognizes, or a Hugging Face ID."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,6 +25,11 @@ def mini_folder() -> Path:
     return Path(str(files("fedgraft.backbones.mini"))) / "weights"
 
 
+def embedded_backbones() -> dict[str, Callable[[], Path]]:
+    """Functions that return the folders of backbones that need none of the user's, by name."""
+    return {name: folder for family in BACKBONES for name, folder in family.embedded.items()}
+
+
 def best_device() -> torch.device:
     """The GPU, if this process may use one, or else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,7 +41,10 @@ def load_backbone(
     device: torch.device | None = None,
     options: dict[str, Any] | None = None,
 ) -> Backbone:
-    """Load "mini", a folder of a model or of a ticket, or a Hugging Face ID such as "openai/clip-vit-base-patch16".
+    """Load a backbone.
+
+    Its name is that of an embedded one such as "mini", a folder of a model or of a ticket, or a Hugging Face ID such as
+    "openai/clip-vit-base-patch16".
 
     Args:
         precision: of the weights in memory; the fingerprint is that of the weights on disk.
@@ -96,14 +104,15 @@ class KnownFolder:
 
 def located(name: str) -> KnownFolder:
     """Find a backbone and its family; raises UserError unless there is one, of a known family."""
-    folder = mini_folder() if name == MINI else Path(name).expanduser()
+    embedded = embedded_backbones()
+    folder = embedded[name]() if name in embedded else Path(name).expanduser()
     source = str(folder)
     if not folder.is_dir():
         if folder.is_file():
             raise UserError(f"The backbone {name!r} is a file, not a folder.{import_hint(folder)}")
         if name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise UserError(
-                f"There is no backbone {name!r}; give mini, a Hugging Face folder, "
+                f"There is no backbone {name!r}; give {', '.join(sorted(embedded))}, a Hugging Face folder, "
                 "or an ID such as openai/clip-vit-base-patch16."
             )
         folder, source = _snapshot(name), name

@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from fedgraft import __version__
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.loading import MINI
+from fedgraft.backbones.loading import embedded_backbones
 from fedgraft.client import tasks
 from fedgraft.client.admission import Admission, Task
 from fedgraft.client.loaded_run import DeployedRun
@@ -147,8 +147,8 @@ class Worker:
             return settings.backbone
         if asked in settings.backbones:
             return settings.backbones[asked]
-        if asked == MINI:
-            return MINI
+        if asked in embedded_backbones():
+            return asked
         raise Refusal("backbone", detail=f"the run names the backbone {asked!r}, which site.toml does not")
 
     def _loaded(self, name: str, plan: Plan) -> Backbone:

@@ -30,7 +30,7 @@ class RunConfig(BaseModel):
     data: str = Field(default="digits", description="where the images come from; see `fedgraft data`")
     protocol: str = Field(default="base-to-novel", description="which site holds what; see `fedgraft protocols`")
     backbone: str = Field(
-        default="mini", description="the frozen encoder: mini, a Hugging Face folder or ID; see `fedgraft backbones`"
+        default="mini", description="the frozen encoder: mini, photo, a folder or an ID; see `fedgraft backbones`"
     )
     loss: Literal["softmax", "sigmoid"] = Field(
         default="softmax", description="of the training; sigmoid where the backbone's checkpoint has a bias for it"

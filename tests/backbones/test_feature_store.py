@@ -1,5 +1,6 @@
 """What a user would lose: images encoded once, whatever is killed, changed, copied or shared between processes."""
 
+import fcntl
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -229,6 +230,14 @@ def test_an_image_and_its_views_are_encoded_once_each(tmp_path: Path) -> None:
         for view in range(3):
             store.fill(view_keys(keys, view, seed=0), lambda position: Image.new("RGB", (2, 2)))
     assert len(backbone.encoded) == 9
+
+
+def test_a_run_that_has_its_features_does_not_wait_for_one_that_adds_others(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, CountingBackbone())
+    _fill(store, [1, 2])
+    with (store.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert _fill(store, [2, 1]) == 0
 
 
 # --- other forms ----------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def test_compare_checks_every_methods_options_before_the_first_runs(
 @pytest.mark.parametrize(
     ("backbone", "said"),
     [
-        ("/nowhere/clip", "There is no backbone '/nowhere/clip'; give mini, a Hugging Face folder"),
+        ("/nowhere/clip", "There is no backbone '/nowhere/clip'; give mini, photo, a Hugging Face folder"),
         ("{tmp}", "has no config.json; expected a Hugging Face model folder"),
     ],
 )

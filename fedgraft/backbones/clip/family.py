@@ -23,7 +23,7 @@ from fedgraft.backbones.clip.text_tower import ClipTextTower
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
 from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
-from fedgraft.backbones.loading import mini_folder
+from fedgraft.backbones.loading import MINI, mini_folder
 from fedgraft.backbones.pretrained import load_pretrained, read_config
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, tower_of_clip
@@ -192,4 +192,5 @@ FAMILY = Family(
     ),
     sizes=clip_sizes,
     sample=write_sample,
+    embedded={MINI: mini_folder},
 )
