@@ -51,7 +51,7 @@ class Family(Registered):
     """
 
     kind: ClassVar[str] = "backbone family"
-    columns: ClassVar[tuple[str, ...]] = ("prompts", "visual prompts", "adapters", "exports")
+    columns: ClassVar[tuple[str, ...]] = ("visual prompts", "exports")
 
     recognizes: Callable[[Path], bool]
     load: Callable[[Request], Backbone]

@@ -89,8 +89,9 @@ def _print_table(entries: list[Registered]) -> None:
     columns = entries[0].columns
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
-    for column in (*columns, "what it is for"):
-        table.add_column(column)
+    for column in columns:
+        table.add_column(column, no_wrap=len(column) > 10)
+    table.add_column("what it is for", overflow="fold")
     for entry in entries:
         facts = entry.facts()
         table.add_row(entry.name, *(escape(_written(facts[column])) for column in columns), escape(entry.summary))
