@@ -92,6 +92,16 @@ class Adapter(nn.Module, ABC):
         return Needs()
 
     @classmethod
+    def cost(cls, options: Any, images: int, batch_size: int, classes: int) -> str:
+        """What training costs, in one sentence that is said before it starts; empty if as much as one expects.
+
+        Args:
+            images: that go through a step over all rounds and sites.
+            classes: of the softmax with the most.
+        """
+        return ""
+
+    @classmethod
     def representation(cls, backbone: Backbone, options: Any) -> Representation:
         """What is cached of each image; the final features unless the method trains the image tower."""
         return FEATURES
