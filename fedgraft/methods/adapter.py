@@ -120,6 +120,15 @@ class Adapter(nn.Module, ABC):
         """Whether something is learnt for each class, which says nothing about classes that nobody trains on."""
         return False
 
+    def on_training_images(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> None:
+        """Called before `on_training_begin` with all training images of the site, for methods that keep some of them.
+
+        Args:
+            images: what is cached of each, in every view, (n, views, ...).
+            labels: (n,) positions in `classes`.
+            classes: of the site's softmax.
+        """
+
     def on_training_begin(self) -> None:
         """Called before the first step of every round, for methods whose loss refers to the parameters received."""
 

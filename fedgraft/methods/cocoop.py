@@ -50,7 +50,8 @@ class CoCoOp(PromptAdapter):
 
     def shifted(self, images: Tensor) -> Tensor:
         """The context of each image, (B, n_ctx, width)."""
-        return self.context + self.up(F.relu(self.down(images)))[:, None]
+        shift: Tensor = self.up(F.relu(self.down(images)))
+        return self.context + shift[:, None]
 
     def cosines(self, images: Tensor, classes: tuple[int, ...]) -> Tensor:
         """Of each image and the class features under its own context, (B, C)."""
@@ -68,7 +69,7 @@ class CoCoOp(PromptAdapter):
     def scores(self, images: Tensor, class_features: Tensor, classes: tuple[int, ...]) -> Tensor:
         """`cosines`, in parts that keep a pass in the processor's cache; the class features are not read."""
         at_once = self.vocabulary.sites_per_pass(self.vocabulary.tokens(classes).ids.numel())
-        return torch.cat([self.cosines(part, classes) for part in images.split(at_once)])
+        return torch.cat([self.cosines(part, classes) for part in torch.split(images, at_once)])
 
     @classmethod
     def cost(cls, options: CoCoOpOptions, images: int, batch_size: int, classes: int) -> str:

@@ -95,4 +95,4 @@ class TransportAdapter(PromptAdapter):
         """`similarities` in parts that limit memory; the class features are not read."""
         encoded = self.encode(self.prompts(), classes)
         at_once = max(1, _AT_ONCE // (images.shape[1] * len(encoded) * len(classes)))
-        return torch.cat([self.similarities(part, encoded) for part in images.split(at_once)])
+        return torch.cat([self.similarities(part, encoded) for part in torch.split(images, at_once)])
