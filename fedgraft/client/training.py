@@ -60,8 +60,8 @@ def train_together(
         server_round: the round, which with the epoch decides the learning rate.
         training: of the strategy, if it changes the steps.
     """
-    for adapter, site in zip(adapters, data, strict=True):
-        adapter.on_training_images(site.features, site.labels, site.classes)
+    for adapter, own in zip(adapters, data, strict=True):
+        adapter.on_training_images(own.features, own.labels, own.classes)
         adapter.on_training_begin()
     first_epoch = (server_round - 1) * config.local_epochs
     steps = [list(_steps(site, config, rng, first_epoch)) for site, rng in zip(data, rngs, strict=True)]

@@ -33,6 +33,7 @@ class AdapterContext:
         site: number of the site; None for the server's adapter.
         round: the last round before the adapter is built.
         loss: of the run.
+        sites: of the run.
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class AdapterContext:
     site: int | None = None
     round: int = 0
     loss: Loss = "softmax"
+    sites: int = 1
 
 
 class Adapter(nn.Module, ABC):

@@ -28,7 +28,7 @@ NAMES = ("blue circle", "green dotted heart", "seven", "x")
 CLASSES = (0, 1, 3)
 LABELS = torch.tensor([0, 1, 2, 1, 0])
 ALL = ("cocoop", "fedotp", "plot")
-NOT_EXPORTED = (*ALL, "tip-adapter")
+NOT_EXPORTED = (*ALL, "tip-adapter", "pfedmoap")
 Matrix = NDArray[np.float64]
 
 
