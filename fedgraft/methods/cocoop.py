@@ -77,7 +77,8 @@ class CoCoOp(PromptAdapter):
         return (
             f"The context depends on the image, so the text tower runs for each of {images:,} images that are trained "
             f"on, with {classes} classes each, where a context for all images takes about "
-            f"{-(-images // batch_size):,} such passes; and again for every image that is tested. A step's memory grows with batch_size = {batch_size}."
+            f"{-(-images // batch_size):,} such passes; and again for every image that is tested. A step's memory "
+            f"grows with batch_size = {batch_size}."
         )
 
 
