@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgraft.backbones import Backbone, load_backbone
+from fedgraft.client.evaluation import TestSet, evaluate_together
 from fedgraft.config.registry import METHODS
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
@@ -228,3 +229,11 @@ def test_cocoops_cost_is_said_in_one_line() -> None:
     assert "takes about 101 such" in sentence
     assert "\n" not in sentence
     assert not METHODS.load("promptfl").adapter.cost(None, images=1001, batch_size=10, classes=7)
+
+
+def test_a_scope_without_images_is_evaluated(clip: Backbone) -> None:
+    """A site that holds nothing of another's domain has no patches either."""
+    nothing = TestSet(torch.empty(0, clip.dim), torch.empty(0, dtype=torch.long), CLASSES)
+    for method in ALL:
+        (found,) = evaluate_together([_adapter(clip, method, n_ctx=3)], [{"local": nothing}])
+        assert found["local"].total == 0
