@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedgraft.backbones import Backbone, load_backbone
-from fedgraft.client.evaluation import TestSet, evaluate_together
+from fedgraft.client import evaluation
 from fedgraft.config.registry import METHODS
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
@@ -233,7 +233,7 @@ def test_cocoops_cost_is_said_in_one_line() -> None:
 
 def test_a_scope_without_images_is_evaluated(clip: Backbone) -> None:
     """A site that holds nothing of another's domain has no patches either."""
-    nothing = TestSet(torch.empty(0, clip.dim), torch.empty(0, dtype=torch.long), CLASSES)
+    nothing = evaluation.TestSet(torch.empty(0, clip.dim), torch.empty(0, dtype=torch.long), CLASSES)
     for method in ALL:
-        (found,) = evaluate_together([_adapter(clip, method, n_ctx=3)], [{"local": nothing}])
+        (found,) = evaluation.evaluate_together([_adapter(clip, method, n_ctx=3)], [{"local": nothing}])
         assert found["local"].total == 0
