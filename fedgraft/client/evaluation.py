@@ -96,6 +96,8 @@ def _classified(adapter: Adapter, test: TestSet, class_features: torch.Tensor) -
 def _among(adapter: Adapter, test: TestSet, class_features: torch.Tensor) -> IntArray:
     """The confusion counts among the classes of a test."""
     count = len(test.classes)
+    if not len(test.labels):
+        return np.zeros((count, count), np.int64)
     predicted = adapter.scores(test.features, class_features, test.classes).argmax(1)
     pairs = np.bincount((test.labels * count + predicted).cpu().numpy(), minlength=count * count)
     return pairs.reshape(count, count).astype(np.int64)

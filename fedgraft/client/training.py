@@ -60,7 +60,8 @@ def train_together(
         server_round: the round, which with the epoch decides the learning rate.
         training: of the strategy, if it changes the steps.
     """
-    for adapter in adapters:
+    for adapter, own in zip(adapters, data, strict=True):
+        adapter.on_training_images(own.features, own.labels, own.classes)
         adapter.on_training_begin()
     first_epoch = (server_round - 1) * config.local_epochs
     steps = [list(_steps(site, config, rng, first_epoch)) for site, rng in zip(data, rngs, strict=True)]
@@ -92,7 +93,9 @@ def _gradients(
 
     def backward() -> list[torch.Tensor]:
         values = type(adapters[0]).losses(adapters, batches, classes)
-        torch.stack(values).sum().backward()  # type: ignore[no-untyped-call]
+        total = torch.stack(values).sum()
+        if total.requires_grad:
+            total.backward()  # type: ignore[no-untyped-call]
         return values
 
     if training is None:

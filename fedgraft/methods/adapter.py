@@ -33,6 +33,7 @@ class AdapterContext:
         site: number of the site; None for the server's adapter.
         round: the last round before the adapter is built.
         loss: of the run.
+        sites: of the run.
     """
 
     seed: int = 0
@@ -40,6 +41,7 @@ class AdapterContext:
     site: int | None = None
     round: int = 0
     loss: Loss = "softmax"
+    sites: int = 1
 
 
 class Adapter(nn.Module, ABC):
@@ -92,6 +94,16 @@ class Adapter(nn.Module, ABC):
         return Needs()
 
     @classmethod
+    def cost(cls, options: Any, images: int, batch_size: int, classes: int) -> str:
+        """What training costs, in one sentence that is said before it starts; empty if as much as one expects.
+
+        Args:
+            images: that go through a step over all rounds and sites.
+            classes: of the softmax with the most.
+        """
+        return ""
+
+    @classmethod
     def representation(cls, backbone: Backbone, options: Any) -> Representation:
         """What is cached of each image; the final features unless the method trains the image tower."""
         return FEATURES
@@ -109,6 +121,15 @@ class Adapter(nn.Module, ABC):
     def class_specific(self) -> bool:
         """Whether something is learnt for each class, which says nothing about classes that nobody trains on."""
         return False
+
+    def on_training_images(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> None:
+        """Called before `on_training_begin` with all training images of the site, for methods that keep some of them.
+
+        Args:
+            images: what is cached of each, in every view, (n, views, ...).
+            labels: (n,) positions in `classes`.
+            classes: of the site's softmax.
+        """
 
     def on_training_begin(self) -> None:
         """Called before the first step of every round, for methods whose loss refers to the parameters received."""

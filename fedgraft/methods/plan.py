@@ -160,7 +160,7 @@ class Plan:
         seed = self.config.seed
         place: tuple[int | str, ...] = ("server",) if site is None else (fold, site)
         generator = torch.Generator().manual_seed(derived_seed(seed, "adapter", *place))
-        context = AdapterContext(seed, fold, site, last_round, self.config.loss)
+        context = AdapterContext(seed, fold, site, last_round, self.config.loss, self.config.sites)
         return self.method.adapter(vocabulary, self.options, generator, context)
 
     def identity(self, backbone: Backbone) -> dict[str, str]:

@@ -37,6 +37,7 @@ class Vocabulary:
         self._templates = [tuple(own) for own in class_templates] or [self.templates] * len(self.class_names)
         self._tokens: dict[tuple[int, ...], ClassTokens] = {}
         self._written: dict[tuple[int, ...], list[tuple[Tensor, ClassTokens]]] = {}
+        self._features: dict[str, Tensor] = {}
 
     @classmethod
     def of(cls, backbone: Backbone, split: Split) -> Self:
@@ -89,6 +90,12 @@ class Vocabulary:
     def sites_per_pass(self, tokens: int) -> int:
         """How many sites keep one pass in the processor's cache, if each contributes `tokens` token embeddings."""
         return max(1, _VALUES_PER_PASS // (tokens * self.backbone.text.width))
+
+    def written_features(self, template: str) -> Tensor:
+        """Features of all classes under a template of a method's own, (all classes, dim), computed once."""
+        if template not in self._features:
+            self._features[template] = self.backbone.text.encode_classes(self.class_names, (template,))
+        return self._features[template]
 
     @cached_property
     def zero_shot(self) -> Tensor:

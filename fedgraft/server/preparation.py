@@ -75,6 +75,8 @@ def _with_features(plan: Plan, examples: Examples, observer: Observer) -> tuple[
     Vocabulary.of(backbone, split).require_room()
     for sentence in _untrained(split):
         observer.on_notice(sentence)
+    if sentence := _cost_of_method(plan, split):
+        observer.on_notice(sentence)
     store = plan.feature_store(cache_root(), backbone)
     fill_store(store, plan.config, examples, split, observer.on_images)
     if plan.config.augment != "none" and plan.method.trains:
@@ -119,13 +121,25 @@ def _cost_of_augmentation(plan: Plan, split: Split, examples: Examples, backbone
     pixels = backbone.preprocess([examples.load(int(position)) for position in timed])
     backbone.represent_images(pixels, plan.representation(backbone))
     an_image = (time.perf_counter() - began) / len(timed)
-    trained = sum(len(share.train) for fold in split.folds for share in fold.sites)
-    passes = round(trained * config.participation * config.local_epochs * config.rounds)
+    passes = _passes(plan, split)
     return (
         f"augment={config.augment!r} encodes every training image anew in every step: {passes:,} passes of the image "
         f"tower in place of {len(split.trained):,}, about {_duration(passes * an_image)} in one process of this "
         "machine."
     )
+
+
+def _cost_of_method(plan: Plan, split: Split) -> str:
+    """What the method says of its own cost."""
+    classes = max(len(fold.classes_of(share)) for fold in split.folds for share in fold.sites)
+    return plan.method.adapter.cost(plan.options, _passes(plan, split), plan.config.batch_size, classes)
+
+
+def _passes(plan: Plan, split: Split) -> int:
+    """How many images go through a step over all rounds."""
+    config = plan.config
+    trained = sum(len(share.train) for fold in split.folds for share in fold.sites)
+    return round(trained * config.participation * config.local_epochs * config.rounds)
 
 
 def _duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ CLASSES = (0, 2, 4)
 def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **options: Any) -> Adapter:
     vocabulary = Vocabulary(backbone, NAMES, ("a photo of a {}.", "the {}"))
     parsed = method.parse_options(options)
-    return method.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), AdapterContext(run, site=0))
+    return method.adapter(vocabulary, parsed, torch.Generator().manual_seed(seed), AdapterContext(run, site=0, sites=3))
 
 
 def _batch(backbone: Backbone, seed: int = 0, form: Representation = FEATURES) -> TrainingData:
