@@ -15,7 +15,7 @@ from fedgraft.backbones.abilities import Needs
 from fedgraft.config.registry import METHODS
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
-from fedgraft.device.bundle import open_bundle
+from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export import bundle_writer, measure
 from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
@@ -79,12 +79,14 @@ def export_class_bank(
     """Write a class bank alone, for the encoder of an existing bundle.
 
     Raises:
-        UserError: a mistake in the options, a bundle of another backbone, or a gate that is not passed.
+        UserError: a mistake in the options, a bundle of another backbone, a bundle of another run although this one
+            changes the image tower, or a gate that is not passed.
         DeviceError: the bundle or an image cannot be used.
     """
     draft = _Draft(run, out, options, observer or Observer(), Needs(exports=True))
     old = open_bundle(bundle)
     encoder, parity = bundled_encoder(old, draft.trained.backbone)
+    _require_own_encoder(draft, old)
     embedded = draft.embedded(encoder)
     return draft.write("classes", encoder, embedded, parity, {}, old.manifest.version + 1)
 
@@ -96,6 +98,18 @@ def _require_exportable(run: Path) -> None:
         raise UserError(
             f"The run {run} cannot be exported: a bundle is an image tower and a class bank, and the method "
             f"{method.name!r} is more, because {method.takes_no_export}."
+        )
+
+
+def _require_own_encoder(draft: "_Draft", bundle: Bundle) -> None:
+    """Raise UserError for the encoder of another run or site, where the run changes the image tower."""
+    own, other = _run_record(draft.trained, 0), BundleManifest.model_validate(bundle.manifest.content).run
+    decisive = ("name", "method", "seed", "fold", "round", "site")
+    if draft.adapter.changes_images and any(getattr(own, key) != getattr(other, key) for key in decisive):
+        raise UserError(
+            f"The run {own.name} changes the image tower, so its class bank for site {own.site} does not fit the "
+            f"encoder of {bundle.path}, made from the run {other.name} for site {other.site} after round "
+            f"{other.round}; export a whole bundle."
         )
 
 

@@ -26,20 +26,32 @@ def needs_of(options: BundleOptions) -> Needs:
     return Needs(exports=True, prunes=cut)
 
 
+def _require_unchanged(adapter: Adapter, tower: str) -> None:
+    """Raise UserError if another tower would lose what the adapter changes about images."""
+    if adapter.changes_images:
+        raise UserError(
+            f"The run's method changes the image tower, and {tower} has none of that; export its own tower, without "
+            "--ticket."
+        )
+
+
 def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> ExportedTower:
     """The dense image tower, or the ticket that the options name.
 
     Raises:
-        UserError: there is no such ticket, it is of another backbone, or it cannot be that sparse.
+        UserError: there is no such ticket, it is of another backbone, it cannot be that sparse, or the method changes
+            the image tower and the ticket has none of that.
     """
     backbone = trained.backbone
     if options.ticket not in _DRAWN:
         if options.sparsity:
             raise UserError(f"The ticket {options.ticket} has its own sparsity; leave --sparsity out.")
+        _require_unchanged(adapter, f"the ticket {options.ticket}")
         return Ticket.load(Path(options.ticket), backbone)
     if options.sparsity == 0 and options.ticket == "natural":
         folder = Path(trained.plan.config.backbone).expanduser()
         if is_ticket(folder):
+            _require_unchanged(adapter, f"the ticket {folder}, on which the run was trained,")
             return Ticket.read(folder)
         vision = adapter.image_encoder()
         if isinstance(vision, VisionTower):

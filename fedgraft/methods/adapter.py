@@ -113,6 +113,11 @@ class Adapter(nn.Module, ABC):
         return images
 
     @property
+    def changes_images(self) -> bool:
+        """Whether an image's features are others than the backbone's, so that only its own image tower fits."""
+        return type(self).image_features is not Adapter.image_features
+
+    @property
     def site_independent(self) -> bool:
         """Whether the server's arrays alone determine the class features."""
         return not self.personal_names

@@ -200,6 +200,11 @@ class LoraAdapter(Adapter):
             return FEATURES
         return Representation(layer=min(found.layer for found in adapted["image"].values()))
 
+    @property
+    def changes_images(self) -> bool:
+        """Whether the image tower is adapted."""
+        return "image" in self.adapted
+
     def image_features(self, images: Tensor) -> Tensor:
         """Features after the adapted layers of the image tower."""
         if "image" not in self.adapted:

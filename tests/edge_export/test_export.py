@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.ticket_backbone import TicketFile
 from fedgraft.cli.main import main
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
@@ -335,6 +337,22 @@ def test_of_a_context_for_each_class_only_trained_classes_are_kept_and_that_is_t
     novel = options.model_copy(update={"labels": (names[0], trained.split.class_names[-1])})
     with pytest.raises(UserError, match="learnt a context for each class, and none for"):
         export_class_bank(run, exported, tmp_path / "other", novel)
+
+
+@pytest.mark.parametrize(("method", "options"), [("vpt", {}), ("clip-adapter", {}), ("fedit", {"tower": "image"})])
+def test_a_run_that_changes_the_image_tower_takes_no_other_tower(
+    method: str, options: dict[str, Any], make_run: MakeRun, exported: Path, key: Path, mini: Backbone, tmp_path: Path
+) -> None:
+    """A ticket from disk, or the encoder of another run's bundle, would leave out what was learnt of images."""
+    run = make_run(method, method_options=options)
+    bank = ClassBankOptions(key=key, most_images=32, force=True)
+    with pytest.raises(UserError, match=r"changes the image tower, so its class bank .* does not fit the encoder"):
+        export_class_bank(run, exported, tmp_path / "bank", bank)
+    trained = TrainedRun.open(run, "global")
+    TicketFile("mini", {"source_fingerprint": mini.fingerprint}, mini.vision_tower()).write(tmp_path / "ticket")
+    with pytest.raises(UserError, match=r"changes the image tower, and the ticket .* export its own tower"):
+        chosen_tower(trained, trained.adapter(), BundleOptions(ticket=str(tmp_path / "ticket")), Observer())
+    assert not (tmp_path / "bank").exists()
 
 
 # --- bad input ------------------------------------------------------------------------------------
