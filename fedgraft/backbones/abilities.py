@@ -25,12 +25,14 @@ class TextAbilities:
         placements: where a learnt context may stand.
         deep_prompts: whether prompts can be put before later layers.
         low_rank: whether its linear maps can be changed by low-rank adapters.
+        branches: whether something can be added to the output of a layer, see `fedgraft.backbones.deltas.Branch`.
     """
 
     causal: bool = True
     placements: tuple[Placement, ...] = ()
     deep_prompts: bool = False
     low_rank: bool = False
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ImageAbilities:
         deep_prompts: whether others can replace them before the layers that follow.
         patches: whether it gives the projected features of all patches.
         low_rank: whether its linear maps can be changed by low-rank adapters.
+        branches: whether something can be added to the output of a layer.
         prunes: whether it can be pruned, so that tickets can be drawn from it.
         exports: whether it is exported to devices.
     """
@@ -52,6 +55,7 @@ class ImageAbilities:
     deep_prompts: bool = False
     patches: bool = False
     low_rank: bool = False
+    branches: bool = False
     prunes: bool = False
     exports: bool = True
 
@@ -127,6 +131,7 @@ class Needs:
         visual_prompts: number of visual prompts before a layer.
         visual_depth: layers of the image tower that get them, the first included.
         low_rank: towers whose linear maps are changed.
+        branches: towers in which something is added to the output of layers.
         cut: whether the image tower is cut at a layer.
         patches: whether the features of all patches are used.
         prunes: whether a ticket is drawn.
@@ -140,6 +145,7 @@ class Needs:
     visual_prompts: int = 0
     visual_depth: int = 0
     low_rank: tuple[Tower, ...] = ()
+    branches: tuple[Tower, ...] = ()
     cut: bool = False
     patches: bool = False
     prunes: bool = False
@@ -180,6 +186,8 @@ class Needs:
             )
         if "text" in self.low_rank and not text.low_rank:
             found.append("has no linear maps in its text tower that low-rank adapters can change")
+        if "text" in self.branches and not text.branches:
+            found.append("takes no adapters beside the layers of its text tower")
         return found
 
     def _of_image(self, image: ImageAbilities, sizes: Sizes) -> list[str]:
@@ -195,6 +203,8 @@ class Needs:
             )
         if "image" in self.low_rank and not image.low_rank:
             found.append("has no linear maps in its image tower that low-rank adapters can change")
+        if "image" in self.branches and not image.branches:
+            found.append("takes no adapters beside the layers of its image tower")
         if self.cut and not image.cuts:
             found.append("has an image tower that cannot be cut at a layer")
         if self.patches and not image.patches:

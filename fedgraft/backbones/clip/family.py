@@ -163,8 +163,12 @@ FAMILY = Family(
     lambda folder: model_type(folder) == "clip",
     load_clip,
     abilities=Abilities(
-        TextAbilities(causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
-        ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, prunes=True),
+        TextAbilities(
+            causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
+        ),
+        ImageAbilities(
+            cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, branches=True, prunes=True
+        ),
     ),
     sizes=clip_sizes,
     sample=write_sample,

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
 from fedgraft.core.errors import UserError
 
 
@@ -84,7 +84,8 @@ class ClipImageTower:
         keys, values = linear(attention.k_proj, normed, changed), linear(attention.v_proj, normed, changed)
         mixed = F.scaled_dot_product_attention(self._split(queries), self._split(keys), self._split(values))
         out: Tensor = rows + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
-        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        out = out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        return branched(layer, out, normed[:, : rows.shape[1]], changed)
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, heads, T, width / heads)."""
