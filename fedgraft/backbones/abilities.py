@@ -43,6 +43,7 @@ class ImageAbilities:
         cuts: whether the input of any of its layers can be cached, and the rest computed from it.
         prompts: whether visual prompts can be put before a layer (Jia et al. 2022).
         deep_prompts: whether others can replace them before the layers that follow.
+        stops: whether it can be stopped at a layer in a step, so that what follows depends on the layer's input.
         patches: whether it gives the projected features of all patches.
         low_rank: whether its linear maps can be changed by low-rank adapters.
         branches: whether something can be added to the output of a layer.
@@ -53,6 +54,7 @@ class ImageAbilities:
     cuts: bool = False
     prompts: bool = False
     deep_prompts: bool = False
+    stops: bool = False
     patches: bool = False
     low_rank: bool = False
     branches: bool = False
@@ -133,6 +135,7 @@ class Needs:
         low_rank: towers whose linear maps are changed.
         branches: towers in which something is added to the output of layers.
         cut: whether the image tower is cut at a layer.
+        stops: whether it is stopped at a layer in every step.
         patches: whether the features of all patches are used.
         prunes: whether a ticket is drawn.
         exports: whether the image tower is exported.
@@ -147,6 +150,7 @@ class Needs:
     low_rank: tuple[Tower, ...] = ()
     branches: tuple[Tower, ...] = ()
     cut: bool = False
+    stops: bool = False
     patches: bool = False
     prunes: bool = False
     exports: bool = False
@@ -207,6 +211,8 @@ class Needs:
             found.append("takes no adapters beside the layers of its image tower")
         if self.cut and not image.cuts:
             found.append("has an image tower that cannot be cut at a layer")
+        if self.stops and not image.stops:
+            found.append("has an image tower that cannot be stopped at a layer")
         if self.patches and not image.patches:
             found.append("gives no features of patches")
         if self.prunes and not image.prunes:

@@ -89,6 +89,11 @@ class ClipBackbone(Backbone):
             return super().finish_images(represented, form, deltas, prompts)
         return self._image.features(represented, form.layer, deltas or {}, prompts)
 
+    def advance_images(self, represented: Tensor, form: Representation, layer: int, prompts: Tensor) -> Tensor:
+        """The layers between, with prompts before each."""
+        assert form.layer is not None, "what is advanced is the input of a layer"
+        return self._image.advance(represented, form.layer, layer, prompts)
+
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """The linear maps of attention and MLP in every layer."""
         return clip_linear_maps(self._model, tower)
@@ -167,7 +172,14 @@ FAMILY = Family(
             causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
         ),
         ImageAbilities(
-            cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, branches=True, prunes=True
+            cuts=True,
+            prompts=True,
+            deep_prompts=True,
+            stops=True,
+            patches=True,
+            low_rank=True,
+            branches=True,
+            prunes=True,
         ),
     ),
     sizes=clip_sizes,

@@ -71,6 +71,14 @@ class ClipImageTower:
             hidden = self._layer(self._tower.encoder.layers[index], rows, hidden, changed)
         return F.normalize(self._projection(self._tower.post_layernorm(hidden[:, 0])).float(), dim=-1)
 
+    def advance(self, states: Tensor, layer: int, end: int, prompts: Tensor) -> Tensor:
+        """The input of layer `end` from that of `layer`, with prompts (B or 1, end - layer, n, width) between."""
+        hidden = states.to(self._projection.weight.dtype)
+        for index in range(layer, end):
+            prompted = self._prompted(hidden, prompts[:, index - layer], index)
+            hidden = self._layer(self._tower.encoder.layers[index], hidden, prompted, {})
+        return hidden.float()
+
     def _prompted(self, hidden: Tensor, prompts: Tensor, index: int) -> Tensor:
         """The input of a layer with prompts behind its tokens."""
         prompts = prompts.to(hidden.dtype).expand(len(hidden), -1, -1)
