@@ -4,6 +4,9 @@ Plain is what published implementations do: the image tower on every batch, and 
 positions of every class (shared prompt, personal prompt, their difference, whose features are never used, and the
 anchor). Fast is fedgraft's: cached image features, a cached anchor, and two prompts behind one shared prefix. Both
 sides are checked to give the same loss and gradients. The peak is what a large matrix product reaches in the same run.
+
+With `--method maple vpt`, steps of these methods instead, against the image tower's own forward and backward pass, see
+`benchmarks.image_step`.
 """
 
 import argparse
@@ -16,6 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from benchmarks import image_step
 from fedgraft.backbones import load_backbone
 from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.methods.vocabulary import Vocabulary
@@ -145,16 +149,22 @@ def measure(backbone_path: str, classes: int, batch: int, n_ctx: int, repeat: in
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", required=True, help="a Hugging Face CLIP folder")
+    parser.add_argument("--backbone", help="a Hugging Face CLIP folder; with --method, random ViT-B/16 if left out")
+    parser.add_argument("--method", nargs="+", default=[], help="methods that train the image tower")
     parser.add_argument("--classes", type=int, nargs="+", default=[50])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--n-ctx", type=int, default=16)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("runs/step.json"))
     args = parser.parse_args()
-    results = [measure(args.backbone, count, args.batch, args.n_ctx, args.repeat) for count in args.classes]
+    if args.method:
+        results = image_step.measure(args.method, args.backbone, args.batch, args.repeat)
+    elif args.backbone:
+        results = [measure(args.backbone, count, args.batch, args.n_ctx, args.repeat) for count in args.classes]
+    else:
+        parser.error("give --backbone, or --method")
     for result in results:
-        print("  ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()), flush=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -89,6 +89,7 @@ class Abilities:
             "adapters": f"{' and '.join(adapted)} tower" if adapted else "none",
             "exports": exports,
             "text tower": "causal" if self.text.causal else "bidirectional",
+            "branches beside layers": "text and image tower" if self.text.branches and self.image.branches else "no",
             "patch features": "yes" if self.image.patches else "no",
             "losses": ", ".join(self.losses),
             "preprocessing": "resize and crop" if self.crops else "resize without a crop",

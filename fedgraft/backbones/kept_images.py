@@ -25,7 +25,7 @@ def keep_images(backbone: Backbone, pixels: Tensor, form: Representation) -> Ten
     if not form.final:
         return represented
     feature, width = backbone.finish_images(represented, form.represented), represented.shape[-1]
-    rows = F.pad(feature, (0, _rows(backbone, width) * width - backbone.dim)).unflatten(1, (-1, width))
+    rows = F.pad(feature, (0, _rows(backbone, width) * width - backbone.dim)).view(len(feature), -1, width)
     return torch.cat([rows, represented], dim=1)
 
 
