@@ -107,7 +107,7 @@ class FedMGP(VisualPromptAdapter):
         form = self.representation(backbone, self.options)
         states = images.repeat_interleave(groups, dim=0)
         prompts = self.visual_groups.repeat(len(images), 1, 1)[:, None]
-        return backbone.finish_images(states, form, prompts=prompts).unflatten(0, (-1, groups))
+        return backbone.finish_images(states, form, prompts=prompts).view(len(images), groups, -1)
 
     def group_features(self, classes: tuple[int, ...]) -> Tensor:
         """The class features of every group, (G, C, dim)."""

@@ -71,7 +71,7 @@ class Attention(nn.Module):
 
     def _split(self, states: Tensor) -> Tensor:
         """(T, width) to (heads, T, width / heads)."""
-        return states.unflatten(-1, (self.heads, -1)).transpose(0, 1)
+        return states.view(len(states), self.heads, -1).transpose(0, 1)
 
 
 class Proxy(nn.Module):

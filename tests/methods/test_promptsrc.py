@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.feature_store import FeatureStore
@@ -15,6 +16,7 @@ from fedgraft.backbones.representation import Representation
 from fedgraft.client.training import TrainingData, train
 from fedgraft.config.registry import METHODS
 from fedgraft.config.run_config import RunConfig
+from fedgraft.data.examples import KEY_BYTES
 from fedgraft.methods.promptsrc import PromptSRC, epoch_weights
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.strategies.answers import Answer
@@ -119,7 +121,14 @@ def test_the_final_feature_is_kept_beside_the_states(mini: Backbone, tmp_path: P
     assert torch.allclose(final, mini.encode_images(pixels), atol=1e-5)
     store = FeatureStore(tmp_path, mini, FORM)
     assert store.folder.name.endswith("-layer0-final")
-    assert store.shape == kept_shape(mini, FORM)
+    values = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(value) for value in values]
+    keys = np.arange(3 * KEY_BYTES, dtype=np.uint8).reshape(3, KEY_BYTES)
+    assert store.fill(keys, lambda position: pictures[position]) == 3
+    pixels = mini.preprocess(pictures)
+    stored = torch.from_numpy(np.array(store.vectors()[store.rows(keys)]))
+    assert torch.equal(stored, keep_images(mini, pixels, FORM))
+    assert np.allclose(store.features(store.rows(keys)), mini.encode_images(pixels), atol=1e-5)
 
 
 def test_half_precision_keeps_the_frozen_feature_to_a_thousandth(mini: Backbone) -> None:
