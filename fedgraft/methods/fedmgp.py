@@ -1,4 +1,4 @@
-"""FedMGP (NeurIPS 2025): G paired groups of prompts at every site, of which it shares s in each round.
+"""FedMGP (Bo et al., NeurIPS 2025): G paired groups of prompts at every site, of which it shares s in each round.
 
 Group g has a context of the text tower and prompts before the first layer of the image tower, so that an image has G
 features x_g and a class G features t_g. The loss is
@@ -11,8 +11,9 @@ the largest cosine of its group with one of the s that it received; in the first
 averages what was drawn first, what was drawn second, and so on, and a site puts each mean where it had drawn from.
 
 All sites begin with the same groups. The authors' code adds the distance 1 - cos in place of the cosine, which makes
-groups alike; here it is the cosine, as the paper has it. The code also counts sites alike, here they weigh as many as
-their examples. A site that left out rounds gets the latest means in the places of its own last draw.
+groups alike; here it is the cosine, so that groups specialize as the paper describes. The code also counts sites
+alike, here each weighs by its examples. The softmax has temperature 1, as published. A site that left out rounds gets
+the latest means in the places of its own last draw.
 """
 
 from itertools import combinations
@@ -173,7 +174,7 @@ METHOD = Method(
     "paired groups of prompts in both towers, some of which are drawn and shared in each round",
     FedMGP,
     options=FedMGPOptions,
-    paper="FedMGP, NeurIPS 2025",
+    paper="Bo et al., NeurIPS 2025",
     shared="the groups that a site draws",
     personal="all groups, and which were drawn",
     towers=("text", "image"),

@@ -1,4 +1,4 @@
-"""pFedMMA (ICLR 2026): multi-modal adapters (Yang et al., MMA, CVPR 2024) of which the sites share the middle.
+"""pFedMMA (Ghiasvand et al., ICLR 2026): multi-modal adapters (Yang et al., MMA, CVPR 2024) of which the sites share the middle.
 
 Beside the upper layers of both towers runs, from a layer's input x after its first norm,
 
@@ -122,7 +122,7 @@ METHOD = Method(
     "adapters beside the layers of both towers, of which the projection between the towers is averaged",
     PFedMMA,
     options=PFedMMAOptions,
-    paper="pFedMMA, ICLR 2026",
+    paper="Ghiasvand et al., ICLR 2026",
     shared="the projections in the middle",
     personal="the maps to them and from them",
     towers=("text", "image"),
