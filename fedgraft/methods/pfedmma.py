@@ -1,4 +1,4 @@
-"""pFedMMA (Ghiasvand et al., ICLR 2026): multi-modal adapters (Yang et al., MMA, CVPR 2024) of which the sites share the middle.
+"""pFedMMA (Ghiasvand et al., ICLR 2026): multi-modal adapters (Yang et al., MMA, CVPR 2024) with a shared middle.
 
 Beside the upper layers of both towers runs, from a layer's input x after its first norm,
 
