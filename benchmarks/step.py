@@ -7,6 +7,9 @@ Plain is what published implementations do: the image tower on every batch, and 
 positions of every class (shared prompt, personal prompt, their difference, whose features are never used, and the
 anchor). Fast is fedgraft's: cached image features, a cached anchor, and two prompts behind one shared prefix. Both
 sides are checked to give the same loss and gradients. The peak is what a large matrix product reaches in the same run.
+
+With `--method maple vpt`, steps of these methods instead, against the image tower's own forward and backward pass, see
+`benchmarks.image_step`.
 """
 
 import argparse
@@ -19,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from benchmarks import siglip_step
+from benchmarks import image_step, siglip_step
 from fedgraft.backbones import load_backbone
 from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.methods.vocabulary import Vocabulary
@@ -150,7 +153,8 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=["clip", "siglip"], default="clip")
-    parser.add_argument("--backbone", help="a Hugging Face CLIP folder; of SigLIP, B/16 with random weights is taken")
+    parser.add_argument("--backbone", help="a Hugging Face CLIP folder; SigLIP and --method take random B/16 weights")
+    parser.add_argument("--method", nargs="+", default=[], help="methods that train the image tower")
     parser.add_argument("--classes", type=int, nargs="+", default=[50])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--n-ctx", type=int, default=16)
@@ -158,16 +162,19 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12, help="of both towers of SigLIP; fewer for a trial")
     parser.add_argument("--json", type=Path, default=Path("runs/step.json"))
     args = parser.parse_args()
-    if args.family == "clip" and not args.backbone:
-        parser.error("--backbone is needed for CLIP")
-    results = [
-        measure(args.backbone, count, args.batch, args.n_ctx, args.repeat)
-        if args.family == "clip"
-        else siglip_step.measure(class_names(count), args.batch, args.n_ctx, args.repeat, args.layers)
-        for count in args.classes
-    ]
+    if args.method:
+        results = image_step.measure(args.method, args.backbone, args.batch, args.repeat)
+    elif args.family == "siglip":
+        results = [
+            siglip_step.measure(class_names(count), args.batch, args.n_ctx, args.repeat, args.layers)
+            for count in args.classes
+        ]
+    elif args.backbone:
+        results = [measure(args.backbone, count, args.batch, args.n_ctx, args.repeat) for count in args.classes]
+    else:
+        parser.error("give --backbone, or --method")
     for result in results:
-        print("  ".join(f"{name} {value:.4g}" for name, value in result.items()), flush=True)
+        print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()), flush=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -25,12 +25,14 @@ class TextAbilities:
         placements: where a learnt context may stand.
         deep_prompts: whether prompts can be put before later layers.
         low_rank: whether its linear maps can be changed by low-rank adapters.
+        branches: whether something can be added to the output of a layer, see `fedgraft.backbones.deltas.Branch`.
     """
 
     causal: bool = True
     placements: tuple[Placement, ...] = ()
     deep_prompts: bool = False
     low_rank: bool = False
+    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class ImageAbilities:
         cuts: whether the input of any of its layers can be cached, and the rest computed from it.
         prompts: whether visual prompts can be put before a layer (Jia et al. 2022).
         deep_prompts: whether others can replace them before the layers that follow.
+        stops: whether it can be stopped at a layer in a step, so that what follows depends on the layer's input.
         patches: whether it gives the projected features of all patches.
         low_rank: whether its linear maps can be changed by low-rank adapters.
+        branches: whether something can be added to the output of a layer.
         prunes: whether it can be pruned, so that tickets can be drawn from it.
         exports: whether it is exported to devices.
     """
@@ -50,8 +54,10 @@ class ImageAbilities:
     cuts: bool = False
     prompts: bool = False
     deep_prompts: bool = False
+    stops: bool = False
     patches: bool = False
     low_rank: bool = False
+    branches: bool = False
     prunes: bool = False
     exports: bool = True
 
@@ -83,6 +89,7 @@ class Abilities:
             "adapters": f"{' and '.join(adapted)} tower" if adapted else "none",
             "exports": exports,
             "text tower": "causal" if self.text.causal else "bidirectional",
+            "branches beside layers": "text and image tower" if self.text.branches and self.image.branches else "no",
             "patch features": "yes" if self.image.patches else "no",
             "losses": ", ".join(self.losses),
             "preprocessing": "resize and crop" if self.crops else "resize without a crop",
@@ -127,7 +134,9 @@ class Needs:
         visual_prompts: number of visual prompts before a layer.
         visual_depth: layers of the image tower that get them, the first included.
         low_rank: towers whose linear maps are changed.
+        branches: towers in which something is added to the output of layers.
         cut: whether the image tower is cut at a layer.
+        stops: whether it is stopped at a layer in every step.
         patches: whether the features of all patches are used.
         prunes: whether a ticket is drawn.
         exports: whether the image tower is exported.
@@ -140,7 +149,9 @@ class Needs:
     visual_prompts: int = 0
     visual_depth: int = 0
     low_rank: tuple[Tower, ...] = ()
+    branches: tuple[Tower, ...] = ()
     cut: bool = False
+    stops: bool = False
     patches: bool = False
     prunes: bool = False
     exports: bool = False
@@ -180,6 +191,8 @@ class Needs:
             )
         if "text" in self.low_rank and not text.low_rank:
             found.append("has no linear maps in its text tower that low-rank adapters can change")
+        if "text" in self.branches and not text.branches:
+            found.append("takes no adapters beside the layers of its text tower")
         return found
 
     def _of_image(self, image: ImageAbilities, sizes: Sizes) -> list[str]:
@@ -195,8 +208,12 @@ class Needs:
             )
         if "image" in self.low_rank and not image.low_rank:
             found.append("has no linear maps in its image tower that low-rank adapters can change")
+        if "image" in self.branches and not image.branches:
+            found.append("takes no adapters beside the layers of its image tower")
         if self.cut and not image.cuts:
             found.append("has an image tower that cannot be cut at a layer")
+        if self.stops and not image.stops:
+            found.append("has an image tower that cannot be stopped at a layer")
         if self.patches and not image.patches:
             found.append("gives no features of patches")
         if self.prunes and not image.prunes:

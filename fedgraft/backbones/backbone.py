@@ -210,6 +210,20 @@ class Backbone(ABC):
             raise UserError(f"The backbone {self.name!r} takes no visual prompts.")
         return represented[:, 0] if form.patches else represented
 
+    def advance_images(self, represented: Tensor, form: Representation, layer: int, prompts: Tensor) -> Tensor:
+        """The input of a later layer of the image tower, (B, tokens, width) in float32, differentiable in both.
+
+        Args:
+            represented: the input of `form.layer`, of any floating dtype.
+            layer: whose input is returned.
+            prompts: (B or 1, layer - form.layer, n, width), before each of the layers between. What becomes of those
+                before the last is left out.
+
+        Raises:
+            UserError: the family's towers cannot be stopped at a layer.
+        """
+        raise UserError(f"The image tower of {self.name!r} cannot be stopped at a layer.")
+
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """The linear maps in a tower's layers that deltas can change, by name; empty if the family supports none."""
         return {}

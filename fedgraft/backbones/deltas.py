@@ -4,7 +4,7 @@ A backbone serves all sites and runs of its process, so no module is ever change
 a pass through a tower, and several sites can share one pass, each with its own changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -38,10 +38,12 @@ class Delta:
     scale: Tensor | None = None
 
 
-Deltas = Mapping[str, Delta]
-"""Changes by the name of the map, as in `Backbone.linear_maps` and in the Hugging Face model."""
-Changed = Mapping[nn.Module, Delta]
-"""The same, by the map itself."""
+Branch = Callable[[Tensor], Tensor]
+"""What is added to the output of a layer, from its input after the layer's first norm, (N, ..., width)."""
+Deltas = Mapping[str, Delta | Branch]
+"""Changes by the name of the map, as in `Backbone.linear_maps` and in the Hugging Face model, or of a layer."""
+Changed = Mapping[nn.Module, Delta | Branch]
+"""The same, by the map or layer itself."""
 
 
 def linear(module: nn.Linear, states: Tensor, changed: Changed) -> Tensor:
@@ -50,6 +52,7 @@ def linear(module: nn.Linear, states: Tensor, changed: Changed) -> Tensor:
     if delta is None:
         unchanged: Tensor = module(states)
         return unchanged
+    assert isinstance(delta, Delta), "a branch belongs to a layer"
     dtype = module.weight.dtype
     weight = module.weight if delta.weight is None else delta.weight.to(dtype)
     low_rank = (states @ delta.A.to(dtype).mT) @ delta.B.to(dtype).mT
@@ -57,6 +60,21 @@ def linear(module: nn.Linear, states: Tensor, changed: Changed) -> Tensor:
         return F.linear(states, weight, module.bias) + low_rank
     scaled = (F.linear(states, weight) + low_rank) * delta.scale.to(dtype)[:, None]
     return scaled if module.bias is None else scaled + module.bias
+
+
+def branched(layer: nn.Module, out: Tensor, normed: Tensor, changed: Changed) -> Tensor:
+    """A layer's output for some rows, with its branch of the same rows of its normed input added if it has one."""
+    branch = changed.get(layer)
+    if branch is None:
+        return out
+    assert not isinstance(branch, Delta), "a delta belongs to a linear map"
+    return out + branch(normed)
+
+
+def layer_names(maps: Mapping[str, LinearMap]) -> list[str]:
+    """The names of a tower's layers in their order, from those of its linear maps."""
+    names = {found.layer: name.partition(f".{found.layer}.")[0] for name, found in maps.items()}
+    return [f"{names[layer]}.{layer}" for layer in sorted(names)]
 
 
 def mlp(module: nn.Module, states: Tensor, changed: Changed) -> Tensor:

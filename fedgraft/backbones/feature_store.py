@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.kept_images import keep_images, kept_shape, parted
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import locked
@@ -42,7 +43,7 @@ class FeatureStore:
     def __init__(self, root: Path, backbone: Backbone, form: Representation = FEATURES) -> None:
         kind = ("" if backbone.precision == "float32" else f"-{backbone.precision}") + form.label
         self.folder = root / "features" / f"{backbone.fingerprint[:24]}-{backbone.preprocessing[:12]}{kind}"
-        self.shape = backbone.image_shape(form)
+        self.shape = kept_shape(backbone, form)
         self._dtype = np.dtype(form.dtype)
         self._row_bytes = self._dtype.itemsize * math.prod(self.shape)
         self._rows_file = f"vectors.f{8 * self._dtype.itemsize}"
@@ -66,7 +67,10 @@ class FeatureStore:
         for begin in range(0, len(rows), _BATCH):
             kept = torch.from_numpy(np.asarray(vectors[rows[begin : begin + _BATCH]])).to(self._backbone.device)
             with torch.no_grad():
-                done.append(self._backbone.finish_images(kept.float(), self._form).cpu().numpy())
+                represented, final = parted(self._backbone, kept.float(), self._form)
+                if final is None:
+                    final = self._backbone.finish_images(represented, self._form)
+                done.append(final.cpu().numpy())
         return np.concatenate(done)
 
     def fill(
@@ -93,7 +97,7 @@ class FeatureStore:
                 for begin in range(0, len(missing), _BATCH):
                     batch = missing[begin : begin + _BATCH]
                     pixels = self._backbone.preprocess([load(p) for p in batch])
-                    rows = self._backbone.represent_images(pixels, self._form)
+                    rows = keep_images(self._backbone, pixels, self._form)
                     vectors.write(rows.to(self._form.torch_dtype).cpu().numpy().tobytes())
                     _flush(vectors)
                     names.write(keys[batch].tobytes())

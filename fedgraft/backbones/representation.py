@@ -1,7 +1,7 @@
 """What is computed once for each image and cached, in which form."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 
@@ -13,22 +13,33 @@ class Representation:
     Attributes:
         layer: of the image tower, whose input (tokens, width) is cached; what follows is computed in every step.
         patches: the projected features of all patches behind the final ones, unit rows (1 + patches, dim).
+        final: the final feature is kept beside the layer's input, see `fedgraft.backbones.kept_images`.
         dtype: in which they are kept; float16 takes half the disk and memory and rounds to 11 bits.
     """
 
     layer: int | None = None
     patches: bool = False
+    final: bool = False
     dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for the patches of an inner layer."""
+        """Raise ValueError for the patches of an inner layer, or a final feature beside no layer's input."""
         if self.patches and self.layer is not None:
             raise ValueError("patch features are those of the last layer; leave out the layer or the patches")
+        if self.final and self.layer is None:
+            raise ValueError("without a layer the final feature is all that is kept; leave out final or name a layer")
+
+    @property
+    def represented(self) -> Self:
+        """The same without the final feature, which is the form that a backbone gives."""
+        return replace(self, final=False)
 
     @property
     def label(self) -> str:
         """What tells it from others in the name of a file; empty for final features in float32."""
-        what = "-patches" if self.patches else "" if self.layer is None else f"-layer{self.layer}"
+        what = (
+            "-patches" if self.patches else "" if self.layer is None else f"-layer{self.layer}{'-final' * self.final}"
+        )
         return what + ("" if self.dtype == "float32" else f"-{self.dtype}")
 
     @property

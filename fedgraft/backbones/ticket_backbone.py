@@ -186,7 +186,9 @@ FAMILY = Family(
     is_ticket,
     load_ticket,
     abilities=Abilities(
-        TextAbilities(causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
+        TextAbilities(
+            causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
+        ),
         ImageAbilities(prunes=True),
     ),
     sizes=ticket_sizes,

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 
 from fedgraft.backbones import Backbone
+from fedgraft.backbones.kept_images import keep_images
 from fedgraft.backbones.representation import Representation
 from fedgraft.config.run_config import Augment
 from fedgraft.data.examples import Examples, IntArray
@@ -45,7 +46,7 @@ class AugmentedImages:
         images = [self._examples.load(int(self._positions[row])) for row in rows]
         side = int(self._backbone.preprocess(images[:1]).shape[-1])
         drawn = [augmented(image, self._augment, side, self._rng) for image in images]
-        return self._backbone.represent_images(self._backbone.preprocess(drawn), self._form)
+        return keep_images(self._backbone, self._backbone.preprocess(drawn), self._form)
 
 
 def augmented(image: Image.Image, augment: Augment, side: int, rng: np.random.Generator) -> Image.Image:

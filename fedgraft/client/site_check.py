@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fedgraft.backbones.kept_images import keep_images
 from fedgraft.client.release import class_counts
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
@@ -75,7 +76,7 @@ def check_site(
         raise UserError(f"No image of {images} can be read. {mistakes[0]}")
     sample = [decode(path) for path in sound[:_TIMED]]
     began = time.perf_counter()
-    features = backbone.represent_images(backbone.preprocess(sample), plan.representation(backbone))
+    features = keep_images(backbone, backbone.preprocess(sample), plan.representation(backbone))
     an_image = (time.perf_counter() - began) / len(sample)
     adapter = plan.adapter(Vocabulary(backbone, sorted(counts), DEFAULT_TEMPLATES), site=0)
     classes = tuple(range(len(counts)))

@@ -81,6 +81,9 @@ def train_together(
                 losses[site] += float(value.detach()) * len(batch.labels)
                 seen[site] += len(batch.labels)
         optimizer.step()
+        for site in active:
+            if ends := steps[site][step].ends:
+                adapters[site].on_epoch_end(ends, config.local_epochs)
     for adapter in adapters:
         adapter.on_training_end()
     return [total / count for total, count in zip(losses, seen, strict=True)]
@@ -109,6 +112,8 @@ class _Step(NamedTuple):
     images: torch.Tensor
     views: torch.Tensor
     lr: float
+    ends: int
+    """Which of the round's epochs it ends, from 1; 0 for none."""
 
 
 def _steps(data: TrainingData, config: RunConfig, rng: np.random.Generator, first_epoch: int) -> Iterator[_Step]:
@@ -120,8 +125,9 @@ def _steps(data: TrainingData, config: RunConfig, rng: np.random.Generator, firs
         batches = torch.split(order, config.batch_size)
         if config.drop_last and len(batches) > 1 and len(batches[-1]) < config.batch_size:
             batches = batches[:-1]
-        for batch in batches:
-            yield _Step(batch, views[batch], learning_rate(config, epoch))
+        for number, batch in enumerate(batches, 1):
+            ends = 1 + epoch - first_epoch if number == len(batches) else 0
+            yield _Step(batch, views[batch], learning_rate(config, epoch), ends)
 
 
 def _passes(

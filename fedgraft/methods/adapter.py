@@ -139,6 +139,9 @@ class Adapter(nn.Module, ABC):
     def on_training_begin(self) -> None:
         """Called before the first step of every round, for methods whose loss refers to the parameters received."""
 
+    def on_epoch_end(self, epoch: int, epochs: int) -> None:
+        """Called after the last step of each of the round's epochs, numbered from 1."""
+
     def on_training_end(self) -> None:
         """Called after the last step of every round, before the site answers."""
 

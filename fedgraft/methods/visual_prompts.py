@@ -6,7 +6,7 @@ image; the layers above it run in every step.
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.deltas import Tower
+from fedgraft.backbones.kept_images import parted
 from fedgraft.backbones.representation import Representation
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.config.options import Options
@@ -22,6 +23,7 @@ from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter
 
 CACHES = "the input of the first layer of the image tower; all layers run in every step"
+CACHES_FINAL = "the input of the first layer of the image tower and the final feature; all layers run in every step"
 PUBLISHED_DEPTH = 9
 """How many layers MaPLe and its successors prompt in towers of twelve (Khattak et al. 2023)."""
 DEPTH_HELP = f"layers with prompts, from the first on; 0 for {PUBLISHED_DEPTH}, or all of a tower with fewer"
@@ -54,6 +56,8 @@ class VisualPromptAdapter(Adapter):
     """A method with visual prompts from the first layer on."""
 
     options: VisualPromptOptions
+    keeps_final: ClassVar[bool] = False
+    """Whether the frozen tower's feature of each image is kept beside the input of the first layer."""
 
     @abstractmethod
     def visual_prompts(self) -> Tensor:
@@ -66,8 +70,8 @@ class VisualPromptAdapter(Adapter):
 
     @classmethod
     def representation(cls, backbone: Backbone, options: VisualPromptOptions) -> Representation:
-        """The input of the first layer."""
-        return Representation(layer=0, dtype=options.cache)
+        """The input of the first layer, and the final feature if the method needs it."""
+        return Representation(layer=0, final=cls.keeps_final, dtype=options.cache)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features after all layers, with the prompts in them."""
@@ -77,7 +81,15 @@ class VisualPromptAdapter(Adapter):
         """Unit-norm features (B, dim) with prompts (depth, n, image width), or without any."""
         backbone = self.vocabulary.backbone
         form = self.representation(backbone, self.options)
-        return backbone.finish_images(images, form, prompts=None if prompts is None else prompts[None])
+        states, _ = parted(backbone, images, form)
+        return backbone.finish_images(states, form.represented, prompts=None if prompts is None else prompts[None])
+
+    def frozen_features(self, images: Tensor) -> Tensor:
+        """Unit-norm features (B, dim) of the frozen tower, where they are kept."""
+        backbone = self.vocabulary.backbone
+        _, final = parted(backbone, images, self.representation(backbone, self.options))
+        assert final is not None, "keeps_final says so"
+        return final
 
     @torch.no_grad()
     def image_encoder(self) -> nn.Module:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.feature_store import FeatureStore, require_rows
+from fedgraft.backbones.kept_images import keep_images
 from fedgraft.backbones.required_features import fill_store
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.files import cache_root
@@ -119,7 +120,7 @@ def _cost_of_augmentation(plan: Plan, split: Split, examples: Examples, backbone
     timed = split.trained[:_TIMED]
     began = time.perf_counter()
     pixels = backbone.preprocess([examples.load(int(position)) for position in timed])
-    backbone.represent_images(pixels, plan.representation(backbone))
+    keep_images(backbone, pixels, plan.representation(backbone))
     an_image = (time.perf_counter() - began) / len(timed)
     passes = _passes(plan, split)
     return (

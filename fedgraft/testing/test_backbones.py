@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.abilities import Abilities, Needs
-from fedgraft.backbones.deltas import Delta, Tower
+from fedgraft.backbones.deltas import Delta, Tower, layer_names
 from fedgraft.backbones.family import Family
 from fedgraft.backbones.loading import located
 from fedgraft.backbones.representation import FEATURES, Representation
@@ -206,6 +207,41 @@ def test_a_low_rank_change_reaches_every_map_and_stays_out_of_the_backbone(
     assert all(torch.equal(found.weight, before[name]) for name, found in maps.items())
 
 
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_a_branch_beside_a_layer_reaches_every_layer(tower: Tower, abilities: Abilities, backbone: Backbone) -> None:
+    """A branch that is left out in silence would train nothing."""
+    if not getattr(abilities, tower).branches:
+        pytest.skip(f"its {tower} tower takes no branches")
+    names = layer_names(backbone.linear_maps(tower))
+    factors = [torch.full((), 0.1, requires_grad=True) for _ in names]
+    changed = {name: partial(torch.mul, factor) for name, factor in zip(names, factors, strict=True)}
+    if tower == "text":
+        tokens = backbone.text.tokenize_names(NAMES)
+        features = backbone.text.encode_prompts(torch.zeros(1, 2, backbone.text.width), tokens, deltas=changed)
+    else:
+        form = Representation(layer=0)
+        features = backbone.finish_images(backbone.represent_images(_pixels(backbone), form), form, changed)
+    gradients = torch.autograd.grad(features.flatten()[0], factors)
+    assert all(gradient.norm() > 0 for gradient in gradients)
+
+
+def test_a_tower_stopped_at_a_layer_goes_on_as_if_it_had_not_been(folder: Path, backbone: Backbone) -> None:
+    known, form = located(str(folder)), Representation(layer=0)
+    image, sizes = known.abilities().image, known.sizes()
+    if not image.stops:
+        with pytest.raises(UserError, match="cannot be stopped"):
+            backbone.advance_images(torch.zeros(1, 2, 4), form, 1, torch.zeros(1, 1, 2, 4))
+        return
+    kept = backbone.represent_images(_pixels(backbone), form)
+    for layer in range(1, sizes.image_layers or 0):
+        prompts = torch.randn(1, layer + 1, 2, sizes.image_width or 0, generator=torch.Generator().manual_seed(layer))
+        stopped = backbone.advance_images(kept, form, layer, prompts[:, :layer])
+        assert stopped.shape == kept.shape
+        assert stopped.dtype == torch.float32
+        features = backbone.finish_images(stopped, Representation(layer=layer), prompts=prompts[:, layer:])
+        assert torch.allclose(features, backbone.finish_images(kept, form, prompts=prompts), atol=1e-5)
+
+
 def test_what_is_cached_below_a_layer_ends_in_the_same_features(folder: Path, backbone: Backbone) -> None:
     known, pixels = located(str(folder)), _pixels(backbone)
     if not known.abilities().image.cuts:
@@ -335,7 +371,10 @@ def test_a_tower_that_can_be_pruned_is_one_for_tickets(abilities: Abilities, bac
         (Needs(context=100_000), lambda can: False),
         (Needs(low_rank=("text",)), lambda can: can.text.low_rank),
         (Needs(low_rank=("image",)), lambda can: can.image.low_rank),
+        (Needs(branches=("text",)), lambda can: can.text.branches),
+        (Needs(branches=("image",)), lambda can: can.image.branches),
         (Needs(cut=True), lambda can: can.image.cuts),
+        (Needs(stops=True), lambda can: can.image.stops),
         (Needs(visual_prompts=2, visual_depth=1), lambda can: can.image.prompts),
         (Needs(visual_prompts=2, visual_depth=1000), lambda can: False),
         (Needs(patches=True), lambda can: can.image.patches),

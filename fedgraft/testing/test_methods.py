@@ -8,6 +8,7 @@ import torch
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.deltas import Tower
+from fedgraft.backbones.kept_images import kept_shape
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.client.training import TrainingData, train, train_together
 from fedgraft.config.registry import METHODS
@@ -30,7 +31,7 @@ def _adapter(method: Method, backbone: Backbone, seed: int = 0, run: int = 0, **
 
 def _batch(backbone: Backbone, seed: int = 0, form: Representation = FEATURES) -> TrainingData:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(12, 1, *backbone.image_shape(form), generator=generator)
+    images = torch.randn(12, 1, *kept_shape(backbone, form), generator=generator)
     features = torch.nn.functional.normalize(images, dim=-1).to(form.torch_dtype)
     return TrainingData(features, torch.arange(12) % len(CLASSES), CLASSES)
 

@@ -99,6 +99,11 @@ class ClipBackbone(Backbone):
             return super().finish_images(represented, form, deltas, prompts)
         return self._image.features(represented, form.layer, deltas or {}, prompts)
 
+    def advance_images(self, represented: Tensor, form: Representation, layer: int, prompts: Tensor) -> Tensor:
+        """The layers between, with prompts before each."""
+        assert form.layer is not None, "what is advanced is the input of a layer"
+        return self._image.advance(represented, form.layer, layer, prompts)
+
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """The linear maps of attention and MLP in every layer."""
         return clip_linear_maps(self._model, tower)
@@ -187,8 +192,19 @@ FAMILY = Family(
     lambda folder: model_type(folder) in _KINDS,
     load_clip,
     abilities=Abilities(
-        TextAbilities(causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
-        ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, prunes=True),
+        TextAbilities(
+            causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
+        ),
+        ImageAbilities(
+            cuts=True,
+            prompts=True,
+            deep_prompts=True,
+            stops=True,
+            patches=True,
+            low_rank=True,
+            branches=True,
+            prunes=True,
+        ),
     ),
     sizes=clip_sizes,
     sample=write_sample,

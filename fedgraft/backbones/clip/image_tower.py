@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
-from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
 from fedgraft.core.errors import UserError
 
 
@@ -71,6 +71,14 @@ class ClipImageTower:
             hidden = self._layer(self._tower.encoder.layers[index], rows, hidden, changed)
         return F.normalize(self._projection(self._tower.post_layernorm(hidden[:, 0])).float(), dim=-1)
 
+    def advance(self, states: Tensor, layer: int, end: int, prompts: Tensor) -> Tensor:
+        """The input of layer `end` from that of `layer`, with prompts (B or 1, end - layer, n, width) between."""
+        hidden = states.to(self._projection.weight.dtype)
+        for index in range(layer, end):
+            prompted = self._prompted(hidden, prompts[:, index - layer], index)
+            hidden = self._layer(self._tower.encoder.layers[index], hidden, prompted, {})
+        return hidden.float()
+
     def _prompted(self, hidden: Tensor, prompts: Tensor, index: int) -> Tensor:
         """The input of a layer with prompts behind its tokens."""
         prompts = prompts.to(hidden.dtype).expand(len(hidden), -1, -1)
@@ -84,7 +92,8 @@ class ClipImageTower:
         keys, values = linear(attention.k_proj, normed, changed), linear(attention.v_proj, normed, changed)
         mixed = F.scaled_dot_product_attention(self._split(queries), self._split(keys), self._split(values))
         out: Tensor = rows + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
-        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        out = out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        return branched(layer, out, normed[:, : rows.shape[1]], changed)
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, heads, T, width / heads)."""

@@ -19,7 +19,7 @@ from transformers import CLIPModel
 
 from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.backbone import ClassTokens, TextTower
-from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
 from fedgraft.core.errors import UserError
 
 
@@ -163,6 +163,7 @@ class ClipTextTower(TextTower):
         )
         new_prefix = prefix + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
         new_prefix = new_prefix + mlp(layer.mlp, layer.layer_norm2(new_prefix), changed)
+        new_prefix = branched(layer, new_prefix, normed_prefix, changed)
 
         length = classes.ids.shape[1]
         attended = self._attend(
@@ -174,7 +175,8 @@ class ClipTextTower(TextTower):
             torch.ones(length, length, dtype=torch.bool, device=suffix.device).tril(),
         )
         new_suffix = suffix + linear(attention.out_proj, _packed(attended, classes), changed)
-        return new_prefix, new_suffix + mlp(layer.mlp, layer.layer_norm2(new_suffix), changed)
+        new_suffix = new_suffix + mlp(layer.mlp, layer.layer_norm2(new_suffix), changed)
+        return new_prefix, branched(layer, new_suffix, normed_suffix, changed)
 
     def _last_layer(self, layer: Any, prefix: Tensor, suffix: Tensor, classes: ClassTokens, changed: Changed) -> Tensor:
         """The last layer's output at each class's end token only: (N, C, width)."""
@@ -190,7 +192,8 @@ class ClipTextTower(TextTower):
             visible[:, None, None],
         )
         out: Tensor = suffix[:, classes.last] + linear(attention.out_proj, attended[:, :, 0], changed)
-        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        out = out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        return branched(layer, out, normed_suffix[:, classes.last], changed)
 
     def _attend(
         self, queries: Tensor, prefix_keys: Tensor, prefix_values: Tensor, keys: Tensor, values: Tensor, visible: Tensor
