@@ -196,15 +196,23 @@ def test_a_low_rank_change_reaches_every_map_and_stays_out_of_the_backbone(
         )
         for name, (_, weight) in maps.items()
     }
-    if tower == "text":
-        tokens = backbone.text.tokenize_names(NAMES)
-        features = backbone.text.encode_prompts(torch.zeros(1, 2, backbone.text.width), tokens, deltas=changed)
-    else:
-        form = Representation(layer=0)
-        features = backbone.finish_images(backbone.represent_images(_pixels(backbone), form), form, changed)
+    features = _changed_features(backbone, tower, changed)
     gradients = torch.autograd.grad(features.flatten()[0], [delta.B for delta in changed.values()])
     assert all(gradient.norm() > 0 for gradient in gradients)
+    rows = {name: torch.ones(1, len(weight)).requires_grad_() for name, (_, weight) in maps.items()}
+    scaled = {name: Delta(delta.A, delta.B.detach(), scale=rows[name]) for name, delta in changed.items()}
+    same = _changed_features(backbone, tower, scaled)
+    assert torch.allclose(same, features, atol=1e-5)
+    assert all(slope.norm() > 0 for slope in torch.autograd.grad(same.flatten()[0], list(rows.values())))
     assert all(torch.equal(found.weight, before[name]) for name, found in maps.items())
+
+
+def _changed_features(backbone: Backbone, tower: Tower, changed: dict[str, Delta]) -> torch.Tensor:
+    if tower == "text":
+        tokens = backbone.text.tokenize_names(NAMES)
+        return backbone.text.encode_prompts(torch.zeros(1, 2, backbone.text.width), tokens, deltas=changed)
+    form = Representation(layer=0)
+    return backbone.finish_images(backbone.represent_images(_pixels(backbone), form), form, changed)
 
 
 @pytest.mark.parametrize("tower", ["text", "image"])

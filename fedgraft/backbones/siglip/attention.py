@@ -8,7 +8,7 @@ state, are never computed: what is left is two products with the query. The resu
 import torch
 from torch import Tensor, nn
 
-from fedgraft.backbones.deltas import Changed
+from fedgraft.backbones.deltas import Changed, Delta
 
 
 def attend_once(
@@ -41,6 +41,8 @@ def whole_weight(module: nn.Linear, changed: Changed) -> Tensor:
     delta = changed.get(module)
     if delta is None:
         return module.weight[None]
+    assert isinstance(delta, Delta), "a branch belongs to a layer"
     dtype = module.weight.dtype
     weight = module.weight if delta.weight is None else delta.weight.to(dtype)
-    return torch.baddbmm(weight.expand(len(delta.A), -1, -1), delta.B.to(dtype), delta.A.to(dtype))
+    whole = torch.baddbmm(weight.expand(len(delta.A), -1, -1), delta.B.to(dtype), delta.A.to(dtype))
+    return whole if delta.scale is None else whole * delta.scale.to(dtype)[:, :, None]
