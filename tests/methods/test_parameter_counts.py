@@ -43,6 +43,12 @@ def _hicropl(w: int, v: int, d: int) -> int:
     return 9 * 2 * (w + v) + 6 * _proxy(w) + 3 * _proxy(v) + _mapper(v, w) + _mapper(w, v)
 
 
+def _cocoop(w: int, v: int, d: int) -> int:
+    """Four vectors, and two layers whose hidden width is a sixteenth."""
+    hidden = d // 16
+    return 4 * w + d * hidden + hidden + hidden * w + w
+
+
 def _low_rank(w: int, v: int, d: int) -> int:
     """Queries and values of twelve layers of the text tower, rank 4, A and B."""
     return 12 * 2 * 4 * (w + w)
@@ -70,6 +76,13 @@ TABLE: dict[str, tuple[Count, Count]] = {
         lambda w, v, d: 9 * (2 * 32 * (w + v) + 2 * 32 + w + v + 32 * 32 + 32),
         lambda w, v, d: 9 * (32 * 32 + 32),
     ),
+    "clip-adapter": (lambda w, v, d: 2 * d * (d // 4), lambda w, v, d: 2 * d * (d // 4)),
+    "fedclip": (lambda w, v, d: 2 * (d * d + d), lambda w, v, d: 2 * (d * d + d)),
+    "cocoop": (_cocoop, _cocoop),
+    "fedotp": (lambda w, v, d: 32 * w, lambda w, v, d: 16 * w),
+    "plot": (lambda w, v, d: 4 * 16 * w, lambda w, v, d: 4 * 16 * w),
+    "tip-adapter": (lambda w, v, d: CLASSES * 16 * d, lambda w, v, d: 0),
+    "pfedmoap": (lambda w, v, d: 16 * w + 4 * 128 * 128 + 128, lambda w, v, d: 16 * w),
     "dpt": (_dpt, _dpt),
     "hicropl": (_hicropl, _hicropl),
 }
@@ -79,6 +92,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], int, int]] = [
     ("promptfl", {"n_ctx": 16}, 8_192, 8_192),
     ("fedpgp", {"prompts": 2, "rank": 8}, 24_832, 16_384),
     ("promptfolio", {"n_ctx": 16}, 16_384, 8_192),
+    ("fedotp", {"n_ctx": 16}, 16_384, 8_192),
     ("fedtpg", {"n_ctx": 4}, 4_206_080, 4_206_080),
     ("fedmgp", {"groups": 5, "sampled": 2, "n_ctx": 2}, 12_800, 5_120),
 ]
