@@ -13,7 +13,7 @@ t' = norm(t + w), and the loss is
     CE(x', t') + distill (2 - mean cos(x', f) - mean cos(t', w)).
 
 The authors' code overwrites the prompts with what the mappers wrote, so that no gradient reaches the mappers and every
-step maps what the last one mapped; here, as in the paper, what is mapped is a function of the prompts that are learnt.
+step maps what the last one mapped; here what is mapped is a function of the prompts that are learnt.
 f is of the tower itself and w of the source's templates, where the authors take a larger teacher and descriptions by a
 language model. Keys have no bias, and maps that only tell keys apart are left out where there is one key.
 """
