@@ -62,7 +62,7 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help='Separated by commas; "promptfl(n_ctx=4)+anchored(drift=0.05)" adds options, a strategy.',
+            help='Separated by commas, or all; "promptfl(n_ctx=4)+anchored(drift=0.05)" adds options, a strategy.',
             show_default=_METHODS,
         ),
     ] = None,

@@ -71,7 +71,8 @@ def compare(
 
     Args:
         settings: keys of `RunConfig` except method and seed. A method option applies to the methods that have it.
-        methods: registered methods, each as `Entry` parses it, such as "promptfl" or "promptfl+anchored(drift=0.05)".
+        methods: registered methods, each as `Entry` parses it, such as "promptfl" or "promptfl+anchored(drift=0.05)";
+            "all" alone for all that can be run with these settings.
         out: directory of the comparison, with a run directory for each run, and the plot comparison.png.
         resume: skip finished runs and resume the one that was stopped.
         resources: as in `simulate`.
@@ -84,6 +85,10 @@ def compare(
     """
     observer = observer or Observer()
     out = Path(out)
+    if list(methods) == ["all"]:
+        methods, left_out = every_method(settings)
+        for sentence in left_out:
+            observer.on_notice(sentence)
     entries = [Entry.parse(text) for text in methods]
     if not entries or not seeds:
         raise UserError("A comparison needs at least one method and one seed.")
@@ -117,6 +122,26 @@ def compare(
     RunDirectory(out).write_json("comparison.json", comparison)
     comparison_figure(comparison).savefig(out / "comparison.png", dpi=150)
     return comparison
+
+
+def every_method(settings: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """All methods that these settings, the strategy and the backbone among them, can be run with, and why not others.
+
+    Raises:
+        UserError: there is none.
+    """
+    names, left_out = list(METHODS.names()), []
+    entries = [Entry.parse(name) for name in names]
+    given = sorted_into_tables(settings, names)
+    for entry in entries:
+        try:
+            Plan.of(RunConfig.build({**given, **_own(given, entry, entries)})).require_backbone()
+        except UserError as error:
+            names.remove(entry.method)
+            left_out.append(f"{entry.method} is left out. {error}")
+    if not names:
+        raise UserError(f"No method can be run with these settings; {left_out[0]}")
+    return names, left_out
 
 
 class _Examples:

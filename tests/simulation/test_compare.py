@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from fedgraft import RunConfig, UserError, compare
+from fedgraft.config.registry import METHODS
 from fedgraft.core.observer import Observer
+from fedgraft.simulation.comparison import every_method
 from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
 
@@ -107,3 +109,19 @@ def test_json_prints_the_summary_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == json.loads((out / "summary.json").read_text())
     assert (out / "report.html").is_file()
+
+
+def test_all_methods_are_those_that_the_settings_allow_and_the_others_are_named() -> None:
+    names, left_out = every_method({"data": "shapes"})
+    assert names == list(METHODS.names())
+    assert left_out == []
+    names, left_out = every_method({"data": "shapes", "strategy": "median"})
+    assert "promptfl" in names
+    assert "zeroshot" not in names
+    assert any(sentence.startswith("zeroshot is left out. ") and "trains nothing" in sentence for sentence in left_out)
+    assert {sentence.split()[0] for sentence in left_out} == {*METHODS.names()} - {*names}
+
+
+def test_all_methods_refused_are_one_mistake_in_the_settings() -> None:
+    with pytest.raises(UserError, match=r"No method can be run with these settings; .* is left out"):
+        every_method({"data": "shapes", "backbone": "./nowhere"})
