@@ -18,12 +18,13 @@ class SimulatedRegistry:
     """The process, while it is entered.
 
     Attributes:
+        left: how often it is still to be killed.
         killed: how often it was.
         peak_mb: the most memory that it has had.
     """
 
     def __init__(self, folder: FleetFolder, kills: int, seed: int) -> None:
-        self._folder, self._left = folder, kills
+        self._folder, self.left = folder, kills
         self._rng = random.Random(f"{seed}/kills")
         self.killed, self.peak_mb = 0, 0.0
         self._process: subprocess.Popen[str] | None = None
@@ -42,9 +43,9 @@ class SimulatedRegistry:
         self.peak_mb = max(self.peak_mb, _peak_mb(self._process.pid))
         if self._process.poll() is not None:
             raise RunFailed("The registry ended by itself; see registry.log in the fleet's folder.")
-        if self._left and time.monotonic() > self._next:
+        if self.left and time.monotonic() > self._next:
             self._end(kill=True)
-            self._left, self.killed = self._left - 1, self.killed + 1
+            self.left, self.killed = self.left - 1, self.killed + 1
             self._start()
 
     def _start(self) -> None:

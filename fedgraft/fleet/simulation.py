@@ -133,8 +133,11 @@ class _Play:
         self._wait("every device has version 1", lambda: self._on(1) == self._settings.devices)
         self._publish(2, RolloutPlan.build(5, "25,100", after))
         self._wait("some devices have version 2", lambda: self._on(2) > 0)
-        self._publish(_LAST, RolloutPlan.build(5, "25,100", after, "failed>20%"))
+        last = self._publish(_LAST, RolloutPlan.build(5, "25,100", after, "failed>20%"))
         self._wait(f"every device has version {_LAST}", lambda: self._on(_LAST) == self._settings.devices)
+        # a rollback goes to what all devices may have for good, so not before the last stage has been watched
+        self._wait(f"version {_LAST} has passed its last stage", lambda: self._state_of(last) == "done")
+        self._wait("the registry was killed as often as asked", lambda: self._registry.left == 0)
         bad = self._publish(_LAST + 1, RolloutPlan.build(5, "25,100", after, "failed>2%"), write=True)
         self._wait("the bad version is halted", lambda: self._state_of(bad) == "halted")
         rollback(self._folder, _CHANNEL, self._key)
