@@ -293,14 +293,14 @@ def test_a_robust_tower_is_made_so_even_where_nothing_is_removed(
 
 @pytest.mark.slow
 def test_a_class_bank_of_any_method_opens_with_one_encoder(
-    make_run: MakeRun, exported: Path, key: Path, digits: Examples, tmp_path: Path
+    make_run: MakeRun, bundle: Path, key: Path, digits: Examples, tmp_path: Path
 ) -> None:
     """A class bank replaces another whatever method it comes from, as long as the encoder is the same."""
-    predictor = Predictor(exported, threads=1)
+    predictor = Predictor(bundle, threads=1)
     options = ClassBankOptions(key=key, most_images=32, force=True)
     for number, method in enumerate(("zeroshot", "promptfl"), start=2):
         out = tmp_path / method
-        export_class_bank(make_run(method), exported, out, options.model_copy(update={"bundle_version": number}))
+        export_class_bank(make_run(method), bundle, out, options.model_copy(update={"bundle_version": number}))
         predictor.swap_classes(out)
         bank = ClassBank.read(open_bundle(out))
         assert bank.version == number

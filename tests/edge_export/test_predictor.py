@@ -59,8 +59,8 @@ def test_an_image_gets_the_same_answer_whatever_else_is_in_the_batch(predictor: 
     assert predictor.predict_many([]) == []
 
 
-def test_a_class_bank_is_swapped_without_the_encoder(exported: Path, update: Path) -> None:
-    predictor = Predictor(exported, threads=1)
+def test_a_class_bank_is_swapped_without_the_encoder(bundle: Path, update: Path) -> None:
+    predictor = Predictor(bundle, threads=1)
     session = predictor._session
     predictor.swap_classes(update)
     assert predictor.labels == ("seven", "three", "a cat")
@@ -71,11 +71,11 @@ def test_a_class_bank_is_swapped_without_the_encoder(exported: Path, update: Pat
     }  # fmt: skip
 
 
-def test_a_device_never_goes_back_to_an_older_class_bank(exported: Path, update: Path) -> None:
-    predictor = Predictor(exported, threads=1)
+def test_a_device_never_goes_back_to_an_older_class_bank(bundle: Path, update: Path) -> None:
+    predictor = Predictor(bundle, threads=1)
     predictor.swap_classes(update)
     with pytest.raises(BundleError, match="version 1, older than version 2"):
-        predictor.swap_classes(exported)
+        predictor.swap_classes(bundle)
     assert predictor.labels == ("seven", "three", "a cat")
 
 
@@ -97,8 +97,8 @@ def test_a_class_bank_of_another_signer_or_encoder_is_refused(
     assert predictor.labels == before
 
 
-def test_readers_see_the_old_bank_or_the_new_one_and_nothing_between(exported: Path, update: Path) -> None:
-    predictor = Predictor(exported, threads=1, spinning=False)
+def test_readers_see_the_old_bank_or_the_new_one_and_nothing_between(bundle: Path, update: Path) -> None:
+    predictor = Predictor(bundle, threads=1, spinning=False)
     seen: list[frozenset[str]] = []
     failed: list[BaseException] = []
     first, second = frozenset(predictor.labels), frozenset({"seven", "three", "a cat"})

@@ -12,7 +12,7 @@ from fedgraft.runs.site_policy import SitePolicy
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('methods = ["fedpgb"]', "There is no method 'fedpgb'. Did you mean 'fedpgp'?"),
+        ('methods = ["fedpggp"]', "There is no method 'fedpggp'. Did you mean 'fedpgp'?"),
         ('strategies = ["medain"]', "There is no strategy 'medain'. Did you mean 'median'?"),
         ('backbones = ["abc"]', "'abc' is not a fingerprint of 64 hexadecimal digits"),
         ("max_rounds = 0", "'policy.max_rounds' has the value 0: Input should be greater than or equal to 1"),
