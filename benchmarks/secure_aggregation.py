@@ -42,8 +42,9 @@ from fedgraft.flower.messages import (
     to_array_record,
     unpack,
 )
-from fedgraft.methods.lora import LowRank, adapted_maps
+from fedgraft.methods.lora import LowRank
 from fedgraft.methods.lora_options import LoraOptions
+from fedgraft.methods.lora_targets import adapted_maps
 from fedgraft.methods.plan import Plan
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply, Router

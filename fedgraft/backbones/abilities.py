@@ -228,3 +228,12 @@ class Needs:
         own = {each.name: getattr(self, each.name) for each in fields(Needs)}
         changed = {name: value for name, value in own.items() if value != getattr(default, name)}
         return Needs(**{**{each.name: getattr(other, each.name) for each in fields(Needs)}, **changed})
+
+
+def require_layers(layers: int, first: int, depth: int) -> None:
+    """Raise UserError if visual prompts for `depth` layers from layer `first` on exceed an image tower's layers."""
+    if first + depth > layers:
+        raise UserError(
+            f"Visual prompts for {depth} layers from layer {first} on do not fit into an image tower of "
+            f"{layers} layers."
+        )

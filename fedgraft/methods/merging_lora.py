@@ -38,8 +38,7 @@ class MergingAdapter(LoraAdapter):
         """The frozen weight plus alpha times what is merged."""
         if name not in self.merged:
             return None
-        frozen = next(maps[name].weight for maps in self.adapted.values() if name in maps)
-        return torch.add(frozen, self.merged[name], alpha=self.options.alpha)
+        return torch.add(self._frozen(name), self.merged[name], alpha=self.options.alpha)
 
     def shares_weights_with(self, other: Self) -> bool:
         """Whether both hold the same tensors."""

@@ -21,8 +21,8 @@ from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.parity import onnx_embeddings
-from fedgraft.methods.lora import adapted_maps
 from fedgraft.methods.lora_options import LoraOptions
+from fedgraft.methods.lora_targets import adapted_maps
 
 NAMES = ("red circle", "seven", "laptop computer")
 

@@ -38,7 +38,8 @@ from fedgraft.backbones.dual.sample import (
 from fedgraft.backbones.loading import located, require_backbone
 from fedgraft.backbones.representation import Representation
 from fedgraft.core.errors import UserError
-from fedgraft.methods.lora import LoraOptions, adapted_maps
+from fedgraft.methods.lora_options import LoraOptions
+from fedgraft.methods.lora_targets import adapted_maps
 from tests.backbones.bert_folders import roberta_tokenizer
 
 NAMES = ("red circle", "seven", "laptop computer")

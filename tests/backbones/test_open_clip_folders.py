@@ -17,7 +17,8 @@ from fedgraft.backbones.dual.open_clip_sample import write_sample
 from fedgraft.backbones.loading import located, require_backbone
 from fedgraft.backbones.timm.importing import import_timm
 from fedgraft.core.errors import UserError
-from fedgraft.methods.lora import LoraOptions, adapted_maps
+from fedgraft.methods.lora_options import LoraOptions
+from fedgraft.methods.lora_targets import adapted_maps
 from tests.backbones.bert_folders import bert_tokenizer, small_text_config
 from tests.backbones.open_clip_oracle import (
     bert_weights,

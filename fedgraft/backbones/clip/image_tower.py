@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
+from fedgraft.backbones.abilities import require_layers
 from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
-from fedgraft.core.errors import UserError
 
 
 class ClipImageTower:
@@ -57,11 +57,7 @@ class ClipImageTower:
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(self._projection.weight.dtype)
         tokens, depth = hidden.shape[1], 0 if prompts is None else prompts.shape[1]
-        if layer + depth > self.depth:
-            raise UserError(
-                f"Visual prompts for {depth} layers from layer {layer} on do not fit into an image tower of "
-                f"{self.depth} layers."
-            )
+        require_layers(self.depth, layer, depth)
         for index in range(layer, self.depth):
             if prompts is not None and index - layer < depth:
                 hidden = self._prompted(hidden[:, :tokens], prompts[:, index - layer], index)

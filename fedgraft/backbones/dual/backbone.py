@@ -172,3 +172,12 @@ def with_layers(sizes: Sizes, image: Any) -> Sizes:
         image_width=int(image.hidden_size),
         patches=(int(image.image_size) // int(image.patch_size)) ** 2,
     )
+
+
+class ScaledDualBackbone(DualBackbone):
+    """A model of Hugging Face's with `projection_dim` in its configuration and a `logit_scale`."""
+
+    def __init__(self, request: Request, model: Any, tokenizer: Any, preprocessing: dict[str, Any]) -> None:
+        self.dim = int(model.config.projection_dim)
+        self.logit_scale = float(model.logit_scale.detach().exp())
+        super().__init__(request, model, model.config.to_dict(), tokenizer, preprocessing)

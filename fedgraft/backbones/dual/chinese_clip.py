@@ -10,7 +10,7 @@ from fedgraft.backbones.bert.text_tower import BertTextTower
 from fedgraft.backbones.dual.backbone import (
     BIDIRECTIONAL,
     TOKENIZER_FILES,
-    DualBackbone,
+    ScaledDualBackbone,
     abilities_in,
     bert_sizes,
     with_layers,
@@ -22,13 +22,8 @@ from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.pretrained import load_pretrained, read_config
 
 
-class ChineseClipBackbone(DualBackbone):
+class ChineseClipBackbone(ScaledDualBackbone):
     """A `ChineseCLIPModel` with its tokenizer and preprocessing."""
-
-    def __init__(self, request: Request, model: Any, tokenizer: Any, preprocessing: dict[str, Any]) -> None:
-        self.dim = int(model.config.projection_dim)
-        self.logit_scale = float(model.logit_scale.detach().exp())
-        super().__init__(request, model, model.config.to_dict(), tokenizer, preprocessing)
 
     def _text_tower(self, tokenizer: Any) -> BertTextTower:
         """The class token's state, projected."""

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.abilities import ImageAbilities
+from fedgraft.backbones.abilities import ImageAbilities, require_layers
 from fedgraft.backbones.deltas import Changed, Deltas, LinearMap, linear
 from fedgraft.backbones.dual.image_towers import LayeredImageTower
-from fedgraft.core.errors import UserError
 
 PLAIN_VIT = ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True)
 _PREFIX = "vision_model."
@@ -79,11 +78,7 @@ class ClassTokenVit(LayeredImageTower):
     def features(self, states: Tensor, layer: int, deltas: Deltas, prompts: Tensor | None = None) -> Tensor:
         """Unit-norm features (B, dim) from the input of a layer; see `Backbone.finish_images`."""
         depth, total = 0 if prompts is None else prompts.shape[1], len(self._layers)
-        if layer + depth > total:
-            raise UserError(
-                f"Visual prompts for {depth} layers from layer {layer} on do not fit into an image tower of "
-                f"{total} layers."
-            )
+        require_layers(total, layer, depth)
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(next(self._model.parameters()).dtype)
         return F.normalize(self._pooled(self._forward(hidden, layer, changed, prompts)).float(), dim=-1)

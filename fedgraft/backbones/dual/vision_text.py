@@ -11,7 +11,7 @@ from fedgraft.backbones.dual.backbone import (
     BERTS,
     BIDIRECTIONAL,
     TOKENIZER_FILES,
-    DualBackbone,
+    ScaledDualBackbone,
     abilities_in,
     bert_sizes,
     with_layers,
@@ -27,13 +27,8 @@ from fedgraft.core.errors import UserError
 _CLIP, _VIT = "clip_vision_model", "vit"
 
 
-class VisionTextBackbone(DualBackbone):
+class VisionTextBackbone(ScaledDualBackbone):
     """A `VisionTextDualEncoderModel` with its tokenizer and preprocessing."""
-
-    def __init__(self, request: Request, model: Any, tokenizer: Any, preprocessing: dict[str, Any]) -> None:
-        self.dim = int(model.config.projection_dim)
-        self.logit_scale = float(model.logit_scale.detach().exp())
-        super().__init__(request, model, model.config.to_dict(), tokenizer, preprocessing)
 
     def _text_tower(self, tokenizer: Any) -> BertTextTower:
         """What BERT's pooler makes of the start token's state, projected."""

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedgraft.backbones.abilities import require_layers
 from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
 from fedgraft.backbones.siglip.attention import attend_once
-from fedgraft.core.errors import UserError
 
 
 class SiglipImageTower:
@@ -61,11 +61,7 @@ class SiglipImageTower:
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(self._tower.post_layernorm.weight.dtype)
         patches, depth = hidden.shape[1], 0 if prompts is None else prompts.shape[1]
-        if layer + depth > self.depth:
-            raise UserError(
-                f"Visual prompts for {depth} layers from layer {layer} on do not fit into an image tower of "
-                f"{self.depth} layers."
-            )
+        require_layers(self.depth, layer, depth)
         for index in range(layer, self.depth):
             if prompts is not None and index - layer < depth:
                 own = prompts[:, index - layer].to(hidden.dtype).expand(len(hidden), -1, -1)

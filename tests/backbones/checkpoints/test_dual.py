@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, BertConfig, BertTokenizer, RobertaConfig
 from fedgraft.backbones import load_backbone
 from fedgraft.backbones.checkpoints import importing
 from fedgraft.backbones.checkpoints.dual_names import MODEL_TYPE
-from fedgraft.config.registry import BACKBONES
 from tests.backbones.checkpoints.conftest import IMPORT, TEXTS, padded_ids, pictures, refusal
 
 Build = Callable[..., nn.Module]
@@ -48,8 +47,6 @@ def compared(openclip_model: Build, openclip_folder: Write, imported: IMPORT) ->
     """Imports OpenCLIP's model of a configuration and compares the features of both."""
 
     def compare(config: dict[str, Any], length: int, padding: int, **options: Any) -> None:
-        if not any(name == "open-clip" for name in BACKBONES.names()):
-            pytest.skip("the family of these dual encoders is not installed")
         model = openclip_model(config)
         made = imported(openclip_folder(model, config), **options)
         backbone = load_backbone(str(made.out))
