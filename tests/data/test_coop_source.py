@@ -320,6 +320,16 @@ def test_a_malformed_split_file_is_one_sentence(change: Any, said: str, tmp_path
     assert "split_zhou_Food101.json" in sentence or "Food" in sentence or str(root) in sentence
 
 
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    root, _ = _mock_split(tmp_path, "Food101")
+
+    def keep_one_class(split: dict[str, Rows]) -> None:
+        split.update({part: [row for row in rows if row[1] == 0] for part, rows in split.items()})
+
+    _rewritten(root, "Food101", keep_one_class)
+    assert "only one class" in _error(root)
+
+
 def test_a_label_that_is_missing_in_one_split_keeps_its_place(tmp_path: Path) -> None:
     root, _ = _mock_split(tmp_path, "Food101")
     _rewritten(root, "Food101", lambda split: split.update(val=[row for row in split["val"] if row[1] != 0]))

@@ -266,6 +266,11 @@ def test_labels_can_be_text(tmp_path: Path) -> None:
     assert examples.domain_names == ("a", "b")
 
 
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    spec = _write(tmp_path / "data", [_plain(RED), _plain(GREEN)], [0, 0], ["red_mug"])
+    assert "only one class" in _error(spec)
+
+
 STRANGE = ['{0!r} of "q"', "colt's foot", "x" * 300, "\u0427\u0430\u0448\u043a\u0430", "\u676f\u5b50"]
 
 
