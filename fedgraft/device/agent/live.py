@@ -29,7 +29,8 @@ class LivePredictor:
 
     Args:
         folder: of the device's agent.
-        threads, spinning: see `Predictor`.
+        threads: of onnxruntime, see `Predictor`.
+        spinning: whether idle threads stay awake, see `Predictor`.
 
     Raises:
         DeviceError: the folder has no release yet, or none that works.
