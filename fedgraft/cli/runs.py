@@ -1,4 +1,4 @@
-"""`fedgraft simulate`, `fedgraft compare`, `fedgraft report` and `fedgraft adapter`."""
+"""`fedgraft simulate`, `fedgraft compare` and `fedgraft adapter`."""
 
 import json
 from pathlib import Path
@@ -117,16 +117,6 @@ def compare(
         typer.echo(json.dumps(comparison))
     else:
         print_comparison(comparison, report)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="The directory of a run or of a comparison.")], as_json: Json = False
-) -> None:
-    """Write report.html for a run or a comparison."""
-    from fedgraft.reports import write_report
-
-    path = write_report(run)
-    typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
 
 
 def adapter(

@@ -12,6 +12,8 @@ from fedgraft.reports.study import Study
 from fedgraft.reports.units import plural
 
 _ALPHA = 0.05
+_PLENTY = 12
+"""Pairs with which the smallest p is no limit in practice."""
 
 
 def differences(study: Study, metric: Metric) -> dict[str, Difference]:
@@ -44,7 +46,7 @@ def _power(study: Study, difference: Difference) -> list[str]:
             f"{what} cannot show significance below p = {least:.2g}, however large the difference is; {enough} could "
             f"(p = {smallest_p(enough):.2g}). Intervals from so few describe these seeds alone."
         ]
-    return [f"{what} could show p = {least:.2g} at best."]
+    return [f"{what} can show p = {least:.2g} at best."] if pairs < _PLENTY else []
 
 
 def _verdict(study: Study, metric: Metric, found: dict[str, Difference]) -> list[str]:
@@ -57,7 +59,7 @@ def _verdict(study: Study, metric: Metric, found: dict[str, Difference]) -> list
     told = [f"{side}: {', '.join(names)}" for side, names in groups.items() if names and side]
     if groups[""]:
         told.append(f"not told apart: {', '.join(groups[''])}")
-    return [f"{metric.label} against {study.reference}, in points with 95 % intervals. {'; '.join(told).capitalize()}."]
+    return [f"{metric.label} against {study.reference}, in points with 95 % intervals: {'; '.join(told)}."]
 
 
 def _over_sets(study: Study) -> list[str]:

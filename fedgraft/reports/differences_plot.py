@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, brief, wrapped
+from fedgraft.reports.drawing import BLANK, INK, MUTED, RC, WIDTH, brief, wrapped
 from fedgraft.reports.marks import Mark
 from fedgraft.reports.significance import Difference
 
@@ -32,11 +32,11 @@ def differences_figure(
                     axes.plot([difference.low, difference.high], [position] * 2, color=mark.colour, linewidth=1.3)
                 axes.plot(
                     difference.mean, position, mark.marker, color=mark.colour, markersize=mark.size,
-                    markerfacecolor=mark.colour if difference.is_clear else "white", markeredgewidth=0.9,
+                    markerfacecolor=mark.colour if difference.is_clear else BLANK, markeredgewidth=0.9,
                 )  # fmt: skip
             axes.set_title(brief(label, 14), fontsize=8.5)
             axes.margins(x=0.12)
-            axes.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2, steps=[1, 2, 5, 10]))
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
             axes.tick_params(axis="x", labelsize=7.5)

@@ -4,8 +4,9 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from fedgraft.data.results import Colour
 
 WIDTH = 4.7  # inches; narrow, so that the text stays readable when a phone scales the figure down
 COLUMN = 3.3  # inches; a column of a paper with two
-INK, MUTED, GRID = "#1b1d21", "#686d76", "#dfe1e6"
-_THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
+FILES = ("svg", "pdf", "png")
+INK, MUTED, GRID, BLANK = "#1b1d21", "#686d76", "#dfe1e6", "#ffffff"
+_THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", BLANK: "var(--paper)"}
 
 # Okabe and Ito's palette, safe for colour-blind readers, without yellow (too pale for lines) and black (invisible in
 # the dark).
@@ -70,17 +72,12 @@ class Drawing:
     draw: Callable[[float], Figure]
 
 
-def colours(names: Iterable[str], own: Callable[[str], Colour]) -> dict[str, str]:
-    """A colour for each name: its own, as the protocol defines it, or else (for domains) the next of the cycle."""
-    others = 0
-    chosen = {}
-    for name in names:
-        if colour := own(name):
-            chosen[name] = _COLOURS[colour]
-        else:
-            chosen[name] = CYCLE[others % len(CYCLE)]
-            others += 1
-    return chosen
+def colours(names: Collection[str], own: Callable[[str], Colour]) -> dict[str, str]:
+    """A colour for each name: its own, as the protocol defines it, or else (for domains) the next that is free."""
+    owned = {name: colour for name in names if (colour := own(name))}
+    taken = {_COLOURS[colour] for colour in owned.values()}
+    free = cycle([colour for colour in CYCLE if colour not in taken] or CYCLE)
+    return {name: _COLOURS[owned[name]] if name in owned else next(free) for name in names}
 
 
 def brief(name: str, limit: int = 24) -> str:

@@ -8,7 +8,15 @@ import numpy as np
 from fedgraft.data.results import Metric
 from fedgraft.reports import units
 from fedgraft.reports.conclusions import differences
-from fedgraft.reports.significance import Difference, Ranking, friedman, holm, paired_difference, wilcoxon
+from fedgraft.reports.significance import (
+    WILCOXON_FROM,
+    Difference,
+    Ranking,
+    friedman,
+    holm,
+    paired_difference,
+    wilcoxon,
+)
 from fedgraft.reports.study import Study
 from fedgraft.reports.tables import Number, Table, measured
 
@@ -184,12 +192,10 @@ def _over_sets(study: Study, method: str, key: str) -> tuple[str | Number, ...]:
     mine, other = study.values(method, key), study.values(study.reference, key)
     means = [[float(np.mean(group)) for group in groups or []] for groups in (mine, other)]
     p = wilcoxon(*means)
-    return (Number(units.number(p, 3), p),)
+    return (_p(p),)
 
 
 def _ranked(study: Study) -> bool:
-    from fedgraft.reports.significance import WILCOXON_FROM
-
     return len(study.sets) >= WILCOXON_FROM
 
 
@@ -198,7 +204,11 @@ def _difference_cells(difference: Difference, adjusted: float) -> tuple[Number, 
         Number(f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "n/a", value)
         for value in (difference.mean, difference.low, difference.high)
     ]
-    return (*signed, measured(difference.p, decimals=3), measured(adjusted, decimals=3))
+    return (*signed, _p(difference.p), _p(adjusted))
+
+
+def _p(value: float | None) -> Number:
+    return Number("< 0.001" if value is not None and value < 0.001 else units.number(value, 3), value)
 
 
 def _labels(metrics: Sequence[Metric]) -> list[str]:

@@ -28,6 +28,8 @@ class Number:
 
 
 Cell = str | Number
+WIDE = 5
+"""Columns; a table of more does not fit into one of two columns of a page."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,14 @@ def to_csv(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A `table` environment for the package booktabs, with caption and label; all text is escaped."""
+    """A `table` for the package booktabs, over both columns of a page if it is wide; all text is escaped."""
     columns = "".join("l" if column in table.text_columns else "r" for column in range(len(table.head)))
     rows = [" & ".join(_shown(row, latex_text, r"\textbf{{{}}}")) + r" \\" for row in table.rows]
+    environment = "table*" if len(table.head) > WIDE else "table"
     return "\n".join(
         [
-            r"\begin{table}",
-            r"  \centering",
+            rf"\begin{{{environment}}}",
+            r"  \centering\small\setlength{\tabcolsep}{4pt}",
             rf"  \caption{{{latex_text(table.caption)}}}",
             rf"  \label{{tab:{table.name}}}",
             rf"  \begin{{tabular}}{{{columns}}}",
@@ -119,7 +122,7 @@ def to_latex(table: Table) -> str:
             *(f"    {row}" for row in rows),
             r"    \bottomrule",
             r"  \end{tabular}",
-            r"\end{table}",
+            rf"\end{{{environment}}}",
             "",
         ]
     )
