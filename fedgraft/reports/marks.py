@@ -126,8 +126,8 @@ def place_numbers(axes: Axes, points: Sequence[tuple[int, float, float]], size: 
         boxes.append((spot[0] - half[0], spot[1] - half[1], spot[0] + half[0], spot[1] + half[1]))
         far = np.hypot(*(spot - anchor)) > 10
         axes.annotate(
-            str(number), (x, y), inverse.transform(spot * pixel), ha="center", va="center_baseline", fontsize=size,
-            arrowprops=_LEADER if far else None,
+            str(number), (x, y), tuple(inverse.transform(spot * pixel)), fontsize=size, ha="center",
+            va="center_baseline", arrowprops=_LEADER if far else None,
         )  # fmt: skip
 
 
@@ -145,4 +145,5 @@ def _free_spot(
                 for left, low, right, high in boxes
             ):
                 return spot
-    return anchor + np.array([3.5 + half[0], 0.0])
+    beside: np.ndarray = anchor + np.array([3.5 + half[0], 0.0])
+    return beside

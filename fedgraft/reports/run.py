@@ -12,7 +12,7 @@ from fedgraft.reports import elements as page
 from fedgraft.reports import plots, units
 from fedgraft.reports.drawing import WIDTH, Drawing
 from fedgraft.reports.reading import Run
-from fedgraft.reports.tables import Number, Table, measured, to_html
+from fedgraft.reports.tables import Cell, Number, Table, measured, to_html
 
 CONFUSED_PAIRS = 10
 
@@ -68,7 +68,9 @@ def _results(run: Run) -> Table:
 def _by_site(run: Run) -> Table | None:
     last = _last_of_sites(run)
     sites = list(dict.fromkeys(site for accuracies in last.values() for site in accuracies))
-    rows = [(site, *(measured(accuracies.get(site)) for accuracies in last.values())) for site in sites]
+    rows: list[tuple[Cell, ...]] = [
+        (site, *(measured(accuracies.get(site)) for accuracies in last.values())) for site in sites
+    ]
     caption = "Accuracy of each site after the last round, in percent."
     return Table("sites", caption, ("Site", *last), rows, long=True) if rows else None
 

@@ -52,7 +52,7 @@ class Difference:
 
 def smallest_p(pairs: int) -> float:
     """The smallest two-sided p that a sign-flip test of so many pairs can give."""
-    return min(1.0, 2.0 / 2**pairs)
+    return min(1.0, 2.0 * 0.5**pairs)
 
 
 def paired_difference(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Difference:

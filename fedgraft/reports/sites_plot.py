@@ -1,6 +1,7 @@
 """How accuracy is spread over sites: a violin for each method where there are many sites, every site where few."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -60,7 +61,8 @@ def _draw(axes: Axes, values: np.ndarray, position: int, mark: Mark) -> None:
         )  # fmt: skip
     else:
         parts = axes.violinplot([values], [position], orientation="horizontal", widths=2 * _HALF, showextrema=False)
-        for body in parts["bodies"]:
+        bodies: Any = parts["bodies"]
+        for body in bodies:
             body.set(facecolor=mark.colour, edgecolor=mark.colour, alpha=0.35, linewidth=0.8)
             body.get_paths()[0].vertices[:, 0] = body.get_paths()[0].vertices[:, 0].clip(0, 100)
         low, high = np.quantile(values, (0.25, 0.75))

@@ -18,7 +18,7 @@ from fedgraft.reports.significance import (
     wilcoxon,
 )
 from fedgraft.reports.study import Study
-from fedgraft.reports.tables import Number, Table, measured
+from fedgraft.reports.tables import Cell, Number, Table, measured
 
 
 def study_tables(study: Study) -> list[Table]:
@@ -34,7 +34,7 @@ def results_table(study: Study) -> Table:
     """Each method's results: mean and standard deviation over seeds, or means over data sets."""
     metrics = [study.protocol.metric(key) for key in study.keys]
     best = {metric.key: clear_best(study, metric) for metric in metrics}
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             method,
             *(measured(study.mean(method, key), study.spread(method, key), best[key] == method) for key in study.keys),
@@ -47,7 +47,7 @@ def results_table(study: Study) -> Table:
 
 def by_data_set(study: Study, metric: Metric) -> Table:
     """One result of each method on each data set, and its mean."""
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             method,
             *(
@@ -64,7 +64,7 @@ def by_data_set(study: Study, metric: Metric) -> Table:
 
 def differences_table(study: Study) -> Table | None:
     """Each drawn result of each method minus that of the reference; None where seeds are not known one by one."""
-    rows: list[tuple[str | Number, ...]] = []
+    rows: list[tuple[Cell, ...]] = []
     for metric in study.drawn:
         found = differences(study, metric)
         adjusted = holm([difference.p for difference in found.values()])
@@ -130,7 +130,7 @@ def published_table(study: Study) -> list[Table]:
     """Figures that others published for this setting, if the comparison has any."""
     published = study.sets[0].content.get("published", [])
     keys = [key for key in study.keys if any(key in row["metrics"] for row in published)]
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             str(row["method"]),
             *(measured(row["metrics"].get(key)) for key in keys),
@@ -155,7 +155,7 @@ def published_table(study: Study) -> list[Table]:
 
 def seeds_table(study: Study) -> Table:
     """Every value by data set, method and seed, for other programs."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for data in study.sets:
         for method in study.methods:
             metrics = data.entry(method)["metrics"]
