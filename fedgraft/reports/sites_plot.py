@@ -47,6 +47,7 @@ def site_spread_figure(
                 axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=2))
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
+            axes.tick_params(axis="x", labelsize=7.5)
         columns[0].set_yticks(range(len(names)), labels, color=INK, fontsize=8)
         columns[0].set_ylim(len(names) - 0.5, -0.5)
         figure.supxlabel("accuracy of a site, %", fontsize=8.5, color=MUTED)

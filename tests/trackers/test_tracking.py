@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.observer import Observer
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.simulation.simulate import simulate
 from fedgraft.trackers import tracker as trackers_module
 from fedgraft.trackers.series import results_of, values_of
 from fedgraft.trackers.tracker import Record, TrackedRun, Tracker, load_trackers
@@ -158,3 +160,25 @@ def test_trackers_cost_nothing_until_one_is_opened() -> None:
     code += "print(sorted({'mlflow', 'tensorboard', 'wandb', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.slow  # a simulation starts worker processes
+def test_a_simulation_is_tracked_as_it_goes_and_again_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records: list[Kept] = []
+
+    def load(names: list[str]) -> list[Tracker]:
+        return [Tracker("kept", "for tests", lambda run: records.append(Kept()) or records[-1], library="", extra="")]
+
+    monkeypatch.setattr("fedgraft.trackers.tracking.load_trackers", load)
+    config = RunConfig(method="zeroshot", data="digits", sites=2, shots=1)
+    summary = simulate(config, tmp_path / "run", observer=TrackingObserver(["kept"], tmp_path, Observer()))
+    for _ in range(2):
+        found = {name: value for _, values in records[-1].steps for name, value in values.items()}
+        assert found["accuracy/novel"] == pytest.approx(summary["metrics"]["novel"])
+        assert records[-1].results is not None
+        assert records[-1].results["result/hm"] == pytest.approx(summary["metrics"]["hm"])
+        observer = TrackingObserver(["kept"], tmp_path, Observer())
+        simulate(config, tmp_path / "run", resume=True, observer=observer)
+    assert len(records) == 3
