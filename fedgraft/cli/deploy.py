@@ -3,13 +3,15 @@
 import json
 import logging
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fedgraft.cli.fields import with_fields
-from fedgraft.cli.settings import Config, Json, Set, settings_from
+from fedgraft.cli.settings import Config, Json, Set, Track, settings_from
 from fedgraft.config.run_config import DEPLOYED_PROTOCOL, RunConfig
 
 _POLL_SECONDS = 0.5
@@ -23,12 +25,13 @@ def run(
     out: Annotated[Path, typer.Option(help="The run directory.")],
     config: Config = None,
     set_: Set = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Run a federation on a running server; with the same --out again, it resumes."""
     from fedgraft.cli.following import RunFollower, print_sites
     from fedgraft.cli.printing import print_summary
-    from fedgraft.cli.progress import progress
+    from fedgraft.cli.progress import tracked_progress
     from fedgraft.core.errors import UserError
     from fedgraft.deployment.running_server import is_running
     from fedgraft.deployment.submitted import SubmittedRun
@@ -50,12 +53,16 @@ def run(
     submitted = SubmittedRun(server, run_config, out)
     typer.echo(f"The run's log is {submitted.log}.", err=True)
     try:
-        with progress(quiet=as_json) as observer:
+        with tracked_progress(as_json, track, out) as observer:
+            observer.on_run_start(out)
             follower = RunFollower(directory, observer, run_config.rounds if plan.method.trains else 0)
-            while submitted.supervise():
-                follower.look(submitted.waits_for)
-                time.sleep(_POLL_SECONDS)
-            follower.look()
+            try:
+                while submitted.supervise():
+                    follower.look(submitted.waits_for)
+                    time.sleep(_POLL_SECONDS)
+                follower.look()
+            finally:
+                observer.on_run_end(out)
     finally:
         submitted.stop()
     write_report(out)
@@ -74,6 +81,7 @@ def up(
     out: Annotated[Path, typer.Option(help="A directory for the server, the sites and the run.")] = Path("runs/up"),
     config: Config = None,
     set_: Set = None,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """A real deployment on this machine: SuperLink and SuperNodes with TLS and keys, each site with its own images."""
@@ -89,9 +97,26 @@ def up(
         raise UserError(f"Deployed sites have folders of images; give folder:PATH, not {data!r}.")
     given = settings_from(config, {**_LOCAL, **settings}, set_)
     images = Path(getattr(options, source.folder)).expanduser()
-    with site_table(quiet=as_json) as watch:
-        summary = run(images, given, out, watch)
+    with site_table(quiet=as_json) as watch, _tracked(track, out) as look:
+        summary = run(images, given, out, lambda sites: (watch(sites), look())[0])
     if as_json:
         typer.echo(json.dumps(summary))
     else:
         print_summary(summary, RunDirectory(out / "run").report)
+
+
+@contextmanager
+def _tracked(trackers: list[str] | None, out: Path) -> Iterator[Callable[[], None]]:
+    """Something to call again and again while the deployment runs; it sends what is new to the trackers."""
+    if not trackers:
+        yield lambda: None
+        return
+    from fedgraft.cli.progress import StderrObserver
+    from fedgraft.trackers.tracking import TrackingObserver
+
+    observer = TrackingObserver(trackers, out, StderrObserver())
+    observer.on_run_start(out / "run")
+    try:
+        yield observer.look
+    finally:
+        observer.on_run_end(out / "run")

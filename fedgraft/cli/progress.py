@@ -1,15 +1,16 @@
 """Progress for people: bars on a terminal, plain lines otherwise, nothing with --json."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich import progress as rich_progress
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from fedgraft.core.observer import Observer
+from fedgraft.core.observer import Observer, Observers
 
 
 @contextmanager
@@ -22,6 +23,30 @@ def progress(quiet: bool) -> Iterator[Observer]:
             yield BarObserver(bars)
     else:
         yield LineObserver()
+
+
+@contextmanager
+def tracked_progress(quiet: bool, trackers: Sequence[str] | None, root: Path) -> Iterator[Observer]:
+    """`progress`, and the trackers; with --json, a tracker's failure is told on the standard error.
+
+    Raises:
+        UserError: there is no such tracker, or its library is not installed.
+    """
+    with progress(quiet) as shown:
+        if not trackers:
+            yield shown
+            return
+        from fedgraft.trackers.tracking import TrackingObserver
+
+        yield Observers([shown, TrackingObserver(trackers, root, StderrObserver() if quiet else shown)])
+
+
+class StderrObserver(Observer):
+    """Notices alone, where standard output is for programs."""
+
+    def on_notice(self, sentence: str) -> None:
+        """Print the notice."""
+        typer.echo(sentence, err=True)
 
 
 def _bars() -> Progress:

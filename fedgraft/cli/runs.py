@@ -1,4 +1,4 @@
-"""`fedgraft simulate`, `fedgraft compare`, `fedgraft report` and `fedgraft adapter`."""
+"""`fedgraft simulate`, `fedgraft compare` and `fedgraft adapter`."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedgraft.cli.fields import with_fields
-from fedgraft.cli.settings import Config, Json, Set, layered, settings_from
+from fedgraft.cli.settings import Config, Json, Set, Track, layered, settings_from
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 
@@ -35,18 +35,19 @@ def simulate(
     gpus_per_worker: GpusPerWorker = None,
     ray_address: RayAddress = None,
     resume: Resume = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Run a federation with simulated sites."""
     run_config = RunConfig.build(settings_from(config, settings, set_))
     from fedgraft.cli.printing import print_summary
-    from fedgraft.cli.progress import progress
+    from fedgraft.cli.progress import tracked_progress
     from fedgraft.reports import write_report
     from fedgraft.simulation.engine import Resources
     from fedgraft.simulation.simulate import simulate as run
 
     resources = Resources(workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address)
-    with progress(quiet=as_json) as observer:
+    with tracked_progress(as_json, track, out) as observer:
         summary = run(run_config, out, resume=resume, resources=resources, observer=observer)
     report = write_report(out)
     if as_json:
@@ -79,11 +80,12 @@ def compare(
     gpus_per_worker: GpusPerWorker = None,
     ray_address: RayAddress = None,
     resume: Resume = False,
+    track: Track = None,
     as_json: Json = False,
 ) -> None:
     """Run several methods on the same data: a table, a plot, a report."""
     from fedgraft.cli.printing import print_comparison
-    from fedgraft.cli.progress import progress
+    from fedgraft.cli.progress import tracked_progress
     from fedgraft.config.notation import split
     from fedgraft.recipes.recipe import missing_sentence
 
@@ -98,7 +100,7 @@ def compare(
     from fedgraft.simulation.comparison import compare as run
     from fedgraft.simulation.engine import Resources
 
-    with progress(quiet=as_json) as observer:
+    with tracked_progress(as_json, track, out) as observer:
         for sentence in missing:
             observer.on_notice(sentence)
         comparison = run(
@@ -117,16 +119,6 @@ def compare(
         typer.echo(json.dumps(comparison))
     else:
         print_comparison(comparison, report)
-
-
-def report(
-    run: Annotated[Path, typer.Argument(help="The directory of a run or of a comparison.")], as_json: Json = False
-) -> None:
-    """Write report.html for a run or a comparison."""
-    from fedgraft.reports import write_report
-
-    path = write_report(run)
-    typer.echo(json.dumps({"report": str(path)}) if as_json else f"Wrote {path}")
 
 
 def adapter(

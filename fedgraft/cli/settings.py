@@ -11,6 +11,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="key=value for any setting or option of the method, the protocol or the data source."),
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(help="Send the run to tensorboard, mlflow or wandb as well, offline; several times for several."),
+]
 MetricsPort = Annotated[
     int | None, typer.Option(help="Serve Prometheus metrics on this port of 127.0.0.1.", show_default="no metrics")
 ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedgraft.data.sources.source import Source
     from fedgraft.methods.method import Method
     from fedgraft.strategies.components import StrategyComponent
+    from fedgraft.trackers.tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -139,4 +140,5 @@ STRATEGIES: "Registry[StrategyComponent]" = Registry(
 )
 SOURCES: "Registry[Source]" = Registry("sources", "data source", "fedgraft.data.sources.source:Source")
 PROTOCOLS: "Registry[Protocol]" = Registry("protocols", "protocol", "fedgraft.data.protocols.protocol:Protocol")
+TRACKERS: "Registry[Tracker]" = Registry("trackers", "tracker", "fedgraft.trackers.tracker:Tracker")
 BACKBONES: "Registry[Family]" = Registry("backbones", "backbone family", "fedgraft.backbones.family:Family")

@@ -1,4 +1,4 @@
-"""The figures of a comparison: the accuracy of each method, and the trade-off between local and novel classes."""
+"""The figure of a comparison's accuracies: bars for each method."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedgraft.config.registry import PROTOCOLS
-from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, apart, brief, colours, wrapped
+from fedgraft.reports.drawing import INK, RC, WIDTH, brief, colours, wrapped
 
 _NAMED, _SHORT = 8, 24
 """The largest number of methods, and length of names, for which names are written next to the points."""
 
 
-def comparison_figure(comparison: dict[str, Any]) -> Figure:
+def comparison_figure(comparison: dict[str, Any], width: float = WIDTH) -> Figure:
     """A group of bars for each method, a bar for each metric, with the standard deviation over seeds."""
     methods = comparison["methods"]
     protocol = PROTOCOLS.load(comparison["protocol"])
@@ -24,7 +24,7 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
     lines = 1 + max(name.count("\n") for name in names)
     row = max(0.18 * len(keys) + 0.1, 0.15 * lines + 0.1, 0.3)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 0.9 + len(methods) * row))
+        figure = Figure(figsize=(width, 0.9 + len(methods) * row))
         axes = figure.subplots()
         for number, (key, colour) in enumerate(colours(keys, lambda key: protocol.metric(key).colour).items()):
             positions = np.arange(len(methods)) - 0.4 + thickness * (number + 0.5)
@@ -48,44 +48,6 @@ def comparison_figure(comparison: dict[str, Any]) -> Figure:
         axes.set_xlabel("accuracy, %")
         figure.legend(loc="outside upper center", ncols=min(len(keys), 4), frameon=False, handlelength=0.9)
         figure.draw_without_rendering()  # the ticks get their style now, not when a caller saves the figure
-        return figure
-
-
-def tradeoff_figure(comparison: dict[str, Any]) -> Figure:
-    """Each method as a point: accuracy on a site's own classes against novel ones; `numbered` like the bars."""
-    methods = comparison["methods"]
-    many = numbered(comparison)
-    drawn = [
-        (
-            str(n) if many else method["method"],
-            np.array([_number(method, key, statistic) for statistic in ("mean", "std") for key in ("local", "novel")]),
-        )
-        for n, method in enumerate(methods, 1)
-    ]
-    points = [(name, np.nan_to_num(numbers)) for name, numbers in drawn if np.isfinite(numbers[:2]).all()]
-    step = 0.13 if many else 0.19  # inches from label to label
-    height = 3.4 + 0.1 * max(0, len(points) - _NAMED)
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots()
-        for _, (local, novel, local_spread, novel_spread) in points:
-            axes.errorbar(local, novel, novel_spread, local_spread, color=INK, fmt="o", markersize=5, elinewidth=0.8)
-        axes.margins(0.15)
-        low, high = axes.get_ylim()
-        left, right = axes.get_xlim()
-        levels = apart([float(novel) for _, (_, novel, *_) in points], step / (height - 0.5) * (high - low))
-        for (name, (local, novel, *_)), level in zip(points, levels, strict=True):
-            axes.annotate(
-                name,
-                (local, novel),
-                (local + 0.02 * (right - left), level),
-                va="center",
-                fontsize=7 if many else None,
-                arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
-            )
-        axes.grid()
-        axes.set_xlabel("local accuracy, %")
-        axes.set_ylabel("novel accuracy, %")
         return figure
 
 

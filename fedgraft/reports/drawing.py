@@ -4,22 +4,28 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from fedgraft.core.files import write_bytes
 from fedgraft.data.results import Colour
 
 WIDTH = 4.7  # inches; narrow, so that the text stays readable when a phone scales the figure down
-INK, MUTED, GRID = "#1b1d21", "#686d76", "#dfe1e6"
-_THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
+COLUMN = 3.3  # inches; a column of a paper with two
+FILES = ("svg", "pdf", "png")
+INK, MUTED, GRID, BLANK = "#1b1d21", "#686d76", "#dfe1e6", "#ffffff"
+_THEMED = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", BLANK: "var(--paper)"}
 
 # Okabe and Ito's palette, safe for colour-blind readers, without yellow (too pale for lines) and black (invisible in
 # the dark).
 _BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00"
-_CYCLE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED)
+CYCLE = (_BLUE, _ORANGE, _GREEN, _PURPLE, _SKY, _RED)
 _COLOURS: dict[Colour, str] = {
     **{"blue": _BLUE, "orange": _ORANGE, "green": _GREEN, "purple": _PURPLE, "sky": _SKY, "red": _RED},
     "muted": MUTED,
@@ -45,22 +51,33 @@ RC: dict[str, Any] = {
     "ytick.color": MUTED,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,  # TrueType; publishers refuse Type 3
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
     "svg.hashsalt": "fedgraft",
 }
 
 
-def colours(names: Iterable[str], own: Callable[[str], Colour]) -> dict[str, str]:
-    """A colour for each name: its own, as the protocol defines it, or else (for domains) the next of the cycle."""
-    others = 0
-    chosen = {}
-    for name in names:
-        if colour := own(name):
-            chosen[name] = _COLOURS[colour]
-        else:
-            chosen[name] = _CYCLE[others % len(_CYCLE)]
-            others += 1
-    return chosen
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is not drawn yet.
+
+    Attributes:
+        name: of its files, and in a page.
+        draw: makes it for a width in inches.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[float], Figure]
+
+
+def colours(names: Collection[str], own: Callable[[str], Colour]) -> dict[str, str]:
+    """A colour for each name: its own, as the protocol defines it, or else (for domains) the next that is free."""
+    owned = {name: colour for name in names if (colour := own(name))}
+    taken = {_COLOURS[colour] for colour in owned.values()}
+    free = cycle([colour for colour in CYCLE if colour not in taken] or CYCLE)
+    return {name: _COLOURS[owned[name]] if name in owned else next(free) for name in names}
 
 
 def brief(name: str, limit: int = 24) -> str:
@@ -98,6 +115,20 @@ def apart(values: Sequence[float], gap: float) -> list[float]:
         for step, index in enumerate(group):
             placed[index] = middle(group) + gap * (step - (len(group) - 1) / 2)
     return placed
+
+
+def save_figure(figure: Figure, stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Write the figure to `stem` with each of the endings svg, pdf and png; the same figure gives the same bytes."""
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in formats]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for ending, path in zip(formats, paths, strict=True):
+        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[ending]
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(RC), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(buffer, format=ending, metadata=dated, dpi=300, bbox_inches="tight", pad_inches=0.02)
+        write_bytes(path, buffer.getvalue())
+    return paths
 
 
 def to_svg(figure: Figure, name: str, description: str) -> str:

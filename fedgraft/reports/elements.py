@@ -58,6 +58,11 @@ def details(summary: str, text: str) -> str:
     return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>\n"
 
 
+def folded(summary: str, body: str) -> str:
+    """A part of the page, collapsed."""
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>\n"
+
+
 def links(targets: Iterable[tuple[str, str | None]]) -> str:
     """A list of names, linked to their relative addresses, if any."""
     items = (f'<a href="{escape(to)}">{escape(name)}</a>' if to else escape(name) for name, to in targets)

@@ -20,11 +20,15 @@ UPRIGHT: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor", "ha": "rig
 
 
 def rounds_figure(
-    series: Mapping[str, Sequence[tuple[int, float]]], chosen: Mapping[str, str], quantity: str, decimals: int
+    series: Mapping[str, Sequence[tuple[int, float]]],
+    chosen: Mapping[str, str],
+    quantity: str,
+    decimals: int,
+    width: float = WIDTH,
 ) -> Figure:
     """A line for each series of (round, value) in its `chosen` colour, labelled at the right with the last value."""
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 2.7))
+        figure = Figure(figsize=(width, 2.7))
         axes = figure.subplots()
         for name, points in series.items():
             rounds, values = zip(*points, strict=True)
@@ -52,11 +56,11 @@ def rounds_figure(
         return figure
 
 
-def sites_figure(scopes: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str]) -> Figure:
+def sites_figure(scopes: Mapping[str, Mapping[str, float]], chosen: Mapping[str, str], width: float = WIDTH) -> Figure:
     """For each scope, in its `chosen` colour, a row of bars, one per site, with their mean as a dashed line."""
     upright = any(len(site) > 4 for sites in scopes.values() if len(sites) <= NAMED_SITES for site in sites)
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, 0.5 + (2.0 if upright else 1.25) * len(scopes)))
+        figure = Figure(figsize=(width, 0.5 + (2.0 if upright else 1.25) * len(scopes)))
         rows = figure.subplots(len(scopes), sharey=True, squeeze=False)[:, 0]
         for axes, (name, sites) in zip(rows, scopes.items(), strict=True):
             many = len(sites) > NAMED_SITES
@@ -79,7 +83,7 @@ def sites_figure(scopes: Mapping[str, Mapping[str, float]], chosen: Mapping[str,
         return figure
 
 
-def confusion_figure(classes: Sequence[str], counts: NDArray[np.float64], colour: str) -> Figure:
+def confusion_figure(classes: Sequence[str], counts: NDArray[np.float64], colour: str, width: float = WIDTH) -> Figure:
     """A matrix of how often a class (row) was predicted as another (column), as a share of the row.
 
     Args:
@@ -89,7 +93,7 @@ def confusion_figure(classes: Sequence[str], counts: NDArray[np.float64], colour
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size, labels = len(classes), [brief(name) for name in classes]
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, WIDTH))
+        figure = Figure(figsize=(width, width))
         axes = figure.subplots()
         # The square root makes a confusion of one percent visible.
         ramp = ListedColormap([(*to_rgb(colour), opacity) for opacity in np.sqrt(np.linspace(0, 1, 256))])

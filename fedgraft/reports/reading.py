@@ -1,6 +1,6 @@
 """Reading a run or comparison directory, with a clear sentence for anything missing or malformed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Run:
     confusion: dict[str, dict[str, Any]]
     protocol: Protocol
 
-    def colours(self, names: Iterable[str]) -> dict[str, str]:
+    def colours(self, names: Collection[str]) -> dict[str, str]:
         """A colour for each series: that of its scope, if the protocol defines one."""
         own: Mapping[str, Colour] = {"train": "muted", **self.protocol.colours}
         return colours(names, lambda name: own.get(name, ""))

@@ -1,5 +1,6 @@
 """The page of one run: its results by round and by site, its costs, and how to reproduce it."""
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.reports import elements as page
 from fedgraft.reports import plots, units
+from fedgraft.reports.drawing import WIDTH, Drawing
 from fedgraft.reports.reading import Run
+from fedgraft.reports.tables import Cell, Number, Table, measured, to_html
 
 CONFUSED_PAIRS = 10
 
@@ -17,68 +20,126 @@ CONFUSED_PAIRS = 10
 def run_page(run: Run) -> str:
     """The report of a run as HTML."""
     summary = run.summary
-    method = "+".join(filter(None, (summary["method"], summary.get("strategy"))))
-    title = f"{method} on {summary['data']}"
     subtitle = (
-        f"The method {method} under the protocol {summary['protocol']}: "
+        f"The method {_method(summary)} under the protocol {summary['protocol']}: "
         f"{units.plural(summary['sites'], 'site')}, {units.plural(summary['rounds'], 'round')}, "
         f"seed {summary['seed']}, on the frozen backbone {summary['backbone']}."
     )
-    sections = (_result(run), _rounds(run), _sites(run), _confusion(run), _cost(summary))
+    shown: dict[str, list[str]] = {}
+    for drawing in run_figures(run):
+        shown.setdefault(drawing.title, []).append(page.figure(drawing.draw(WIDTH), drawing.name, drawing.caption))
+    shown.setdefault("Confusion", []).extend(_confused_pairs(run))
+    figures = (page.section(title, *parts) for title, parts in shown.items())
+    cost = page.section("Cost", to_html(_costs(summary)))
     rest = (_privacy(summary), _left_out(run), _configuration(run), _versions(summary))
-    return page.document(title, subtitle, [*sections, *rest])
+    sections = (page.section("Result", to_html(_results(run))), *figures, cost, *rest)
+    return page.document(_title(summary), subtitle, sections)
 
 
-def _result(run: Run) -> str:
-    summary = run.summary
-    last, last5 = flat_results(summary["metrics"]), flat_results(summary.get("metrics_last5") or {})
+def _method(summary: dict[str, Any]) -> str:
+    return "+".join(filter(None, (summary["method"], summary.get("strategy"))))
+
+
+def _title(summary: dict[str, Any]) -> str:
+    return f"{_method(summary)} on {summary['data']}"
+
+
+def run_tables(run: Run) -> list[Table]:
+    """Results, accuracies by site after the last round, and costs."""
+    return [table for table in (_results(run), _by_site(run), _costs(run.summary)) if table is not None]
+
+
+def run_figures(run: Run) -> list[Drawing]:
+    """All figures that the run allows."""
+    return [*_rounds(run), *_sites(run), *_confusion(run)]
+
+
+def _results(run: Run) -> Table:
+    last, last5 = flat_results(run.summary["metrics"]), flat_results(run.summary.get("metrics_last5") or {})
     shown = {key: run.protocol.metric(key) for key in last}
     rows = [
-        (shown[key].label, units.number(value), units.number(last5.get(key)), shown[key].meaning)
-        for key, value in last.items()
+        (shown[key].label, measured(value), measured(last5.get(key)), shown[key].meaning) for key, value in last.items()
     ]
-    return page.section("Result", page.table(("Percent", "Last round", "Mean of last 5", ""), rows, text=(0, 3)))
+    return Table(
+        "results", f"{_title(run.summary)}, in percent.", ("Percent", "Last round", "Mean of last 5", ""), rows
+    )
 
 
-def _rounds(run: Run) -> str:
+def _by_site(run: Run) -> Table | None:
+    last = _last_of_sites(run)
+    sites = list(dict.fromkeys(site for accuracies in last.values() for site in accuracies))
+    rows: list[tuple[Cell, ...]] = [
+        (site, *(measured(accuracies.get(site)) for accuracies in last.values())) for site in sites
+    ]
+    caption = "Accuracy of each site after the last round, in percent."
+    return Table("sites", caption, ("Site", *last), rows, long=True) if rows else None
+
+
+def _last_of_sites(run: Run) -> dict[str, dict[str, float]]:
+    return {name: rows[-1].sites for name, rows in run.accuracy.items() if rows[-1].sites}
+
+
+def _rounds(run: Run) -> list[Drawing]:
     if not run.accuracy:
-        return ""
+        return []
     series = {name: [(row.round, row.mean) for row in rows] for name, rows in run.accuracy.items()}
     caption = "Accuracy on test images after each round, in percent, mean over sites. Round 0 is before any training."
-    parts = [page.figure(plots.rounds_figure(series, run.colours(series), "accuracy, %", 1), "accuracy", caption)]
+    figures = [_lines("accuracy", caption, run, series, "accuracy, %", 1)]
     if run.loss:
-        plot = plots.rounds_figure(run.loss, run.colours(run.loss), "training loss", 3)
-        parts.append(page.figure(plot, "loss", "Mean training loss of each round."))
+        figures.append(_lines("loss", "Mean training loss of each round.", run, run.loss, "training loss", 3))
     if run.drift:
         caption = (
             "Drift: mean cosine distance between the text features of classes that no site has, under the shared "
             "parameters, and the hand-written ones."
         )
-        parts.append(page.figure(plots.rounds_figure(run.drift, run.colours(run.drift), "drift", 3), "drift", caption))
-    return page.section("Round by round", *parts)
+        figures.append(_lines("drift", caption, run, run.drift, "drift", 3))
+    return figures
 
 
-def _sites(run: Run) -> str:
-    last = {name: rows[-1].sites for name, rows in run.accuracy.items() if rows[-1].sites}
+def _lines(
+    name: str, caption: str, run: Run, series: Mapping[str, list[tuple[int, float]]], quantity: str, decimals: int
+) -> Drawing:
+    chosen = run.colours(series)
+    return Drawing(
+        name, "Round by round", caption, lambda width: plots.rounds_figure(series, chosen, quantity, decimals, width)
+    )
+
+
+def _sites(run: Run) -> list[Drawing]:
+    last = _last_of_sites(run)
     if not last:
-        return ""
+        return []
     caption = "Accuracy of each site after the last round, in percent; the dashed line is the mean over sites."
-    return page.section("Site by site", page.figure(plots.sites_figure(last, run.colours(last)), "sites", caption))
+    chosen = run.colours(last)
+    return [Drawing("sites", "Site by site", caption, lambda width: plots.sites_figure(last, chosen, width))]
 
 
-def _confusion(run: Run) -> str:
-    parts = []
+def _confusion(run: Run) -> list[Drawing]:
     chosen = run.colours(run.confusion)
-    for number, (scope, matrix) in enumerate(run.confusion.items()):
-        classes = [str(name) for name in matrix["classes"]]
-        counts = np.asarray(matrix["counts"], dtype=np.float64)
-        caption = f"{scope}: share of each true class's test images (row) predicted as each class (column), in percent."
-        plot = plots.confusion_figure(classes, counts, chosen[scope])
-        parts.append(page.figure(plot, f"confusion{number}", caption))
+    return [
+        _matrix(f"confusion{number}", scope, *_counted(matrix), chosen[scope])
+        for number, (scope, matrix) in enumerate(run.confusion.items())
+    ]
+
+
+def _matrix(name: str, scope: str, classes: list[str], counts: NDArray[np.float64], colour: str) -> Drawing:
+    caption = f"{scope}: share of each true class's test images (row) predicted as each class (column), in percent."
+    return Drawing(name, "Confusion", caption, lambda width: plots.confusion_figure(classes, counts, colour, width))
+
+
+def _counted(matrix: dict[str, Any]) -> tuple[list[str], NDArray[np.float64]]:
+    return [str(name) for name in matrix["classes"]], np.asarray(matrix["counts"], dtype=np.float64)
+
+
+def _confused_pairs(run: Run) -> list[str]:
+    """A table for each scope with more classes than its figure names."""
+    parts = []
+    for scope, matrix in run.confusion.items():
+        classes, counts = _counted(matrix)
         if len(classes) > plots.NAMED_CLASSES and (pairs := _confused(classes, counts)):
             head = ("True class", "Predicted as", "Images", "Share of class")
             parts.append(page.paragraph(f"The most confused pairs of {scope}:") + page.table(head, pairs, text=(0, 1)))
-    return page.section("Confusion", *parts)
+    return parts
 
 
 def _confused(classes: list[str], counts: NDArray[np.float64]) -> list[tuple[str, str, str, str]]:
@@ -93,15 +154,18 @@ def _confused(classes: list[str], counts: NDArray[np.float64]) -> list[tuple[str
     return rows
 
 
-def _cost(summary: dict[str, Any]) -> str:
+def _costs(summary: dict[str, Any]) -> Table:
+    up, down = summary.get("uplink_bytes_per_site_round"), summary.get("downlink_bytes_per_site_round")
+    trained, shared = summary.get("trainable_parameters"), summary.get("shared_parameters")
+    seconds = summary.get("wall_seconds")
     rows = [
-        ("Uplink per site per round", units.byte_size(summary.get("uplink_bytes_per_site_round"))),
-        ("Downlink per site per round", units.byte_size(summary.get("downlink_bytes_per_site_round"))),
-        ("Trainable parameters", units.count(summary.get("trainable_parameters"))),
-        ("of which shared with the server", units.count(summary.get("shared_parameters"))),
-        ("Wall time", units.duration(summary.get("wall_seconds"))),
+        ("Uplink per site per round", Number(units.byte_size(up), up)),
+        ("Downlink per site per round", Number(units.byte_size(down), down)),
+        ("Trainable parameters", Number(units.count(trained), trained)),
+        ("of which shared with the server", Number(units.count(shared), shared)),
+        ("Wall time", Number(units.duration(seconds), seconds)),
     ]
-    return page.section("Cost", page.table((), rows))
+    return Table("cost", "What the run sent, trained and took.", ("", ""), rows)
 
 
 def _privacy(summary: dict[str, Any]) -> str:

@@ -84,6 +84,7 @@ class Statistics(_Content):
 
     mean: float | None = None
     std: float | None = None
+    values: list[float | None] = []
 
 
 class ComparedMethod(_Content):

@@ -49,9 +49,12 @@ def simulate_on(
     if Plan.of(config).protocol.deployed:
         raise UserError(f"The protocol {config.protocol!r} is for deployed sites, each with its own images.")
     coordinator = prepare(config, out, resume, observer, open_examples=open_examples)
-    if coordinator is not None:
-        try:
+    try:
+        observer.on_run_start(out)
+        if coordinator is not None:
             engine.run(coordinator)
-        finally:
+    finally:
+        if coordinator is not None:
             coordinator.directory.unlock()
+        observer.on_run_end(out)
     return RunDirectory(out).summary()

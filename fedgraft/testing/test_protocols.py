@@ -127,6 +127,12 @@ def test_what_exports_are_measured_by_is_a_scope(protocol: Protocol) -> None:
     assert set(protocol.colours) <= scopes
 
 
+def test_figures_show_results_that_there_are(protocol: Protocol) -> None:
+    known = {metric.key for metric in protocol.metrics}
+    assert protocol.headline_key in known
+    assert {key for pair in protocol.tradeoffs for key in pair} <= known
+
+
 def test_a_server_without_images_knows_the_classes(protocol: Protocol) -> None:
     if protocol.announced is None:
         pytest.skip("one machine deals all images")

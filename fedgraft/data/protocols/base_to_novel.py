@@ -100,5 +100,7 @@ PROTOCOL = Protocol(
         Metric("base_all", "All base", "all base classes, as most published code measures", drawn=False),
     ),
     preserved="novel",
+    headline="hm",
+    tradeoffs=(("base", "novel"), ("local", "novel")),
     colours={"local": "blue", "base": "orange", "novel": "green"},
 )

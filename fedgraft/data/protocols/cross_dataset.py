@@ -74,6 +74,8 @@ PROTOCOL = Protocol(
     ),
     options=CrossDatasetOptions,
     preserved="target",
+    headline="mean",
+    tradeoffs=(("source", "mean"),),
     colours={"source": "blue"},
     joins=True,
     part="this data set, on which nobody trains",

@@ -83,6 +83,7 @@ PROTOCOL = Protocol(
     ),
     options=DomainOptions,
     preserved="others",
+    tradeoffs=(("own", "others"),),
     colours={"others": "orange"},
     part="the sites that hold this domain, on its test images",
 )

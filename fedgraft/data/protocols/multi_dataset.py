@@ -144,6 +144,8 @@ PROTOCOL = Protocol(
     ),
     options=MultiDatasetOptions,
     preserved="base",
+    headline="hm",
+    tradeoffs=(("base", "novel"), ("local", "base")),
     joins=True,
     part="all its classes that sites hold, or all classes of a data set that nobody trains on",
 )

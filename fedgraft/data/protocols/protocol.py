@@ -31,6 +31,8 @@ class Protocol(Registered):
             None if one machine splits all images. A deployed site calls `folds` on its own images, and the options
             include `class_names`, the classes of the federation.
         joins: whether it takes several data sets, as the source `several` joins them.
+        headline: the result that sums up the others, by key; the first of `metrics` if empty.
+        tradeoffs: pairs of results, by key, that figures set against each other, to the right and upwards.
         part: what the accuracy of one domain or data set means, where results have a mapping of them.
     """
 
@@ -45,6 +47,8 @@ class Protocol(Registered):
     colours: Mapping[str, Colour] = field(default_factory=dict)
     announced: Callable[[Any], Split] | None = None
     joins: bool = False
+    headline: str = ""
+    tradeoffs: tuple[tuple[str, str], ...] = ()
     part: str = "this domain held out from training"
 
     def facts(self) -> dict[str, str]:
@@ -56,6 +60,11 @@ class Protocol(Registered):
     def deployed(self) -> bool:
         """Whether each site holds its own images on its own machine."""
         return self.announced is not None
+
+    @property
+    def headline_key(self) -> str:
+        """The result that sums up the others."""
+        return self.headline or self.metrics[0].key
 
     def split(self, examples: Examples, config: RunConfig, options: Any) -> Split:
         """Split a source's examples; raises UserError if data or number of sites do not suit the protocol."""
