@@ -9,7 +9,7 @@ import onnx
 from pydantic import ValidationError
 
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.core.errors import UserError
 from fedgraft.device.bundle import Bundle
 from fedgraft.device.manifest import MODEL
@@ -44,7 +44,7 @@ def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: N
     Raises:
         UserError: it does not fit into one file.
     """
-    shape = tower.vision.shape if isinstance(tower.vision, VisionTower) else None
+    prunable = tower.vision if isinstance(tower.vision, PrunableTower) else None
     metadata = {
         "fedgraft.backbone": tower.spec.source_fingerprint,
         "fedgraft.ticket": tower.fingerprint,
@@ -57,8 +57,8 @@ def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: N
         parameters=tower.parameters,
         nonzero=tower.nonzero,
         spec=asdict(tower.spec),
-        heads=None if shape is None else list(shape.heads),
-        units=None if shape is None else list(shape.units),
+        heads=None if prunable is None else prunable.counts("heads"),
+        units=None if prunable is None else prunable.counts("units"),
     )
     return Encoder(content, _model_record(onnx.load_from_string(content), number_format), record)
 

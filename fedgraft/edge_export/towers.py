@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from fedgraft.backbones.abilities import Needs
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.ticket_backbone import is_ticket
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
@@ -54,7 +54,7 @@ def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, 
             _require_unchanged(adapter, f"the ticket {folder}, on which the run was trained,")
             return Ticket.read(folder)
         vision = adapter.image_encoder()
-        if isinstance(vision, VisionTower):
+        if isinstance(vision, PrunableTower):
             return dense_ticket(backbone, vision)
         return DenseTower(dense_spec(backbone), vision)
     observer.on_notice(f"Drawing a {options.ticket} ticket, {options.pattern}, sparsity {options.sparsity:g}.")

@@ -16,11 +16,13 @@ from fedgraft.backbones.deltas import Delta, Tower, layer_names
 from fedgraft.backbones.family import Family
 from fedgraft.backbones.loading import located
 from fedgraft.backbones.representation import FEATURES, Representation
+from fedgraft.backbones.ticket_backbone import TicketFile
 from fedgraft.config.registry import BACKBONES
 from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.parity import onnx_embeddings
+from fedgraft.edge_export.tickets.patterns import PATTERNS, masked
 from fedgraft.methods.lora_options import LoraOptions
 from fedgraft.methods.lora_targets import adapted_maps
 
@@ -359,13 +361,22 @@ def test_the_encoder_becomes_onnx_and_the_device_prepares_its_pixels(abilities: 
     assert np.allclose(embeddings, backbone.encode_images(torch.from_numpy(pixels)).numpy(), atol=1e-4)
 
 
-def test_a_tower_that_can_be_pruned_is_one_for_tickets(abilities: Abilities, backbone: Backbone) -> None:
+def test_a_tower_that_can_be_pruned_is_one_for_tickets(
+    abilities: Abilities, backbone: Backbone, tmp_path: Path
+) -> None:
     if not abilities.image.prunes:
         with pytest.raises(UserError, match="cannot be pruned"):
             backbone.vision_tower()
         return
     pixels = _pixels(backbone)
-    assert torch.allclose(backbone.vision_tower()(pixels), backbone.encode_images(pixels), atol=1e-5)
+    tower = backbone.vision_tower()
+    assert torch.allclose(tower(pixels), backbone.encode_images(pixels), atol=1e-5)
+    pattern = PATTERNS["structured"]
+    kept = pattern.kept(pattern.magnitudes(tower), 0.5)
+    small = pattern.cut(tower, kept)
+    assert torch.allclose(small(pixels), masked(tower, pattern.masks(tower, kept))(pixels), atol=1e-5)
+    TicketFile("its source", {}, small).write(tmp_path)
+    assert TicketFile.read(tmp_path).tower.digest() == small.digest()
 
 
 @pytest.mark.parametrize(

@@ -209,4 +209,5 @@ FAMILY = Family(
     sizes=clip_sizes,
     sample=write_sample,
     embedded={MINI: mini_folder},
+    prunable=VisionTower.from_json,
 )

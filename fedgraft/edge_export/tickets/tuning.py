@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.edge_export.tickets.attack import Attack, Disturbance, Noise, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
@@ -24,8 +24,8 @@ INDUCTIONS: dict[str, Callable[[float, int], Disturbance]] = {
 
 
 def tune(
-    tower: VisionTower, matching: Matching, stage: Stage, store: StageStore, masks: dict[str, Tensor] | None = None
-) -> VisionTower:
+    tower: PrunableTower, matching: Matching, stage: Stage, store: StageStore, masks: dict[str, Tensor] | None = None
+) -> PrunableTower:
     """A copy of a tower after a stage's steps towards the plain backbone.
 
     Args:
@@ -48,6 +48,6 @@ def tune(
     return copy.requires_grad_(False)
 
 
-def described(tower: VisionTower, pool: ImagePool, **more: object) -> dict[str, object]:
+def described(tower: PrunableTower, pool: ImagePool, **more: object) -> dict[str, object]:
     """What decides a stage besides its numbers: the tower it starts from, the images, and more."""
     return {"tower": tower.digest(), "images": pool.digest(), **more}
