@@ -182,7 +182,7 @@ def ticket_sizes(folder: Path) -> Sizes:
 def ticket_abilities(folder: Path) -> Abilities:
     """The text tower of its source, with what a ticket's own image tower can do."""
     source = ticket_source(folder).abilities()
-    return replace(source, image=FAMILY.abilities.image)
+    return replace(source, image=replace(FAMILY.abilities.image, merges=source.image.merges))
 
 
 def write_sample(folder: Path) -> None:
@@ -200,7 +200,7 @@ FAMILY = Family(
         TextAbilities(
             causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
         ),
-        ImageAbilities(prunes=True),
+        ImageAbilities(prunes=True, merges=True),
     ),
     sizes=ticket_sizes,
     narrowed=ticket_abilities,

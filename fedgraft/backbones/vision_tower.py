@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from fedgraft.backbones.patch_tower import PatchTower
 from fedgraft.backbones.prunable import Part, PrunableTower
 
 _PARTS = ("vision_model", "visual_projection")
@@ -55,13 +56,14 @@ class TowerShape:
         return shape
 
 
-class VisionTower(PrunableTower):
+class VisionTower(PrunableTower, PatchTower):
     """Pixels (B, 3, side, side) to embeddings (B, dim) of unit norm.
 
     Parameters carry the names of Hugging Face's `CLIPModel` without `vision_model.` and `encoder.`.
     """
 
     family = "clip"
+    class_tokens = 1
     shape: TowerShape
 
     def __init__(self, shape: TowerShape) -> None:
@@ -124,11 +126,13 @@ class VisionTower(PrunableTower):
         heads, units = (tuple(counts[f"{number}.{kind}"] for number in layers) for kind in ("heads", "units"))
         return type(self)(replace(self.shape, heads=heads, units=units))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Class token and patches with their positions."""
+        states: Tensor = self.pre_layrnorm(self.embeddings(pixels))
+        return states
+
+    def pool(self, states: Tensor, sizes: Tensor | None = None) -> Tensor:
         """The projected and normalized state of the class token."""
-        states = self.pre_layrnorm(self.embeddings(pixels))
-        for layer in self.layers:
-            states = layer(states)
         return F.normalize(self.visual_projection(self.post_layernorm(states[:, 0])).float(), dim=-1)
 
 
@@ -163,10 +167,20 @@ class TowerAttention(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, T, width)."""
+        return self.attend(states)[0]
+
+    def attend(self, states: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The output (B, T, width), and the keys (B, heads, T, head_width).
+
+        Args:
+            sizes: (B, T, 1), how many patches each token stands for and counts as; one each by default.
+        """
         queries, keys, values = (self._split(project(states)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        weights = (queries @ keys.mT * self.head_width**-0.5).softmax(-1)
-        mixed: Tensor = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
-        return mixed
+        scores = queries @ keys.mT * self.head_width**-0.5
+        if sizes is not None:
+            scores = scores + sizes.log().mT[:, None]
+        mixed: Tensor = self.out_proj((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
+        return mixed, keys
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, heads x head_width) to (B, heads, T, head_width)."""

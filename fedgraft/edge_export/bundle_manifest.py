@@ -69,6 +69,7 @@ class TicketRecord(_Part):
     units: list[Count] | None = Field(
         None, description="MLP units kept in each layer, or hidden channels of each block; null as above"
     )
+    keep_patches: str = Field("", description="the patches left behind some layers, as 0.5@4,0.5@8; empty for all")
 
 
 class RunRecord(_Part):

@@ -15,13 +15,16 @@ from fedgraft.backbones.abilities import Abilities, Needs
 from fedgraft.backbones.deltas import Delta, Tower, layer_names
 from fedgraft.backbones.family import Family
 from fedgraft.backbones.loading import located
+from fedgraft.backbones.patch_tower import PatchTower
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.ticket_backbone import TicketFile
 from fedgraft.config.registry import BACKBONES
 from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
+from fedgraft.edge_export.merged_tower import MergedTower
 from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.parity import onnx_embeddings
+from fedgraft.edge_export.patch_steps import parse_steps
 from fedgraft.edge_export.tickets.patterns import PATTERNS, masked
 from fedgraft.methods.lora_options import LoraOptions
 from fedgraft.methods.lora_targets import adapted_maps
@@ -379,6 +382,19 @@ def test_a_tower_that_can_be_pruned_is_one_for_tickets(
     assert TicketFile.read(tmp_path).tower.digest() == small.digest()
 
 
+def test_a_tower_whose_patches_can_be_merged_does_so_for_devices(abilities: Abilities, backbone: Backbone) -> None:
+    """Without a step it computes the same; with one, ONNX computes what torch does, of fewer patches."""
+    tower = backbone.image_encoder() if abilities.image.exports else None
+    assert isinstance(tower, PatchTower) == abilities.image.merges
+    if not isinstance(tower, PatchTower):
+        return
+    pixels = _pixels(backbone)
+    assert torch.equal(MergedTower(tower, ())(pixels), tower(pixels))
+    merged = MergedTower(tower, parse_steps("0.5@1")).eval()
+    model = export_onnx(merged, tuple(pixels.shape[2:]), {}).SerializeToString()
+    assert np.allclose(onnx_embeddings(model, pixels.numpy()), merged(pixels).numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("needs", "able"),
     [
@@ -398,6 +414,8 @@ def test_a_tower_that_can_be_pruned_is_one_for_tickets(
         (Needs(visual_prompts=2, visual_depth=1000), lambda can: False),
         (Needs(patches=True), lambda can: can.image.patches),
         (Needs(prunes=True), lambda can: can.image.prunes),
+        (Needs(merge_layer=1), lambda can: can.image.merges),
+        (Needs(merge_layer=100_000), lambda can: False),
         (Needs(exports=True), lambda can: can.image.exports),
         (Needs(loss="sigmoid"), lambda can: "sigmoid" in can.losses),
     ],

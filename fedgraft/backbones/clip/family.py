@@ -204,6 +204,7 @@ FAMILY = Family(
             low_rank=True,
             branches=True,
             prunes=True,
+            merges=True,
         ),
     ),
     sizes=clip_sizes,
