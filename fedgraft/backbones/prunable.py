@@ -18,6 +18,19 @@ PartKind = Literal["heads", "units"]
 
 
 @dataclass(frozen=True)
+class LearningRates:
+    """Peak learning rates of Adam.
+
+    Attributes:
+        whole: of a tower that nothing was cut from yet, such as when it is made robust.
+        cut: of a tower that was cut, which is far from the plain one and takes longer steps.
+    """
+
+    whole: float = 3e-4
+    cut: float = 1e-3
+
+
+@dataclass(frozen=True)
 class Part:
     """Groups of one layer that can be removed whole without a change anywhere else.
 
@@ -57,9 +70,11 @@ class PrunableTower(nn.Module, ABC):
     Attributes:
         family: the registered backbone family that rebuilds an empty tower from the JSON of `shape`.
         shape: a dataclass of all sizes.
+        learning_rates: of the training that draws tickets.
     """
 
     family: ClassVar[str]
+    learning_rates: ClassVar[LearningRates] = LearningRates()
     shape: Any
 
     @abstractmethod

@@ -15,7 +15,7 @@ from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from fedgraft.backbones.photo.image_tower import EfficientNetLite, LiteShape
 from fedgraft.backbones.photo.model import PhotoModel
-from fedgraft.backbones.prunable import Part, PrunableTower
+from fedgraft.backbones.prunable import LearningRates, Part, PrunableTower
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class PhotoImageEncoder(PrunableTower):
     """Pixels (B, 3, height, width) to unit-norm features (B, dim), without batch norms."""
 
     family = "photo"
+    learning_rates = LearningRates(1e-4, 1e-4)  # longer steps leave dead units behind its ReLU6
     shape: EncoderShape
 
     def __init__(self, shape: EncoderShape) -> None:

@@ -10,7 +10,7 @@ from fedgraft.edge_export.tickets.schemes import SCHEMES, Choice
 from fedgraft.edge_export.tickets.ticket import Ticket, TicketSpec
 from fedgraft.edge_export.tickets.ticket_config import STEPLESS, TicketConfig
 from fedgraft.edge_export.tickets.training import Stage, StageStore
-from fedgraft.edge_export.tickets.tuning import DISTILLATION_LR, INDUCTIONS, LR, described, tune
+from fedgraft.edge_export.tickets.tuning import INDUCTIONS, described, tune
 
 
 def draw_ticket(
@@ -43,7 +43,7 @@ def draw_ticket(
     cut = pattern.cut(tower, kept)
     if pool is not None and config.distillation_steps:
         decided_by = described(cut, pool, batch_size=config.batch_size)
-        stage = Stage("distillation", config.distillation_steps, config.seed, DISTILLATION_LR, decided_by)
+        stage = Stage("distillation", config.distillation_steps, config.seed, cut.learning_rates.cut, decided_by)
         cut = tune(cut, Matching(pool, Nothing(), config.batch_size), stage, store, pattern.held(tower, kept))
     return Ticket(_spec(backbone, config, pool), cut, backbone.name)
 
@@ -67,7 +67,7 @@ def make_robust(tower: PrunableTower, config: TicketConfig, pool: ImagePool, sto
     """A copy of a tower whose features of disturbed images are close to the plain backbone's of the clean ones."""
     disturbance = disturbance_of(config)
     decided_by = described(tower, pool, disturbance=repr(disturbance), batch_size=config.batch_size)
-    stage = Stage("induction", config.induction_steps, config.seed, LR, decided_by)
+    stage = Stage("induction", config.induction_steps, config.seed, tower.learning_rates.whole, decided_by)
     return tune(tower, Matching(pool, disturbance, config.batch_size), stage, store)
 
 

@@ -17,7 +17,7 @@ from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import Groups, Pattern, masked
 from fedgraft.edge_export.tickets.ticket_config import Scheme, TicketConfig
 from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
-from fedgraft.edge_export.tickets.tuning import LR, described, tune
+from fedgraft.edge_export.tickets.tuning import described, tune
 
 _ROUNDS = 4
 _SCORE_LR = 0.02
@@ -59,7 +59,7 @@ def iterative(tower: PrunableTower, choice: Choice) -> Groups:
         rewound = masked(tower, masks)
         of_round = {"disturbance": repr(choice.disturbance), "round": number, "batch_size": config.batch_size}
         decided_by = described(rewound, choice.pool, **of_round)
-        stage = Stage("cuts", config.scheme_steps // len(ladder), config.seed, LR, decided_by)
+        stage = Stage("cuts", config.scheme_steps // len(ladder), config.seed, tower.learning_rates.whole, decided_by)
         trained = tune(rewound, matching, stage, choice.store, masks)
         kept = pattern.kept(pattern.magnitudes(trained), sparsity)
     return kept

@@ -12,9 +12,6 @@ from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
 
-LR = 3e-4
-DISTILLATION_LR = 1e-3
-"""A cut tower is far from the plain one and takes longer steps than one that only becomes robust."""
 INDUCTIONS: dict[str, Callable[[float, int], Disturbance]] = {
     "none": lambda epsilon, steps: Nothing(),
     "pgd": Attack,
