@@ -391,7 +391,8 @@ def test_a_tower_whose_patches_can_be_merged_does_so_for_devices(abilities: Abil
     pixels = _pixels(backbone)
     assert torch.equal(MergedTower(tower, ())(pixels), tower(pixels))
     merged = MergedTower(tower, parse_steps("0.5@1")).eval()
-    model = export_onnx(merged, tuple(pixels.shape[2:]), {}).SerializeToString()
+    height, width = pixels.shape[2:]
+    model = export_onnx(merged, (height, width), {}).SerializeToString()
     assert np.allclose(onnx_embeddings(model, pixels.numpy()), merged(pixels).numpy(), atol=1e-4)
 
 
