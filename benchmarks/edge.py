@@ -3,6 +3,7 @@
 `python -m benchmarks.edge --backbone FOLDER --out runs/edge`, with any Hugging Face CLIP folder. Models are made first,
 each in its own process; they are then timed in turn, batch 1, each time in a fresh process and several times over, so
 that a drift of the machine affects all alike. `fedgraft edge-report runs/edge` draws the `latency.jsonl` it writes.
+`--cpu-time` counts the processor's time, which other work on the machine affects less; `--variants` takes some.
 """
 
 import argparse
@@ -26,6 +27,7 @@ class Variant:
     sparsity: float
     pattern: str
     quantization: str
+    keep_patches: str = ""
 
 
 VARIANTS = (
@@ -35,38 +37,46 @@ VARIANTS = (
     Variant("structured 50 %", 0.5, "structured", "none"),
     Variant("structured 50 % int8", 0.5, "structured", "int8"),
     Variant("unstructured 50 %", 0.5, "unstructured", "none"),
+    Variant("dense, patches 0.5@4,0.5@8", 0.0, "dense", "none", "0.5@4,0.5@8"),
+    Variant("structured 50 % int8, patches 0.5@8", 0.5, "structured", "int8", "0.5@8"),
+    Variant("structured 50 % int8, patches 0.5@4,0.5@8", 0.5, "structured", "int8", "0.5@4,0.5@8"),
+    Variant("structured 50 % int8, patches 0.5@2,0.5@6", 0.5, "structured", "int8", "0.5@2,0.5@6"),
 )
 
 
-def make(backbone_name: str, out: Path, sparsity: float, pattern: str) -> None:
-    """Write the number formats of one tower that do not exist yet."""
-    wanted = [v for v in VARIANTS if (v.sparsity, v.pattern) == (sparsity, pattern) and not _model(out, v).exists()]
+def make(backbone_name: str, out: Path, names: list[str]) -> None:
+    """Write those variants of one tower that do not exist yet."""
+    wanted = [variant for variant in VARIANTS if variant.name in names and not _model(out, variant).exists()]
     if not wanted:
         return
     from fedgraft.backbones import load_backbone
     from fedgraft.core.files import write_bytes
     from fedgraft.edge_export.number_formats import find_format
     from fedgraft.edge_export.onnx_model import export_onnx
+    from fedgraft.edge_export.patch_steps import parse_steps
     from fedgraft.edge_export.tickets.draw import draw_ticket
     from fedgraft.edge_export.tickets.ticket import dense_ticket
     from fedgraft.edge_export.tickets.ticket_config import TicketConfig
+    from fedgraft.edge_export.towers import with_patches
 
-    backbone = load_backbone(backbone_name)
-    if sparsity:
-        settings = {"sparsity": sparsity, "pattern": pattern, "distillation_steps": 0}
+    backbone, first = load_backbone(backbone_name), wanted[0]
+    if first.sparsity:
+        settings = {"sparsity": first.sparsity, "pattern": first.pattern, "distillation_steps": 0}
         ticket = draw_ticket(backbone, TicketConfig.build(settings))
     else:
         ticket = dense_ticket(backbone)
     side = ticket.vision.shape.image_size
-    model = export_onnx(ticket.vision, (side, side), {"side": str(side)})
+    tower = with_patches(ticket, parse_steps(first.keep_patches))
+    model = export_onnx(tower.vision, (side, side), {"side": str(side)})
     for variant in wanted:
         write_bytes(_model(out, variant), find_format(variant.quantization).reduce(model))
 
 
-def clock(path: Path, threads: int, repeat: int) -> list[float]:
+def clock(path: Path, threads: int, repeat: int, cpu_time: bool) -> list[float]:
     """Milliseconds of single images."""
     import onnxruntime
 
+    now = time.process_time if cpu_time else time.perf_counter
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -75,9 +85,9 @@ def clock(path: Path, threads: int, repeat: int) -> list[float]:
     pixels = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
     taken = []
     for _ in range(repeat + 3):
-        began = time.perf_counter()
+        began = now()
         session.run(None, {"pixels": pixels})
-        taken.append(1000 * (time.perf_counter() - began))
+        taken.append(1000 * (now() - began))
     return taken[3:]
 
 
@@ -123,15 +133,17 @@ def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
     return sum(map(len, classes.values())), taken
 
 
-def measure(out: Path, threads: int, rounds: int, repeat: int) -> list[dict[str, Any]]:
+def measure(
+    out: Path, variants: list[Variant], threads: int, rounds: int, repeat: int, cpu_time: bool
+) -> list[dict[str, Any]]:
     """All variants in turn, `rounds` times."""
-    taken: dict[str, list[float]] = {variant.name: [] for variant in VARIANTS}
+    taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for _ in range(rounds):
-        for variant in VARIANTS:
+        for variant in variants:
             options = ["--clock", str(_model(out, variant)), "--threads", str(threads), "--repeat", str(repeat)]
-            taken[variant.name] += json.loads(_fresh(*options))
+            taken[variant.name] += json.loads(_fresh(*options, *(["--cpu-time"] if cpu_time else [])))
     rows: list[dict[str, Any]] = []
-    for variant in VARIANTS:
+    for variant in variants:
         rows.append(
             {
                 "name": variant.name,
@@ -141,6 +153,7 @@ def measure(out: Path, threads: int, rounds: int, repeat: int) -> list[dict[str,
                 "pattern": variant.pattern,
                 "sparsity": variant.sparsity,
                 "quantization": variant.quantization,
+                "keep_patches": variant.keep_patches,
             }
         )
     return rows
@@ -162,7 +175,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 
 def _model(out: Path, variant: Variant) -> Path:
-    return out / f"{variant.pattern}-{variant.sparsity:g}-{variant.quantization}.onnx"
+    patches = f"-{variant.keep_patches}" if variant.keep_patches else ""
+    return out / f"{variant.pattern}-{variant.sparsity:g}-{variant.quantization}{patches}.onnx"
 
 
 def _fresh(*options: str) -> str:
@@ -179,26 +193,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=8, help="images per round")
     parser.add_argument("--prepare-only", action="store_true", help="make the models but time nothing")
-    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--variants", nargs="+", help="some of them by name, the reference first")
+    parser.add_argument("--cpu-time", action="store_true", help="of the process; give --threads 1")
+    parser.add_argument("--make", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--clock", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--swap", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.clock:
-        print(json.dumps(clock(args.clock, args.threads, args.repeat)))
+        print(json.dumps(clock(args.clock, args.threads, args.repeat, args.cpu_time)))
     elif args.make:
-        make(args.backbone, args.out, float(args.make[0]), args.make[1])
+        make(args.backbone, args.out, args.make)
     elif args.swap:
         size, taken = swapping(args.out, Path(args.backbone), repeat=50)
         slowest = f"slowest of {len(taken)} {max(taken):.2f} ms"
         print(f"100 classes: {size:,} bytes, swapped in {statistics.median(taken):.2f} ms (median), {slowest}")
     else:
-        for sparsity, pattern in dict.fromkeys((variant.sparsity, variant.pattern) for variant in VARIANTS):
-            _fresh("--backbone", args.backbone, "--out", str(args.out), "--make", str(sparsity), pattern)
+        chosen = [variant for variant in VARIANTS if variant.name in (args.variants or [v.name for v in VARIANTS])]
+        towers: dict[tuple[Any, ...], list[str]] = {}
+        for variant in chosen:
+            key = (variant.sparsity, variant.pattern, variant.keep_patches)
+            towers.setdefault(key, []).append(variant.name)
+        for names in towers.values():
+            _fresh("--backbone", args.backbone, "--out", str(args.out), "--make", *names)
         if args.prepare_only:
             return
-        rows = measure(args.out, args.threads, args.rounds, args.repeat)
+        rows = measure(args.out, chosen, args.threads, args.rounds, args.repeat, args.cpu_time)
         print(markdown(rows))
-        print(_fresh("--backbone", args.backbone, "--out", str(args.out), "--swap"), end="")
+        if args.variants is None:
+            print(_fresh("--backbone", args.backbone, "--out", str(args.out), "--swap"), end="")
         (args.out / "latency.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

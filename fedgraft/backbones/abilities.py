@@ -48,6 +48,7 @@ class ImageAbilities:
         low_rank: whether its linear maps can be changed by low-rank adapters.
         branches: whether something can be added to the output of a layer.
         prunes: whether it can be pruned, so that tickets can be drawn from it.
+        merges: whether its patches can be merged on their way through the layers, for devices.
         exports: whether it is exported to devices.
     """
 
@@ -59,6 +60,7 @@ class ImageAbilities:
     low_rank: bool = False
     branches: bool = False
     prunes: bool = False
+    merges: bool = False
     exports: bool = True
 
 
@@ -82,7 +84,8 @@ class Abilities:
         placements = f"{', '.join(self.text.placements)} (of the class name)" if self.text.placements else "none"
         deep = ", deep" if self.text.deep_prompts else ""
         visual = "shallow, deep" if self.image.deep_prompts else "shallow" if self.image.prompts else "none"
-        exports = "no" if not self.image.exports else "dense, tickets" if self.image.prunes else "dense"
+        forms = (("dense", True), ("tickets", self.image.prunes), ("fewer patches", self.image.merges))
+        exports = ", ".join(name for name, given in forms if given) if self.image.exports else "no"
         return {
             "prompts": placements + deep,
             "visual prompts": visual,
@@ -139,6 +142,7 @@ class Needs:
         stops: whether it is stopped at a layer in every step.
         patches: whether the features of all patches are used.
         prunes: whether a ticket is drawn.
+        merge_layer: the last layer of the image tower, counted from 1, in which patches are merged; 0 for none.
         exports: whether the image tower is exported.
         loss: of the training.
     """
@@ -154,6 +158,7 @@ class Needs:
     stops: bool = False
     patches: bool = False
     prunes: bool = False
+    merge_layer: int = 0
     exports: bool = False
     loss: Loss = "softmax"
 
@@ -201,11 +206,7 @@ class Needs:
             found.append("takes no visual prompts")
         if self.visual_depth > 1 and not image.deep_prompts:
             found.append("takes visual prompts before the first layer of its image tower only, and no deep ones")
-        if sizes.image_layers is not None and self.visual_depth > sizes.image_layers:
-            found.append(
-                f"has {sizes.image_layers} layers in its image tower, and visual prompts are asked for "
-                f"{self.visual_depth}"
-            )
+        found += self._beyond(sizes.image_layers)
         if "image" in self.low_rank and not image.low_rank:
             found.append("has no linear maps in its image tower that low-rank adapters can change")
         if "image" in self.branches and not image.branches:
@@ -218,8 +219,23 @@ class Needs:
             found.append("gives no features of patches")
         if self.prunes and not image.prunes:
             found.append("has an image tower that cannot be pruned, so there are no tickets of it; export it dense")
+        if self.merge_layer and not image.merges:
+            found.append("has an image tower whose patches cannot be merged; export it without --keep-patches")
         if self.exports and not image.exports:
             found.append("has an image tower that cannot be exported")
+        return found
+
+    def _beyond(self, layers: int | None) -> list[str]:
+        """What needs more layers of the image tower than there are."""
+        found = []
+        if layers is not None and self.visual_depth > layers:
+            found.append(
+                f"has {layers} layers in its image tower, and visual prompts are asked for {self.visual_depth}"
+            )
+        if layers is not None and self.merge_layer > layers:
+            found.append(
+                f"has {layers} layers in its image tower, and patches are to be merged in layer {self.merge_layer}"
+            )
         return found
 
     def __or__(self, other: "Needs") -> "Needs":

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.deltas import Deltas, LinearMap, Tower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
@@ -255,7 +255,7 @@ class Backbone(ABC):
         """
         raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
 
-    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> PrunableTower:
         """The image tower as one that can be pruned, a copy in float32 on the CPU.
 
         Args:

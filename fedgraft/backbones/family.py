@@ -10,6 +10,7 @@ import torch
 
 from fedgraft.backbones.abilities import Abilities, Sizes
 from fedgraft.backbones.backbone import Backbone, Precision
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.config.registry import Registered
 from fedgraft.core.errors import UserError
 
@@ -48,6 +49,8 @@ class Family(Registered):
         sample: writes a small backbone into a folder, for the contract tests.
         embedded: backbones that need no folder of the user's, by name; each returns its folder, and raises UserError
             if it cannot be had.
+        prunable: an empty tower of a ticket from the JSON of its shape, where towers that tickets are drawn from name
+            this family.
     """
 
     kind: ClassVar[str] = "backbone family"
@@ -61,6 +64,7 @@ class Family(Registered):
     narrowed: Callable[[Path], Abilities] | None = None
     sample: Callable[[Path], None] | None = None
     embedded: Mapping[str, Callable[[], Path]] = field(default_factory=dict)
+    prunable: Callable[[dict[str, Any]], PrunableTower] | None = None
 
     def facts(self) -> dict[str, str]:
         """What its towers can do."""

@@ -23,11 +23,14 @@ from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.family import Family, Request
 from fedgraft.backbones.loading import MINI, KnownFolder, load_backbone, located
-from fedgraft.backbones.vision_tower import TowerShape, VisionTower
+from fedgraft.backbones.prunable import PrunableTower
+from fedgraft.config.registry import BACKBONES
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import write_bytes, write_text
 
-FORMAT = 1
+FORMAT = 2
+"""The first had towers of CLIP alone, and so named no family."""
+_FIRST_FAMILY = "clip"
 _DESCRIPTION, _WEIGHTS = "ticket.json", "ticket.safetensors"
 
 
@@ -43,7 +46,7 @@ class TicketFile:
 
     source: str
     spec: dict[str, Any]
-    tower: VisionTower
+    tower: PrunableTower
 
     @property
     def fingerprint(self) -> str:
@@ -58,6 +61,7 @@ class TicketFile:
             "source": self.source,
             "fingerprint": self.fingerprint,
             "spec": self.spec,
+            "family": self.tower.family,
             "tower": asdict(self.tower.shape),
         }
         write_bytes(folder / _WEIGHTS, save(weights))
@@ -76,7 +80,7 @@ class TicketFile:
                 raise UserError(
                     f"The ticket {folder} has format {description['format']}; this fedgraft reads up to {FORMAT}."
                 )
-            tower = VisionTower(TowerShape.from_json(description["tower"]))
+            tower = _empty_tower(str(description.get("family", _FIRST_FAMILY)), description["tower"])
             tower.load_state_dict(load((folder / _WEIGHTS).read_bytes()))
             file = cls(str(description["source"]), dict(description["spec"]), tower.eval().requires_grad_(False))
             expected = description["fingerprint"]
@@ -128,9 +132,16 @@ class PrunedBackbone(Backbone):
             raise UserError(f"The backbone {self.name!r} takes no visual prompts.")
         return self.vision_tower(weights)
 
-    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> PrunableTower:
         """A copy of the ticket's tower in float32 on the CPU; nothing can be merged into it."""
         return deepcopy(self._tower).float().cpu()
+
+
+def _empty_tower(family: str, shape: dict[str, Any]) -> PrunableTower:
+    """Raises UserError or ValueError if this fedgraft has no such towers."""
+    if (build := BACKBONES.load(family).prunable) is None:
+        raise ValueError(f"the backbone family {family!r} has no towers that are pruned")
+    return build(shape)
 
 
 def is_ticket(folder: Path) -> bool:
@@ -171,7 +182,7 @@ def ticket_sizes(folder: Path) -> Sizes:
 def ticket_abilities(folder: Path) -> Abilities:
     """The text tower of its source, with what a ticket's own image tower can do."""
     source = ticket_source(folder).abilities()
-    return replace(source, image=FAMILY.abilities.image)
+    return replace(source, image=replace(FAMILY.abilities.image, merges=source.image.merges))
 
 
 def write_sample(folder: Path) -> None:
@@ -189,7 +200,7 @@ FAMILY = Family(
         TextAbilities(
             causal=True, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
         ),
-        ImageAbilities(prunes=True),
+        ImageAbilities(prunes=True, merges=True),
     ),
     sizes=ticket_sizes,
     narrowed=ticket_abilities,

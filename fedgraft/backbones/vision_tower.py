@@ -4,10 +4,8 @@ It computes the same as Hugging Face's tower, with a number of heads and of MLP 
 and dense towers are of one class. It has no hooks and no dropout, and attention is written out: this exports best.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 import torch
@@ -15,7 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from fedgraft.backbones.patch_tower import PatchTower
+from fedgraft.backbones.prunable import Part, PrunableTower
+
 _PARTS = ("vision_model", "visual_projection")
+_INNER = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_MATRICES = (*_INNER, "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,15 @@ class TowerShape:
         return shape
 
 
-class VisionTower(nn.Module):
+class VisionTower(PrunableTower, PatchTower):
     """Pixels (B, 3, side, side) to embeddings (B, dim) of unit norm.
 
     Parameters carry the names of Hugging Face's `CLIPModel` without `vision_model.` and `encoder.`.
     """
+
+    family = "clip"
+    class_tokens = 1
+    shape: TowerShape
 
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
@@ -75,20 +82,57 @@ class VisionTower(nn.Module):
         """The layers, under their type."""
         return cast(list[TowerLayer], list(self.layers))
 
-    def digest(self) -> str:
-        """SHA-256 over the layers' sizes and the weights, in hexadecimal."""
-        digest = hashlib.sha256(json.dumps(asdict(self.shape), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            plain = tensor.float().cpu().contiguous()
-            digest.update(f"{name}{tuple(plain.shape)}".encode())
-            digest.update(memoryview(plain.flatten().numpy()).cast("B"))
-        return digest.hexdigest()
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """An empty tower of the sizes in a ticket's folder; raises TypeError or ValueError for wrong keys or sizes."""
+        return cls(TowerShape.from_json(values))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def matrices(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of attention and MLP in every layer."""
+        for number, layer in enumerate(self.blocks):
+            for path in _MATRICES:
+                yield f"layers.{number}.{path}.weight", layer.get_parameter(f"{path}.weight")
+
+    def parts(self) -> Iterator[Part]:
+        """A head is its rows of q, k, v and columns of out_proj; an MLP unit its row of fc1 and column of fc2."""
+        for number, (heads, units) in enumerate(zip(self.shape.heads, self.shape.units, strict=True)):
+            layer, place = f"layers.{number}", f"layer {number}"
+            yield Part(
+                number,
+                "heads",
+                "heads",
+                place,
+                heads,
+                self.shape.head_width,
+                rows=tuple(f"{layer}.{path}.weight" for path in _INNER),
+                columns=(f"{layer}.self_attn.out_proj.weight",),
+                vectors=tuple(f"{layer}.{path}.bias" for path in _INNER),
+            )
+            yield Part(
+                number,
+                "units",
+                "MLP units",
+                place,
+                units,
+                1,
+                rows=(f"{layer}.mlp.fc1.weight",),
+                columns=(f"{layer}.mlp.fc2.weight",),
+                vectors=(f"{layer}.mlp.fc1.bias",),
+            )
+
+    def resized(self, counts: Mapping[str, int]) -> Self:
+        """With other numbers of heads and units."""
+        layers = range(len(self.layers))
+        heads, units = (tuple(counts[f"{number}.{kind}"] for number in layers) for kind in ("heads", "units"))
+        return type(self)(replace(self.shape, heads=heads, units=units))
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Class token and patches with their positions."""
+        states: Tensor = self.pre_layrnorm(self.embeddings(pixels))
+        return states
+
+    def pool(self, states: Tensor, sizes: Tensor | None = None) -> Tensor:
         """The projected and normalized state of the class token."""
-        states = self.pre_layrnorm(self.embeddings(pixels))
-        for layer in self.layers:
-            states = layer(states)
         return F.normalize(self.visual_projection(self.post_layernorm(states[:, 0])).float(), dim=-1)
 
 
@@ -123,10 +167,20 @@ class TowerAttention(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, T, width)."""
+        return self.attend(states)[0]
+
+    def attend(self, states: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The output (B, T, width), and the keys (B, heads, T, head_width).
+
+        Args:
+            sizes: (B, T, 1), how many patches each token stands for and counts as; one each by default.
+        """
         queries, keys, values = (self._split(project(states)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        weights = (queries @ keys.mT * self.head_width**-0.5).softmax(-1)
-        mixed: Tensor = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
-        return mixed
+        scores = queries @ keys.mT * self.head_width**-0.5
+        if sizes is not None:
+            scores = scores + sizes.log().mT[:, None]
+        mixed: Tensor = self.out_proj((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
+        return mixed, keys
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, heads x head_width) to (B, heads, T, head_width)."""

@@ -65,8 +65,11 @@ class TicketRecord(_Part):
     parameters: Count
     nonzero: Count
     spec: dict[str, str | int | float]
-    heads: list[Count] | None = Field(None, description="kept in each layer; null for a tower that cannot be pruned")
-    units: list[Count] | None = Field(None, description="MLP units kept in each layer; null as above")
+    heads: list[Count] | None = Field(None, description="kept in each layer; null where a tower has none")
+    units: list[Count] | None = Field(
+        None, description="MLP units kept in each layer, or hidden channels of each block; null as above"
+    )
+    keep_patches: str = Field("", description="the patches left behind some layers, as 0.5@4,0.5@8; empty for all")
 
 
 class RunRecord(_Part):

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fedgraft.edge_export.merged_tower import ReducedTower
 from fedgraft.edge_export.tickets.ticket import Ticket, TicketSpec
 
 
@@ -43,5 +44,5 @@ class DenseTower:
         return sum(int(parameter.count_nonzero()) for parameter in self.vision.parameters())
 
 
-ExportedTower = Ticket | DenseTower
+ExportedTower = Ticket | DenseTower | ReducedTower
 """What an export can be made of."""

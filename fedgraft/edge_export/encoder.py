@@ -9,12 +9,13 @@ import onnx
 from pydantic import ValidationError
 
 from fedgraft.backbones import Backbone
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.core.errors import UserError
 from fedgraft.device.bundle import Bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export.bundle_manifest import BundleManifest, ModelRecord, ParityRecord, PortRecord, TicketRecord
 from fedgraft.edge_export.dense_tower import ExportedTower
+from fedgraft.edge_export.merged_tower import ReducedTower
 from fedgraft.edge_export.number_formats import NumberFormat
 from fedgraft.edge_export.onnx_model import export_onnx
 
@@ -44,7 +45,9 @@ def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: N
     Raises:
         UserError: it does not fit into one file.
     """
-    shape = tower.vision.shape if isinstance(tower.vision, VisionTower) else None
+    reduced = tower if isinstance(tower, ReducedTower) else None
+    whole = tower.vision if reduced is None else reduced.vision.tower
+    prunable = whole if isinstance(whole, PrunableTower) else None
     metadata = {
         "fedgraft.backbone": tower.spec.source_fingerprint,
         "fedgraft.ticket": tower.fingerprint,
@@ -57,8 +60,9 @@ def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: N
         parameters=tower.parameters,
         nonzero=tower.nonzero,
         spec=asdict(tower.spec),
-        heads=None if shape is None else list(shape.heads),
-        units=None if shape is None else list(shape.units),
+        heads=None if prunable is None else prunable.counts("heads"),
+        keep_patches="" if reduced is None else reduced.steps,
+        units=None if prunable is None else prunable.counts("units"),
     )
     return Encoder(content, _model_record(onnx.load_from_string(content), number_format), record)
 

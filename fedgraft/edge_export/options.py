@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 
 from fedgraft.config.options import Options, parse_options
 from fedgraft.core.errors import UserError
+from fedgraft.edge_export.patch_steps import parse_steps
 
 
 class ClassBankOptions(Options):
@@ -55,9 +56,19 @@ class BundleOptions(ClassBankOptions):
     pattern: str = Field("structured", description="what a drawn ticket removes: structured, rows, n:m, unstructured")
     ticket_seed: int = Field(0, ge=0, description="seed of a drawn ticket")
     distillation_steps: int | None = Field(None, ge=0, description="of a drawn ticket; as `ticket draw` by default")
+    keep_patches: str = Field(
+        "",
+        description="fractions of the patches that are left behind some layers, by merging those most alike; all",
+        examples=["0.5@4,0.5@8"],
+    )
     quantize: str = Field("none", description="number format: none, int8, fp16")
     retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")
     web: bool = Field(False, description="add a page that runs the bundle in a browser")
+
+    @field_validator("keep_patches")
+    @classmethod
+    def _are_steps(cls, text: str) -> str:
+        return ",".join(map(str, parse_steps(text)))
 
 
 def parse_labels(text: str) -> tuple[str, ...]:

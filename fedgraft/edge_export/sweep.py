@@ -10,7 +10,7 @@ from typing import Any
 from fedgraft.backbones import Backbone, load_backbone
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.loading import require_backbone
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.core.errors import UserError
 from fedgraft.data.sources.source import open_source
 from fedgraft.edge_export.tickets.attack import Attack
@@ -140,7 +140,7 @@ class _Bench:
             "attacked_images": self._attacked,
         }
 
-    def _accuracies(self, tower: VisionTower) -> dict[str, float]:
+    def _accuracies(self, tower: PrunableTower) -> dict[str, float]:
         attacked = self._evaluator.attacked(tower, ATTACK, self.seed, self._attacked)
         return {
             name: round(value, 2) for name, value in (*self._evaluator.clean(tower).items(), ("attacked", attacked))

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from fedgraft.backbones.abilities import Needs
+from fedgraft.backbones.patch_tower import PatchTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.ticket_backbone import is_ticket
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import cache_root
 from fedgraft.core.observer import Observer
 from fedgraft.edge_export.dense_tower import DenseTower, ExportedTower
+from fedgraft.edge_export.merged_tower import MergedTower, ReducedTower
 from fedgraft.edge_export.options import BundleOptions
+from fedgraft.edge_export.patch_steps import PatchStep, parse_steps
 from fedgraft.edge_export.tickets.draw import draw_ticket
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_spec, dense_ticket
 from fedgraft.edge_export.tickets.ticket_config import TicketConfig
@@ -23,7 +26,8 @@ _DRAWN = ("natural", "robust")
 def needs_of(options: BundleOptions) -> Needs:
     """What an export needs of the run's backbone, checked before anything is loaded."""
     cut = options.sparsity > 0 or options.ticket != "natural"
-    return Needs(exports=True, prunes=cut)
+    merged = max((step.layer for step in parse_steps(options.keep_patches)), default=0)
+    return Needs(exports=True, prunes=cut, merge_layer=merged)
 
 
 def _require_unchanged(adapter: Adapter, tower: str) -> None:
@@ -36,12 +40,34 @@ def _require_unchanged(adapter: Adapter, tower: str) -> None:
 
 
 def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> ExportedTower:
-    """The dense image tower, or the ticket that the options name.
+    """The dense image tower, or the ticket that the options name, with as many patches as they keep.
 
     Raises:
-        UserError: there is no such ticket, it is of another backbone, it cannot be that sparse, or the method changes
-            the image tower and the ticket has none of that.
+        UserError: there is no such ticket, it is of another backbone, it cannot be that sparse, the method changes
+            the image tower and the ticket has none of that, or the tower's patches cannot be merged.
     """
+    return with_patches(_whole(trained, adapter, options, observer), parse_steps(options.keep_patches))
+
+
+def with_patches(tower: Ticket | DenseTower, steps: tuple[PatchStep, ...]) -> ExportedTower:
+    """A tower whose patches are merged by some steps; without any, the same.
+
+    Raises:
+        UserError: it has no such layer, or no patches, or visual prompts beside them.
+    """
+    if not steps:
+        return tower
+    vision = tower.vision
+    if not isinstance(vision, PatchTower) or vision.prompted:
+        raise UserError(
+            "--keep-patches merges the patches of an image tower, and cannot where visual prompts stand beside them or "
+            "there are none; leave it out."
+        )
+    merged, written = MergedTower(vision, steps).eval(), ",".join(map(str, steps))
+    return ReducedTower(tower.spec, merged, written, tower.fingerprint, tower.parameters, tower.nonzero)
+
+
+def _whole(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> Ticket | DenseTower:
     backbone = trained.backbone
     if options.ticket not in _DRAWN:
         if options.sparsity:
@@ -54,7 +80,7 @@ def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, 
             _require_unchanged(adapter, f"the ticket {folder}, on which the run was trained,")
             return Ticket.read(folder)
         vision = adapter.image_encoder()
-        if isinstance(vision, VisionTower):
+        if isinstance(vision, PrunableTower):
             return dense_ticket(backbone, vision)
         return DenseTower(dense_spec(backbone), vision)
     observer.on_notice(f"Drawing a {options.ticket} ticket, {options.pattern}, sparsity {options.sparsity:g}.")

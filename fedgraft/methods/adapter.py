@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.abilities import Loss, Needs
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.methods.vocabulary import Vocabulary
 
 
@@ -193,7 +193,7 @@ class Adapter(nn.Module, ABC):
         """A copy of the image tower that matches the class features, for exports; the backbone's unless adapted."""
         return self.vocabulary.backbone.image_encoder()
 
-    def vision_tower(self) -> VisionTower:
+    def vision_tower(self) -> PrunableTower:
         """The same as a tower that can be pruned; raises UserError if the family's cannot be."""
         return self.vocabulary.backbone.vision_tower()
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter
 
@@ -57,6 +57,6 @@ class FeatureAdapter(Adapter):
         head = copy.deepcopy(self.head).cpu().eval().requires_grad_(False)
         return AdaptedEncoder(self.vocabulary.backbone.image_encoder(), head).eval()
 
-    def vision_tower(self) -> VisionTower:
+    def vision_tower(self) -> PrunableTower:
         """Raises UserError: a tower that can be pruned ends with its projection."""
         raise UserError("An image tower with an adapter behind it cannot be pruned; export it dense.")

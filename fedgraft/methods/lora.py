@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from fedgraft.backbones import Backbone, ClassTokens
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.deltas import Delta, Tower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.methods.adapter import Adapter, Batch
 from fedgraft.methods.lora_options import DoraOptions, LoraOptions
 from fedgraft.methods.lora_targets import adapted_maps
@@ -167,7 +167,7 @@ class LoraAdapter(Adapter):
         """A copy of the image tower with all changes merged, for exports."""
         return self.vocabulary.backbone.image_encoder(self.merged_weights("image"))
 
-    def vision_tower(self) -> VisionTower:
+    def vision_tower(self) -> PrunableTower:
         """A copy of the image tower with all changes merged, for tickets."""
         return self.vocabulary.backbone.vision_tower(self.merged_weights("image"))
 

@@ -16,8 +16,8 @@ from fedgraft.backbones import Backbone
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.deltas import Tower
 from fedgraft.backbones.kept_images import parted
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import Representation
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter
@@ -96,6 +96,6 @@ class VisualPromptAdapter(Adapter):
         """The image tower with the prompts in it, for exports."""
         return self.vocabulary.backbone.image_encoder(prompts=self.visual_prompts().detach().cpu())
 
-    def vision_tower(self) -> VisionTower:
+    def vision_tower(self) -> PrunableTower:
         """Raises UserError: a tower that can be pruned takes no prompts."""
         raise UserError("An image tower with visual prompts cannot be pruned; export it dense.")

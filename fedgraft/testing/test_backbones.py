@@ -15,12 +15,17 @@ from fedgraft.backbones.abilities import Abilities, Needs
 from fedgraft.backbones.deltas import Delta, Tower, layer_names
 from fedgraft.backbones.family import Family
 from fedgraft.backbones.loading import located
+from fedgraft.backbones.patch_tower import PatchTower
 from fedgraft.backbones.representation import FEATURES, Representation
+from fedgraft.backbones.ticket_backbone import TicketFile
 from fedgraft.config.registry import BACKBONES
 from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
+from fedgraft.edge_export.merged_tower import MergedTower
 from fedgraft.edge_export.onnx_model import export_onnx
 from fedgraft.edge_export.parity import onnx_embeddings
+from fedgraft.edge_export.patch_steps import parse_steps
+from fedgraft.edge_export.tickets.patterns import PATTERNS, masked
 from fedgraft.methods.lora_options import LoraOptions
 from fedgraft.methods.lora_targets import adapted_maps
 
@@ -359,13 +364,36 @@ def test_the_encoder_becomes_onnx_and_the_device_prepares_its_pixels(abilities: 
     assert np.allclose(embeddings, backbone.encode_images(torch.from_numpy(pixels)).numpy(), atol=1e-4)
 
 
-def test_a_tower_that_can_be_pruned_is_one_for_tickets(abilities: Abilities, backbone: Backbone) -> None:
+def test_a_tower_that_can_be_pruned_is_one_for_tickets(
+    abilities: Abilities, backbone: Backbone, tmp_path: Path
+) -> None:
     if not abilities.image.prunes:
         with pytest.raises(UserError, match="cannot be pruned"):
             backbone.vision_tower()
         return
     pixels = _pixels(backbone)
-    assert torch.allclose(backbone.vision_tower()(pixels), backbone.encode_images(pixels), atol=1e-5)
+    tower = backbone.vision_tower()
+    assert torch.allclose(tower(pixels), backbone.encode_images(pixels), atol=1e-5)
+    pattern = PATTERNS["structured"]
+    kept = pattern.kept(pattern.magnitudes(tower), 0.5)
+    small = pattern.cut(tower, kept)
+    assert torch.allclose(small(pixels), masked(tower, pattern.masks(tower, kept))(pixels), atol=1e-5)
+    TicketFile("its source", {}, small).write(tmp_path)
+    assert TicketFile.read(tmp_path).tower.digest() == small.digest()
+
+
+def test_a_tower_whose_patches_can_be_merged_does_so_for_devices(abilities: Abilities, backbone: Backbone) -> None:
+    """Without a step it computes the same; with one, ONNX computes what torch does, of fewer patches."""
+    tower = backbone.image_encoder() if abilities.image.exports else None
+    assert isinstance(tower, PatchTower) == abilities.image.merges
+    if not isinstance(tower, PatchTower):
+        return
+    pixels = _pixels(backbone)
+    assert torch.equal(MergedTower(tower, ())(pixels), tower(pixels))
+    merged = MergedTower(tower, parse_steps("0.5@1")).eval()
+    height, width = pixels.shape[2:]
+    model = export_onnx(merged, (height, width), {}).SerializeToString()
+    assert np.allclose(onnx_embeddings(model, pixels.numpy()), merged(pixels).numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +415,8 @@ def test_a_tower_that_can_be_pruned_is_one_for_tickets(abilities: Abilities, bac
         (Needs(visual_prompts=2, visual_depth=1000), lambda can: False),
         (Needs(patches=True), lambda can: can.image.patches),
         (Needs(prunes=True), lambda can: can.image.prunes),
+        (Needs(merge_layer=1), lambda can: can.image.merges),
+        (Needs(merge_layer=100_000), lambda can: False),
         (Needs(exports=True), lambda can: can.image.exports),
         (Needs(loss="sigmoid"), lambda can: "sigmoid" in can.losses),
     ],

@@ -18,7 +18,6 @@ from fedgraft.edge_export.tickets.attack import Attack, Noise, Nothing, PixelRan
 from fedgraft.edge_export.tickets.draw import disturbance_of, draw_ticket, make_robust
 from fedgraft.edge_export.tickets.image_pool import ImagePool, open_images
 from fedgraft.edge_export.tickets.objective import Matching
-from fedgraft.edge_export.tickets.patterns import matrices
 from fedgraft.edge_export.tickets.ticket import Ticket, dense_ticket
 from fedgraft.edge_export.tickets.ticket_config import TicketConfig
 from fedgraft.edge_export.tickets.ticket_folder import draw_into
@@ -43,8 +42,8 @@ def test_every_scheme_draws_every_pattern(
     pattern: str, scheme: str, kind: str, random_clip: Backbone, pool: ImagePool
 ) -> None:
     ticket = draw_ticket(random_clip, _config(pattern=pattern, scheme=scheme, kind=kind), pool=pool)
-    dense = dict(matrices(random_clip.vision_tower()))
-    kept = sum(int(matrix.count_nonzero()) for _, matrix in matrices(ticket.vision))
+    dense = dict(random_clip.vision_tower().matrices())
+    kept = sum(int(matrix.count_nonzero()) for _, matrix in ticket.vision.matrices())
     assert kept / sum(matrix.numel() for matrix in dense.values()) == pytest.approx(0.5, abs=0.01)
     assert (ticket.spec.kind, ticket.spec.scheme, ticket.spec.pattern) == (kind, scheme, pattern)
     assert ticket.spec.induction_steps == (4 if kind == "robust" else 0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
-from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern, matrices
+from fedgraft.edge_export.tickets.patterns import PATTERNS, checked_pattern
 from fedgraft.edge_export.tickets.schemes import SCHEMES
 from fedgraft.edge_export.tickets.ticket_config import Induction, PatternName, Scheme, TicketConfig
 from fedgraft.edge_export.tickets.tuning import INDUCTIONS
@@ -18,7 +18,7 @@ from fedgraft.edge_export.tickets.tuning import INDUCTIONS
 
 def _cut(tower: VisionTower, name: str, sparsity: float) -> dict[str, torch.Tensor]:
     pattern = checked_pattern(name, tower, sparsity)
-    return dict(matrices(pattern.cut(tower, pattern.kept(pattern.magnitudes(tower), sparsity))))
+    return dict(pattern.cut(tower, pattern.kept(pattern.magnitudes(tower), sparsity)).matrices())
 
 
 @pytest.mark.parametrize(("pattern", "sparsity"), [("unstructured", 0.9), ("n:m", 0.5), ("rows", 0.7)])
@@ -31,11 +31,11 @@ def test_every_matrix_loses_the_requested_fraction(pattern: str, sparsity: float
 def test_a_layer_of_small_weights_is_not_emptied(pattern: str, mini: Backbone) -> None:
     """Under one threshold for the whole tower nothing of it would stay."""
     tower = mini.vision_tower()
-    for name, matrix in matrices(tower):
+    for name, matrix in tower.matrices():
         if name.startswith("layers.1."):
             matrix.mul_(1e-3)
-    weights = torch.cat([matrix.flatten() for _, matrix in matrices(tower)]).abs()
-    layer = torch.cat([matrix.flatten() for name, matrix in matrices(tower) if name.startswith("layers.1.")]).abs()
+    weights = torch.cat([matrix.flatten() for _, matrix in tower.matrices()]).abs()
+    layer = torch.cat([matrix.flatten() for name, matrix in tower.matrices() if name.startswith("layers.1.")]).abs()
     assert layer.max() < weights.median()
     cut = _cut(tower, pattern, 0.5)
     sizes = {name: int(matrix.count_nonzero()) for name, matrix in cut.items()}
@@ -45,7 +45,7 @@ def test_a_layer_of_small_weights_is_not_emptied(pattern: str, mini: Backbone) -
 
 def test_two_of_four_neighbours_stay_and_they_are_the_largest(mini: Backbone) -> None:
     tower = mini.vision_tower()
-    whole = dict(matrices(tower))
+    whole = dict(tower.matrices())
     for name, matrix in _cut(tower, "n:m", 0.5).items():
         fours, before = matrix.view(-1, 4), whole[name].view(-1, 4).abs()
         assert ((fours != 0).sum(1) == 2).all()
@@ -61,8 +61,8 @@ def test_what_the_masks_keep_is_what_the_cut_keeps(pattern: str, sparsity: float
         sparsity = 0.5  # two heads
     kept = rule.kept(rule.magnitudes(tower), sparsity)
     masks = rule.masks(tower, kept)
-    cut = dict(matrices(rule.cut(tower, kept)))
-    for name, matrix in matrices(tower):
+    cut = dict(rule.cut(tower, kept).matrices())
+    for name, matrix in tower.matrices():
         assert int((matrix * masks[name]).count_nonzero()) == int(cut[name].count_nonzero())
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.edge_export.tickets.patterns import PATTERNS, masked
-from fedgraft.edge_export.tickets.structured import head_channels
+from fedgraft.edge_export.tickets.structured import positions
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def _cut_by_torch_pruning(tower: VisionTower, kept: dict[str, Tensor], pixels: T
     graph: Any = torch_pruning.DependencyGraph().build_dependency(tower, example_inputs=pixels)
     rows = torch_pruning.prune_linear_out_channels
     for number, layer in enumerate(tower.blocks):
-        channels = set(head_channels(kept[f"{number}.heads"], 36).tolist())
+        channels = set(positions(kept[f"{number}.heads"], 36).tolist())
         lost = [channel for channel in range(144) if channel not in channels]
         graph.get_pruning_group(layer.self_attn.v_proj, rows, idxs=lost).prune()
         units = set(kept[f"{number}.units"].tolist())

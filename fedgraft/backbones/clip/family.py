@@ -204,9 +204,11 @@ FAMILY = Family(
             low_rank=True,
             branches=True,
             prunes=True,
+            merges=True,
         ),
     ),
     sizes=clip_sizes,
     sample=write_sample,
     embedded={MINI: mini_folder},
+    prunable=VisionTower.from_json,
 )

@@ -19,8 +19,8 @@ from fedgraft.backbones.dual.image_towers import ClipVisionTower, ImageTower, La
 from fedgraft.backbones.dual.preprocessing import FILE, read_preprocessing
 from fedgraft.backbones.family import Request
 from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
 
@@ -125,7 +125,7 @@ class DualBackbone(Backbone):
             raise UserError(f"The backbone {self.name!r} takes no visual prompts.")
         return self._image.encoder(weights or {}, prompts)
 
-    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> PrunableTower:
         """A copy of CLIP's image tower; see `Backbone.vision_tower`."""
         if isinstance(self._image, ClipVisionTower):
             return self._image.pruned(weights or {})

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
-from fedgraft.backbones.abilities import Abilities, Sizes, TextAbilities
+from fedgraft.backbones.abilities import Abilities, ImageAbilities, Sizes, TextAbilities
 from fedgraft.backbones.backbone import Backbone
 from fedgraft.backbones.bert.text_tower import BertTextTower
 from fedgraft.backbones.deltas import LinearMap, Tower
 from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
+from fedgraft.backbones.photo.encoder import PhotoImageEncoder
 from fedgraft.backbones.photo.folder import photo_folder
-from fedgraft.backbones.photo.model import MODEL_TYPE, PhotoConfig, PhotoImageEncoder, PhotoModel
+from fedgraft.backbones.photo.model import MODEL_TYPE, PhotoConfig, PhotoModel
 from fedgraft.backbones.photo.sample import write_sample
 from fedgraft.backbones.pretrained import reading, require_files
 from fedgraft.core.errors import UserError
@@ -36,9 +36,7 @@ class PhotoBackbone(Backbone):
         self.preprocessing = preprocessing_digest(processor.to_dict())
         dtype = getattr(torch, request.precision)
         self._model, self._processor, self._dtype = model, processor, dtype
-        self._images = convert_conv2d_weight_memory_format(
-            PhotoImageEncoder(model).to(self.device, dtype), torch.channels_last
-        )
+        self._images = PhotoImageEncoder.of(model).to(self.device, dtype)
         texts = model.text_model.to(self.device, dtype)
         text_map = model.text_map.to(self.device)
         self._text = BertTextTower(
@@ -75,7 +73,11 @@ class PhotoBackbone(Backbone):
         """The tower with its batch norms folded; it has no linear maps that `weights` could replace."""
         if prompts is not None:
             raise UserError(f"The backbone {self.name!r} takes no visual prompts.")
-        return PhotoImageEncoder(self._model)
+        return self.vision_tower()
+
+    def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> PhotoImageEncoder:
+        """The same, which tickets are drawn from."""
+        return PhotoImageEncoder.of(self._model).float().cpu()
 
 
 def load_photo(request: Request) -> PhotoBackbone:
@@ -110,9 +112,11 @@ FAMILY = Family(
     lambda folder: model_type(folder) == MODEL_TYPE,
     load_photo,
     abilities=Abilities(
-        TextAbilities(causal=False, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True)
+        TextAbilities(causal=False, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
+        ImageAbilities(prunes=True),
     ),
     sizes=photo_sizes,
     sample=write_sample,
     embedded={"photo": photo_folder},
+    prunable=PhotoImageEncoder.from_json,
 )

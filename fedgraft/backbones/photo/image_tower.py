@@ -5,9 +5,10 @@ the right and below where a stride leaves one pixel over. Convolutions and batch
 runtime can fold one into the other.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,23 +38,50 @@ class LiteShape:
     )  # fmt: skip
     features: int = 1280
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """From the JSON of `dataclasses.asdict`; raises KeyError, TypeError or ValueError for wrong keys or sizes."""
+        stages = tuple((int(n), int(k), int(s), int(e), int(c)) for n, k, s, e, c in values["stages"])
+        return cls(int(values["stem"]), stages, int(values["features"]))
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Hidden channels of each block that nothing was removed from."""
+        found, width = [], self.stem
+        for count, _, _, expansion, channels in self.stages:
+            for _ in range(count):
+                found.append(width * expansion)
+                width = channels
+        return tuple(found)
+
 
 class EfficientNetLite(nn.Module):
-    """Pixels (B, 3, height, width) to pooled features (B, features)."""
+    """Pixels (B, 3, height, width) to pooled features (B, features).
 
-    def __init__(self, shape: LiteShape | None = None) -> None:
+    Args:
+        hidden: channels of each block between its expansion and its projection; those of the shape by default.
+    """
+
+    def __init__(self, shape: LiteShape | None = None, hidden: Sequence[int] | None = None) -> None:
         super().__init__()
         shape = shape or LiteShape()
+        inner = iter(hidden or shape.hidden)
         self.conv_stem = SameConv(3, shape.stem, 3, stride=2)
         self.bn0 = _norm(shape.stem)
         blocks, width = [], shape.stem
         for count, kernel, stride, expansion, channels in shape.stages:
             for number in range(count):
-                blocks.append(InvertedResidual(width, channels, kernel, 1 if number else stride, expansion))
+                stride_here = 1 if number else stride
+                blocks.append(InvertedResidual(width, next(inner), channels, kernel, stride_here, expansion > 1))
                 width = channels
         self.blocks = nn.ModuleList(blocks)
         self.conv_head = SameConv(width, shape.features, 1)
         self.bn1 = _norm(shape.features)
+
+    @property
+    def residuals(self) -> list["InvertedResidual"]:
+        """The blocks, under their type."""
+        return cast(list[InvertedResidual], list(self.blocks))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The mean over positions behind the last convolution."""
@@ -76,10 +104,9 @@ class EfficientNetLite(nn.Module):
 class InvertedResidual(nn.Module):
     """Widened, convolved channel by channel and narrowed again (Sandler et al. 2018)."""
 
-    def __init__(self, width: int, channels: int, kernel: int, stride: int, expansion: int) -> None:
+    def __init__(self, width: int, inner: int, channels: int, kernel: int, stride: int, expands: bool) -> None:
         super().__init__()
-        inner = width * expansion
-        self.expands, self.adds = expansion > 1, stride == 1 and width == channels
+        self.expands, self.adds = expands, stride == 1 and width == channels
         if self.expands:
             self.expand_conv = SameConv(width, inner, 1)
             self.bn0 = _norm(inner)

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedgraft.backbones.photo.image_tower import EfficientNetLite, LiteShape
@@ -51,10 +50,9 @@ class PhotoConfig:
         path = folder / "config.json"
         try:
             values = json.loads(path.read_text())
-            image = values.pop("image")
-            stages = tuple((int(n), int(k), int(s), int(e), int(c)) for n, k, s, e, c in image["stages"])
+            image = LiteShape.from_json(values.pop("image"))
             del values["model_type"]
-            return cls(**values, image=LiteShape(int(image["stem"]), stages, int(image["features"])))
+            return cls(**values, image=image)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{path} is not a configuration of its family: {reason}") from error
@@ -65,6 +63,7 @@ class PhotoModel(nn.Module):
 
     def __init__(self, config: PhotoConfig) -> None:
         super().__init__()
+        self.config = config
         self.image_model = EfficientNetLite(config.image)
         self.visual_projection = nn.Linear(config.image.features, config.dim, bias=False)
         self.text_model: Any = empty_sentence_model(config.text)
@@ -90,20 +89,3 @@ class PhotoModel(nn.Module):
         if wrong:
             raise UserError(f"The backbone {name!r} {wrong[0]}.")
         self.load_state_dict(weights)
-
-
-class PhotoImageEncoder(nn.Module):
-    """Pixels (B, 3, height, width) to unit-norm features (B, dim), without batch norms."""
-
-    def __init__(self, model: PhotoModel) -> None:
-        super().__init__()
-        self.tower = model.image_model.folded()
-        self.projection = nn.Linear(
-            model.visual_projection.in_features, model.visual_projection.out_features, bias=False
-        )
-        self.projection.load_state_dict(model.visual_projection.state_dict())
-        self.eval().requires_grad_(False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The pooled features on the principal directions of the classifier."""
-        return F.normalize(self.projection(self.tower(pixels)).float(), dim=-1)

@@ -5,21 +5,24 @@ pooling scores all patches with one small product; see `attention`.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedgraft.backbones.patch_tower import PatchTower
 from fedgraft.backbones.vision_tower import TowerLayer, TowerMLP, TowerShape
 
 
-class SiglipDenseTower(nn.Module):
+class SiglipDenseTower(PatchTower):
     """Pixels (B, 3, side, side) to embeddings (B, dim) of unit norm, with visual prompts (depth, n, width) if any.
 
     Parameters of embeddings and layers carry the names of Hugging Face's `SiglipModel` without `vision_model.` and
     `encoder.`.
     """
+
+    class_tokens = 0
 
     def __init__(self, shape: TowerShape, prompts: Tensor | None = None) -> None:
         super().__init__()
@@ -33,16 +36,35 @@ class SiglipDenseTower(nn.Module):
         own = torch.empty(0, 1, shape.width) if prompts is None else prompts.detach().float().cpu().clone()
         self.prompts = nn.Parameter(own)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    @property
+    def blocks(self) -> list[TowerLayer]:
+        """The layers, under their type."""
+        return cast(list[TowerLayer], list(self.layers))
+
+    @property
+    def prompted(self) -> bool:
+        """Whether there are visual prompts."""
+        return len(self.prompts) > 0
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Patches with their positions."""
+        states: Tensor = self.embeddings(pixels)
+        return states
+
+    def pool(self, states: Tensor, sizes: Tensor | None = None) -> Tensor:
         """The pooled and normalized states of the patches."""
-        states = self.embeddings(pixels)
+        return F.normalize(self.head(self.post_layernorm(states), sizes).float(), dim=-1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The pooled and normalized states of the patches, whatever becomes of the prompts."""
+        states = self.embed(pixels)
         patches = states.shape[1]
         for index, layer in enumerate(self.layers):
             if index < len(self.prompts):
                 own = self.prompts[index].expand(pixels.shape[0], -1, -1)
                 states = torch.cat([states[:, :patches], own], dim=1)
             states = layer(states)
-        return F.normalize(self.head(self.post_layernorm(states[:, :patches])).float(), dim=-1)
+        return self.pool(states[:, :patches])
 
 
 class _Embeddings(nn.Module):
@@ -77,9 +99,12 @@ class _Pooling(nn.Module):
         self.mlp = TowerMLP(shape, shape.units[-1])
         self.register_buffer("own", torch.eye(self.heads)[:, :, None], persistent=False)
 
-    def forward(self, states: Tensor) -> Tensor:
+    def forward(self, states: Tensor, sizes: Tensor | None = None) -> Tensor:
         """(B, patches, width) to (B, width)."""
-        mean = self.looked_for(states).mT.softmax(-1) @ states
+        scores = self.looked_for(states).mT
+        if sizes is not None:
+            scores = scores + sizes.log().mT
+        mean = scores.softmax(-1) @ states
         values = self.v_proj(mean).view(mean.shape[0], self.heads, self.heads, -1)
         mixed: Tensor = self.out_proj((values * self.own).sum(1).flatten(1))
         out: Tensor = mixed + self.mlp(self.layernorm(mixed))

@@ -192,7 +192,7 @@ FAMILY = Family(
     load_siglip,
     abilities=Abilities(
         TextAbilities(causal=False, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
-        ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, exports=True),
+        ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, merges=True),
         losses=("softmax", "sigmoid"),
         crops=False,
     ),

@@ -1,7 +1,7 @@
 """Drawing a ticket: make the weights robust or not, choose what stays, remove the rest, distil what is left."""
 
 from fedgraft.backbones.backbone import Backbone
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool, ServerImages, open_images
 from fedgraft.edge_export.tickets.objective import Matching
@@ -10,13 +10,13 @@ from fedgraft.edge_export.tickets.schemes import SCHEMES, Choice
 from fedgraft.edge_export.tickets.ticket import Ticket, TicketSpec
 from fedgraft.edge_export.tickets.ticket_config import STEPLESS, TicketConfig
 from fedgraft.edge_export.tickets.training import Stage, StageStore
-from fedgraft.edge_export.tickets.tuning import DISTILLATION_LR, INDUCTIONS, LR, described, tune
+from fedgraft.edge_export.tickets.tuning import INDUCTIONS, described, tune
 
 
 def draw_ticket(
     backbone: Backbone,
     config: TicketConfig,
-    vision: VisionTower | None = None,
+    vision: PrunableTower | None = None,
     pool: ImagePool | None = None,
     store: StageStore | None = None,
 ) -> Ticket:
@@ -42,8 +42,9 @@ def draw_ticket(
     kept = SCHEMES[config.scheme](tower, Choice(config, pattern, pool, disturbance_of(config), store))
     cut = pattern.cut(tower, kept)
     if pool is not None and config.distillation_steps:
-        stage = Stage("distillation", config.distillation_steps, config.seed, DISTILLATION_LR, described(cut, pool))
-        cut = tune(cut, Matching(pool, Nothing()), stage, store, pattern.held(tower, kept))
+        decided_by = described(cut, pool, batch_size=config.batch_size)
+        stage = Stage("distillation", config.distillation_steps, config.seed, cut.learning_rates.cut, decided_by)
+        cut = tune(cut, Matching(pool, Nothing(), config.batch_size), stage, store, pattern.held(tower, kept))
     return Ticket(_spec(backbone, config, pool), cut, backbone.name)
 
 
@@ -62,12 +63,12 @@ def disturbance_of(config: TicketConfig) -> Disturbance:
     return INDUCTIONS[config.induced](config.radius, config.attack_steps)
 
 
-def make_robust(tower: VisionTower, config: TicketConfig, pool: ImagePool, store: StageStore) -> VisionTower:
+def make_robust(tower: PrunableTower, config: TicketConfig, pool: ImagePool, store: StageStore) -> PrunableTower:
     """A copy of a tower whose features of disturbed images are close to the plain backbone's of the clean ones."""
     disturbance = disturbance_of(config)
-    decided_by = described(tower, pool, disturbance=repr(disturbance))
-    stage = Stage("induction", config.induction_steps, config.seed, LR, decided_by)
-    return tune(tower, Matching(pool, disturbance), stage, store)
+    decided_by = described(tower, pool, disturbance=repr(disturbance), batch_size=config.batch_size)
+    stage = Stage("induction", config.induction_steps, config.seed, tower.learning_rates.whole, decided_by)
+    return tune(tower, Matching(pool, disturbance, config.batch_size), stage, store)
 
 
 def _spec(backbone: Backbone, config: TicketConfig, pool: ImagePool | None) -> TicketSpec:

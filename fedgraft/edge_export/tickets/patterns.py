@@ -1,35 +1,35 @@
-"""What a ticket removes: single weights, weights in groups of four, rows of matrices, or heads and MLP units.
+"""What a ticket removes: single weights, weights in groups of four, rows of matrices, or heads, units and channels.
 
 Every pattern splits the tower's matrices into groups, scores them, and keeps the best groups of each matrix (or of each
-layer's heads and units): one threshold over the whole tower can empty a layer (MULTIFLOW, CVPR 2024). Embeddings, layer
-norms, biases, the projection and the width of the residual stream stay.
+layer's heads, units or channels): one threshold over the whole tower can empty a layer (MULTIFLOW, CVPR 2024).
+Embeddings, layer norms, biases, the projection and the width of the residual stream stay. What a tower has of these, it
+says itself, see `fedgraft.backbones.prunable`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from copy import deepcopy
 
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.vision_tower import TowerLayer, VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.core.errors import UserError
 from fedgraft.edge_export.tickets.structured import remove
 from fedgraft.edge_export.tickets.ticket_config import PatternName
 
 Groups = dict[str, Tensor]
 """One number per group, by the name of the matrix or layer part that the groups belong to."""
-_MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
 
 
 class Pattern(ABC):
     """How the tower's matrices are split into groups that are kept or removed together."""
 
     @abstractmethod
-    def magnitudes(self, tower: VisionTower) -> Groups:
+    def magnitudes(self, tower: PrunableTower) -> Groups:
         """The score of every group: the L2 norm of its weights."""
 
     @abstractmethod
-    def check(self, tower: VisionTower, sparsity: float) -> None:
+    def check(self, tower: PrunableTower, sparsity: float) -> None:
         """Check that the pattern allows a sparsity; raises UserError if it does not."""
 
     def kept(self, scores: Groups, sparsity: float) -> Groups:
@@ -37,7 +37,7 @@ class Pattern(ABC):
         return {name: _best(score, score.numel() - _removed(score.numel(), sparsity)) for name, score in scores.items()}
 
     @abstractmethod
-    def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+    def masks(self, tower: PrunableTower, kept: Groups) -> dict[str, Tensor]:
         """A factor for each parameter that the pattern cuts, of the same shape, differentiable in `kept`."""
 
     def ladder(self, sparsity: float, rounds: int) -> list[float]:
@@ -45,11 +45,11 @@ class Pattern(ABC):
         return [1 - (1 - sparsity) ** (number / rounds) for number in range(1, rounds)] + [sparsity]
 
     @torch.no_grad()
-    def cut(self, tower: VisionTower, kept: Groups) -> VisionTower:
+    def cut(self, tower: PrunableTower, kept: Groups) -> PrunableTower:
         """A tower without the removed groups; here their weights become zero."""
         return masked(tower, self.masks(tower, kept))
 
-    def held(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+    def held(self, tower: PrunableTower, kept: Groups) -> dict[str, Tensor]:
         """The masks that training after the cut must respect."""
         return self.masks(tower, kept)
 
@@ -57,16 +57,16 @@ class Pattern(ABC):
 class Unstructured(Pattern):
     """Each weight is a group."""
 
-    def magnitudes(self, tower: VisionTower) -> Groups:
+    def magnitudes(self, tower: PrunableTower) -> Groups:
         """|w|, in the matrix's shape."""
-        return {name: matrix.detach().abs() for name, matrix in matrices(tower)}
+        return {name: matrix.detach().abs() for name, matrix in tower.matrices()}
 
-    def check(self, tower: VisionTower, sparsity: float) -> None:
+    def check(self, tower: PrunableTower, sparsity: float) -> None:
         """Every sparsity is possible."""
 
-    def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+    def masks(self, tower: PrunableTower, kept: Groups) -> dict[str, Tensor]:
         """The groups are the weights."""
-        return kept
+        return {name: kept[name].view_as(tower.get_parameter(name)) for name, _ in tower.matrices()}
 
 
 class NOfM(Unstructured):
@@ -74,7 +74,7 @@ class NOfM(Unstructured):
 
     m = 4
 
-    def check(self, tower: VisionTower, sparsity: float) -> None:
+    def check(self, tower: PrunableTower, sparsity: float) -> None:
         """N must be whole, and rows divisible by M."""
         stays = self.m * (1 - sparsity)
         if abs(stays - round(stays)) > 1e-9 or round(stays) < 1:
@@ -82,7 +82,7 @@ class NOfM(Unstructured):
                 f"The pattern n:m keeps whole weights of every {self.m}: the sparsity is 0.25, 0.5 or 0.75, "
                 f"not {sparsity}."
             )
-        for name, matrix in matrices(tower):
+        for name, matrix in tower.matrices():
             if matrix.shape[1] % self.m:
                 raise UserError(
                     f"The pattern n:m needs rows of a multiple of {self.m} weights; {name} has {matrix.shape[1]}."
@@ -103,69 +103,59 @@ class NOfM(Unstructured):
 class Rows(Pattern):
     """Each row of a matrix is a group: the weights of an output channel become zero."""
 
-    def magnitudes(self, tower: VisionTower) -> Groups:
+    def magnitudes(self, tower: PrunableTower) -> Groups:
         """(rows,) for each matrix."""
-        return {name: matrix.detach().norm(dim=1) for name, matrix in matrices(tower)}
+        return {name: matrix.detach().norm(dim=1) for name, matrix in tower.matrices()}
 
-    def check(self, tower: VisionTower, sparsity: float) -> None:
+    def check(self, tower: PrunableTower, sparsity: float) -> None:
         """No matrix may lose every row."""
-        for name, matrix in matrices(tower):
+        for name, matrix in tower.matrices():
             if _removed(len(matrix), sparsity) >= len(matrix):
                 raise UserError(f"A sparsity of {sparsity} would remove all {len(matrix)} rows of {name}; give less.")
 
-    def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+    def masks(self, tower: PrunableTower, kept: Groups) -> dict[str, Tensor]:
         """Each row's factor along the row."""
-        return {name: kept[name][:, None].expand_as(matrix) for name, matrix in matrices(tower)}
+        return {name: _along(kept[name], tower.get_parameter(name), 0) for name, _ in tower.matrices()}
 
 
 class Structured(Pattern):
-    """Heads and MLP units are removed whole, which makes the matrices smaller and every device faster."""
+    """Heads, MLP units and hidden channels are removed whole: smaller matrices, and every device is faster."""
 
-    def magnitudes(self, tower: VisionTower) -> Groups:
-        """(heads,) and (units,) for each layer."""
+    def magnitudes(self, tower: PrunableTower) -> Groups:
+        """(count,) for each part."""
         groups: Groups = {}
-        for number, layer in enumerate(tower.blocks):
-            attention, mlp = layer.self_attn, layer.mlp
-            inner = torch.cat([p.weight for p in (attention.q_proj, attention.k_proj, attention.v_proj)], 1)
-            channels = torch.cat([inner, attention.out_proj.weight.T], 1).detach()
-            groups[f"{number}.heads"] = channels.view(-1, attention.head_width * channels.shape[1]).norm(dim=1)
-            groups[f"{number}.units"] = torch.cat([mlp.fc1.weight, mlp.fc2.weight.T], 1).detach().norm(dim=1)
+        for part in tower.parts():
+            owned = [tower.get_parameter(name).flatten(1) for name in part.rows]
+            owned += [tower.get_parameter(name).transpose(0, 1).flatten(1) for name in part.columns]
+            positions = torch.cat(owned, 1).detach()
+            groups[part.name] = positions.reshape(part.count, -1).norm(dim=1)
         return groups
 
-    def check(self, tower: VisionTower, sparsity: float) -> None:
-        """No layer may lose every head or every unit."""
-        for number, (heads, units) in enumerate(zip(tower.shape.heads, tower.shape.units, strict=True)):
-            for what, count in (("heads", heads), ("MLP units", units)):
-                if _removed(count, sparsity) >= count:
-                    most = (count - 1) / count
-                    raise UserError(
-                        f"A sparsity of {sparsity} would remove all {count} {what} of layer {number}; "
-                        f"give at most {int(most * 1000) / 1000}."
-                    )
+    def check(self, tower: PrunableTower, sparsity: float) -> None:
+        """No layer may lose every head, unit or channel."""
+        for part in tower.parts():
+            if _removed(part.count, sparsity) >= part.count:
+                most = (part.count - 1) / part.count
+                raise UserError(
+                    f"A sparsity of {sparsity} would remove all {part.count} {part.what} of {part.place}; "
+                    f"give at most {int(most * 1000) / 1000}."
+                )
 
-    def masks(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
-        """Rows of q, k, v and fc1, columns of out_proj and fc2."""
+    def masks(self, tower: PrunableTower, kept: Groups) -> dict[str, Tensor]:
+        """The rows and columns of each part."""
         factors: dict[str, Tensor] = {}
-        for number, layer in enumerate(tower.blocks):
-            channels = kept[f"{number}.heads"].repeat_interleave(tower.shape.head_width)
-            units = kept[f"{number}.units"]
-            for name, matrix in _matrices_of(number, layer):
-                factor = units if ".mlp." in name else channels
-                column = name.endswith(("out_proj.weight", "fc2.weight"))
-                factors[name] = (factor[None] if column else factor[:, None]).expand_as(matrix)
+        for part in tower.parts():
+            factor = kept[part.name].repeat_interleave(part.width)
+            for dimension, names in enumerate((part.rows, part.columns)):
+                factors |= {name: _along(factor, tower.get_parameter(name), dimension) for name in names}
         return factors
 
     @torch.no_grad()
-    def cut(self, tower: VisionTower, kept: Groups) -> VisionTower:
+    def cut(self, tower: PrunableTower, kept: Groups) -> PrunableTower:
         """Smaller matrices, without the removed rows and columns."""
-        numbers = range(len(tower.layers))
-        return remove(
-            tower,
-            [kept[f"{number}.heads"].nonzero()[:, 0] for number in numbers],
-            [kept[f"{number}.units"].nonzero()[:, 0] for number in numbers],
-        )
+        return remove(tower, {name: stays.nonzero()[:, 0] for name, stays in kept.items()})
 
-    def held(self, tower: VisionTower, kept: Groups) -> dict[str, Tensor]:
+    def held(self, tower: PrunableTower, kept: Groups) -> dict[str, Tensor]:
         """Nothing: no removed weight is left."""
         return {}
 
@@ -178,7 +168,7 @@ PATTERNS: dict[PatternName, Pattern] = {
 }
 
 
-def checked_pattern(name: PatternName, tower: VisionTower, sparsity: float) -> Pattern:
+def checked_pattern(name: PatternName, tower: PrunableTower, sparsity: float) -> Pattern:
     """The pattern of a name, if it allows the sparsity.
 
     Raises:
@@ -191,23 +181,18 @@ def checked_pattern(name: PatternName, tower: VisionTower, sparsity: float) -> P
     return pattern
 
 
-def matrices(tower: VisionTower) -> Iterator[tuple[str, Tensor]]:
-    """The matrices that tickets are cut from, by parameter name."""
-    for number, layer in enumerate(tower.blocks):
-        yield from _matrices_of(number, layer)
-
-
-def masked(tower: VisionTower, masks: dict[str, Tensor]) -> VisionTower:
+def masked(tower: PrunableTower, masks: dict[str, Tensor]) -> PrunableTower:
     """A copy with some parameters multiplied by masks."""
-    copy = VisionTower(tower.shape)
-    weights = {name: tensor * masks[name] if name in masks else tensor for name, tensor in tower.state_dict().items()}
-    copy.load_state_dict(weights)
+    copy = deepcopy(tower)
+    for name, mask in masks.items():
+        copy.get_parameter(name).data.mul_(mask)
     return copy.eval().requires_grad_(False)
 
 
-def _matrices_of(number: int, layer: TowerLayer) -> Iterator[tuple[str, Tensor]]:
-    for path in _MATRICES:
-        yield f"layers.{number}.{path}.weight", layer.get_parameter(f"{path}.weight")
+def _along(factors: Tensor, parameter: Tensor, dimension: int) -> Tensor:
+    """One factor for each position of a dimension, in the parameter's shape."""
+    shape = [-1 if number == dimension else 1 for number in range(parameter.ndim)]
+    return factors.view(shape).expand_as(parameter)
 
 
 def _removed(count: int, sparsity: float) -> int:

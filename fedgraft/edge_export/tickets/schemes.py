@@ -10,14 +10,14 @@ import numpy as np
 from torch import Tensor
 from torch.func import functional_call
 
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.edge_export.tickets.attack import Disturbance, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.patterns import Groups, Pattern, masked
 from fedgraft.edge_export.tickets.ticket_config import Scheme, TicketConfig
 from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
-from fedgraft.edge_export.tickets.tuning import LR, described, tune
+from fedgraft.edge_export.tickets.tuning import described, tune
 
 _ROUNDS = 4
 _SCORE_LR = 0.02
@@ -42,34 +42,37 @@ class Choice:
     store: StageStore
 
 
-def one_shot(tower: VisionTower, choice: Choice) -> Groups:
+def one_shot(tower: PrunableTower, choice: Choice) -> Groups:
     """OMP: the groups with the largest magnitudes."""
     return choice.pattern.kept(choice.pattern.magnitudes(tower), choice.config.sparsity)
 
 
-def iterative(tower: VisionTower, choice: Choice) -> Groups:
+def iterative(tower: PrunableTower, choice: Choice) -> Groups:
     """IMP, or A-IMP where images are attacked: train, cut a part, rewind what stays to its first values, repeat."""
     assert choice.pool is not None
-    config, pattern, matching = choice.config, choice.pattern, Matching(choice.pool, choice.disturbance)
+    config, pattern = choice.config, choice.pattern
+    matching = Matching(choice.pool, choice.disturbance, config.batch_size)
     ladder = pattern.ladder(config.sparsity, _ROUNDS)
     kept = pattern.kept(pattern.magnitudes(tower), 0.0)
     for number, sparsity in enumerate(ladder):
         masks = pattern.masks(tower, kept)
         rewound = masked(tower, masks)
-        decided_by = described(rewound, choice.pool, disturbance=repr(choice.disturbance), round=number)
-        stage = Stage("cuts", config.scheme_steps // len(ladder), config.seed, LR, decided_by)
+        of_round = {"disturbance": repr(choice.disturbance), "round": number, "batch_size": config.batch_size}
+        decided_by = described(rewound, choice.pool, **of_round)
+        stage = Stage("cuts", config.scheme_steps // len(ladder), config.seed, tower.learning_rates.whole, decided_by)
         trained = tune(rewound, matching, stage, choice.store, masks)
         kept = pattern.kept(pattern.magnitudes(trained), sparsity)
     return kept
 
 
-def learnt(tower: VisionTower, choice: Choice) -> Groups:
+def learnt(tower: PrunableTower, choice: Choice) -> Groups:
     """LMP: weights stay frozen, and each group's score is learnt by a straight-through gradient of the top ones.
 
     Scores start as magnitudes over their mean; the images are clean, since the mask is learnt on the task.
     """
     assert choice.pool is not None
-    config, pattern, matching = choice.config, choice.pattern, Matching(choice.pool, Nothing())
+    config, pattern = choice.config, choice.pattern
+    matching = Matching(choice.pool, Nothing(), config.batch_size)
     scores = {name: magnitude / magnitude.mean() for name, magnitude in pattern.magnitudes(tower).items()}
     for score in scores.values():
         score.requires_grad_(True)
@@ -84,9 +87,10 @@ def learnt(tower: VisionTower, choice: Choice) -> Groups:
         cut = {name: weight * factors[name] if name in factors else weight for name, weight in weights.items()}
         return matching(lambda pixels: functional_call(tower, cut, (pixels,)), rng)
 
-    decided_by = described(tower, choice.pool, pattern=type(pattern).__name__, sparsity=config.sparsity)
+    of_masks = {"pattern": type(pattern).__name__, "sparsity": config.sparsity, "batch_size": config.batch_size}
+    decided_by = described(tower, choice.pool, **of_masks)
     optimize(scores, loss, Stage("masks", config.scheme_steps, config.seed, _SCORE_LR, decided_by), choice.store)
     return pattern.kept({name: score.detach() for name, score in scores.items()}, config.sparsity)
 
 
-SCHEMES: dict[Scheme, Callable[[VisionTower, Choice], Groups]] = {"omp": one_shot, "imp": iterative, "lmp": learnt}
+SCHEMES: dict[Scheme, Callable[[PrunableTower, Choice], Groups]] = {"omp": one_shot, "imp": iterative, "lmp": learnt}

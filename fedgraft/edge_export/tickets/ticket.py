@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Self
 
 from fedgraft.backbones.backbone import Backbone
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.ticket_backbone import TicketFile, check_source_fingerprint
-from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.edge_export.tickets.ticket_config import Induction, Kind, PatternName, Scheme
 
@@ -55,7 +55,7 @@ class Ticket:
     """
 
     spec: TicketSpec
-    vision: VisionTower
+    vision: PrunableTower
     source: str
 
     @property
@@ -100,7 +100,7 @@ class Ticket:
         return TicketFile(self.source, asdict(self.spec), self.vision)
 
 
-def dense_ticket(backbone: Backbone, vision: VisionTower | None = None) -> Ticket:
+def dense_ticket(backbone: Backbone, vision: PrunableTower | None = None) -> Ticket:
     """The whole image tower as a ticket of sparsity 0, for exports without pruning.
 
     Args:

@@ -34,6 +34,7 @@ class TicketConfig(Options):
     epsilon: float | None = Field(
         None, gt=0, description="radius of pgd or standard deviation of smoothing, for pixels from 0 to 1"
     )
+    batch_size: int = Field(64, ge=1, description="images of an optimizer step")
     attack_steps: int = Field(2, ge=1, description="gradient steps of pgd")
 
     @property

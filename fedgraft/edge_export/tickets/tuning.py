@@ -6,15 +6,12 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from fedgraft.backbones.vision_tower import VisionTower
+from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.edge_export.tickets.attack import Attack, Disturbance, Noise, Nothing
 from fedgraft.edge_export.tickets.image_pool import ImagePool
 from fedgraft.edge_export.tickets.objective import Matching
 from fedgraft.edge_export.tickets.training import Stage, StageStore, optimize
 
-LR = 3e-4
-DISTILLATION_LR = 1e-3
-"""A cut tower is far from the plain one and takes longer steps than one that only becomes robust."""
 INDUCTIONS: dict[str, Callable[[float, int], Disturbance]] = {
     "none": lambda epsilon, steps: Nothing(),
     "pgd": Attack,
@@ -24,8 +21,8 @@ INDUCTIONS: dict[str, Callable[[float, int], Disturbance]] = {
 
 
 def tune(
-    tower: VisionTower, matching: Matching, stage: Stage, store: StageStore, masks: dict[str, Tensor] | None = None
-) -> VisionTower:
+    tower: PrunableTower, matching: Matching, stage: Stage, store: StageStore, masks: dict[str, Tensor] | None = None
+) -> PrunableTower:
     """A copy of a tower after a stage's steps towards the plain backbone.
 
     Args:
@@ -48,6 +45,6 @@ def tune(
     return copy.requires_grad_(False)
 
 
-def described(tower: VisionTower, pool: ImagePool, **more: object) -> dict[str, object]:
+def described(tower: PrunableTower, pool: ImagePool, **more: object) -> dict[str, object]:
     """What decides a stage besides its numbers: the tower it starts from, the images, and more."""
     return {"tower": tower.digest(), "images": pool.digest(), **more}
