@@ -33,6 +33,10 @@ def export(
     ] = None,
     site_folder: Annotated[Path | None, typer.Option(help="A deployed site's folder, on its own machine.")] = None,
     images: Annotated[Path | None, typer.Option(help="Images class/image to measure on, not the run's own.")] = None,
+    golden_images: Annotated[
+        Path | None,
+        typer.Option(help="Images class/image that devices get for their self test.", show_default="fedgraft's own"),
+    ] = None,
     key: Annotated[
         Path | None, typer.Option(help="The signing key, created if missing.", show_default="the user's own")
     ] = None,
@@ -44,9 +48,11 @@ def export(
     from fedgraft.edge_export.export import export_bundle, export_class_bank
 
     settings |= {"site_folder": site_folder, "images": images, "key": key}
+    if golden_images is not None:
+        settings["golden_images"] = golden_images
     if labels is not None:
         settings["labels"] = parse_labels(labels)
-    encoder = [f"--{name}" for name in settings if name not in ClassBankOptions.model_fields]
+    encoder = [f"--{name.replace('_', '-')}" for name in settings if name not in ClassBankOptions.model_fields]
     if classes_for is not None and encoder:
         raise UserError(f"--classes-for keeps the encoder of a bundle; leave out {', '.join(encoder)}.")
     with progress(quiet=as_json) as observer, device_errors():

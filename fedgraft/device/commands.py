@@ -91,14 +91,23 @@ def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
         "classes": len(ClassBank.read(opened).labels),
         "signer": opened.signer.hex(),
         "pinned": opened.pinned,
-        "golden_cosine": Predictor(opened, remember=False).self_test() if opened.manifest.kind == "bundle" else None,
+        "golden_cosine": None,
     }
+    tested = Predictor(opened, remember=False).tested() if opened.manifest.kind == "bundle" else None
+    if tested is not None:
+        figures = asdict(tested)
+        found |= {"golden_cosine": figures.pop("cosine"), "golden": figures}
     if as_json:
         print(json.dumps(found))
         return
     print(f"{bundle}: {found['files']} files, {found['bytes']:,} bytes, {found['classes']} classes, all as signed.")
-    if found["golden_cosine"] is not None:
-        print(f"This machine reproduces the golden sample: cosine {found['golden_cosine']:.6f}.")
+    if tested is not None:
+        print(f"This machine reproduces the golden sample: cosine {tested.cosine:.6f}.")
+        if tested.images:
+            same = f"{tested.agreement:.1f} % with the exporter's class, centred cosine {tested.centred_cosine:.6f}"
+            print(f"And {tested.images} golden images: {same}.")
+        if tested.warning:
+            print(f"Warning: {tested.warning}")
     if opened.pinned:
         print(f"Signed by the required key {found['signer']}.")
     else:

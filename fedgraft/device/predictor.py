@@ -12,16 +12,15 @@ from PIL import Image
 
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.class_bank import ClassBank
-from fedgraft.device.errors import BundleError, ImageError
+from fedgraft.device.errors import BundleError
 from fedgraft.device.image_files import load_image
-from fedgraft.device.manifest import GOLDEN, MODEL, PREPROCESSOR
+from fedgraft.device.manifest import MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.device.tensors import read_tensors
+from fedgraft.device.self_test import SelfTest, self_test
 from fedgraft.device.versions import Known, Versions, check_version
 
 ImageSource = Path | str | Image.Image
 _INPUT, _OUTPUT = "pixels", "embedding"
-_NORM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -129,45 +128,19 @@ class Predictor:
             self._versions.record("classes", classes.version, classes.digest)
 
     def self_test(self) -> float:
-        """The cosine between the exporter's embedding of the golden image and this machine's.
+        """The cosine between the exporter's embedding of the golden sample and this machine's; raises as `tested`."""
+        return self.tested().cosine
+
+    def tested(self) -> SelfTest:
+        """Whether this machine computes from the golden images what the exporter did.
 
         Raises:
-            BundleError: it is lower than the bundle allows.
+            BundleError: less of it than the bundle allows.
         """
-        try:
-            image, expected = _golden_sample(self.bundle)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"The golden sample of the bundle {self.bundle.path} cannot be used: {error}.") from error
-        try:
-            cosine = float(self._embedded(image)[0] @ expected)
-        except ImageError:
-            raise
-        except Exception as error:  # onnxruntime has no common error class
-            raise BundleError(f"The bundle {self.bundle.path} cannot embed its own golden sample: {error}") from error
-        least = self.bundle.manifest.min_cosine
-        if least is None or not cosine >= least:
-            raise BundleError(
-                f"This machine does not reproduce the exporter's embedding: the cosine of the golden sample is "
-                f"{cosine:.4f}, and at least {least} is required. If the bundle is int8, export it without --quantize."
-            )
-        return cosine
+        return self_test(self.bundle, lambda image: np.asarray(self._embedded(image)[0]))
 
     def _embedded(self, image: Image.Image) -> NDArray[np.float32]:
         return self.embed(self.preprocessing.pixels(image)[None])
-
-
-def _golden_sample(bundle: Bundle) -> tuple[Image.Image, NDArray[np.float32]]:
-    """The image and its embedding (dim,); raises ValueError, KeyError or TypeError if they cannot be used."""
-    golden = read_tensors(bundle.read(GOLDEN))
-    image, expected = golden["image"], golden["embedding"]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not min(image.shape):
-        raise ValueError(f"its image is {image.dtype} with shape {image.shape}, not uint8 with (height, width, 3)")
-    dim = bundle.manifest.dim
-    if expected.dtype != np.float32 or expected.shape != (dim,):
-        raise ValueError(f"its embedding is {expected.dtype} with shape {expected.shape}, not float32 with ({dim},)")
-    if not abs(float(np.linalg.norm(expected)) - 1) <= _NORM_TOLERANCE:
-        raise ValueError("its embedding does not have unit norm")
-    return Image.fromarray(image), expected
 
 
 def _prediction(classes: ClassBank, embedding: NDArray[np.float32]) -> Prediction:
@@ -183,6 +156,8 @@ def _session(bundle: Bundle, threads: int | None, spinning: bool) -> onnxruntime
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if bundle.manifest.saturating_pairs != 0:  # exact where 8-bit products could saturate, and slower there alone
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = onnxruntime.InferenceSession(bundle.read(MODEL), options, providers=["CPUExecutionProvider"])
         shapes = [(port.name, len(port.shape)) for port in (*session.get_inputs(), *session.get_outputs())]

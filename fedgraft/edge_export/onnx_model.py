@@ -21,13 +21,16 @@ _PROTOBUF_LIMIT = 2**31
 _RAW_OUTPUT = "unit_norm"
 
 
-def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str, str]) -> onnx.ModelProto:
+def export_onnx(
+    vision: nn.Module, size: tuple[int, int], metadata: Mapping[str, str], opset: int = OPSET
+) -> onnx.ModelProto:
     """Trace a tower in evaluation mode into a checked model that holds no paths of this machine.
 
     Args:
         vision: whose `forward` takes `pixels`.
         size: (height, width) of the images in pixels.
         metadata: kept in the model's own properties.
+        opset: the version of ONNX's operators; the model has the oldest IR version that allows it.
 
     Raises:
         UserError: the weights do not fit into one file.
@@ -41,7 +44,7 @@ def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str,
             vision,
             (torch.zeros(2, 3, *size),),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamic_shapes={"pixels": {0: batch}},
             input_names=["pixels"],
             output_names=[_RAW_OUTPUT],
@@ -52,6 +55,7 @@ def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str,
     model = program.model_proto
     _strip(model.graph)
     _name_output(model.graph)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -55,7 +55,9 @@ class BundleOptions(ClassBankOptions):
     pattern: str = Field("structured", description="what a drawn ticket removes: structured, rows, n:m, unstructured")
     ticket_seed: int = Field(0, ge=0, description="seed of a drawn ticket")
     distillation_steps: int | None = Field(None, ge=0, description="of a drawn ticket; as `ticket draw` by default")
-    quantize: str = Field("none", description="number format: none, int8, fp16")
+    quantize: str = Field("none", description="number format: none, int8, int8-static, fp16")
+    opset: int = Field(18, ge=17, le=23, description="version of ONNX's operators; 17 for old runtimes")
+    golden_images: Path | None = Field(None, description="images class/image that devices get for their self test")
     retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")
     web: bool = Field(False, description="add a page that runs the bundle in a browser")
 

@@ -24,6 +24,7 @@ from fedgraft.device import Predictor
 from fedgraft.device.bundle import open_bundle
 from fedgraft.device.class_bank import ClassBank
 from fedgraft.device.commands import verify
+from fedgraft.device.kernels import integer_kernels
 from fedgraft.edge_export.calibration import best_temperature, calibration_error, fit
 from fedgraft.edge_export.export import export_bundle, export_class_bank
 from fedgraft.edge_export.measure import EmbeddedImages, device_preprocessing, generalization
@@ -200,7 +201,11 @@ def test_the_manifest_has_the_runs_own_figures(
     assert kept["dense"] == pytest.approx(100 * right.mean(), abs=1e-9)
     assert manifest["parity"]["images"] == 96
     assert manifest["parity"]["required_agreement"] == 97
-    assert manifest["golden"] == {"min_cosine": 0.97}
+    assert manifest["parity"]["held_out"]
+    assert manifest["parity"]["saturation"]["pairs"] == 0
+    assert manifest["parity"]["kernels"] == integer_kernels()
+    golden = {"min_cosine": 0.97, "images": 16, "min_centred_cosine": 0.95, "min_agreement": 75.0}
+    assert manifest["golden"] == golden
     assert manifest["run"]["site"] == "1"
     assert manifest["run"]["round"] == ROUND
     assert manifest["backbone"]["fingerprint"] == mini.fingerprint
