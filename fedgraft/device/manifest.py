@@ -14,7 +14,10 @@ REQUIRED = {
     "classes": frozenset({CLASSES, LABELS}),
 }
 """The files of each kind of bundle; "classes" is a class bank alone, for an encoder that the device already has."""
+OTHER_MODELS = ("openvino/model.bin", "executorch/model.pte")
+"""Weights for other runtimes than onnxruntime, which a device of fedgraft's does not read."""
 SIZE_LIMITS = {MODEL: 2**31, CLASSES: 2**28, LABELS: 2**22, PREPROCESSOR: 2**16, GOLDEN: 2**24}
+SIZE_LIMITS |= dict.fromkeys(OTHER_MODELS, 2**31)
 OTHER_LIMIT = 2**26
 LARGEST_VERSION, LARGEST_DIM = 2**53 - 1, 2**16
 """The most bytes of a file: of those above, and of any other, such as a file of the web page."""

@@ -16,6 +16,7 @@ from fedgraft.device.errors import BundleError
 from fedgraft.device.image_files import load_image
 from fedgraft.device.manifest import MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
+from fedgraft.device.providers import CPU, find_provider, in_order
 from fedgraft.device.self_test import SelfTest, self_test
 from fedgraft.device.versions import Known, Versions, check_version
 
@@ -49,9 +50,11 @@ class Predictor:
         threads: of onnxruntime; one per core by default.
         spinning: whether idle threads busy-wait, which is faster where no other process needs the cores.
         remember: whether the highest version that has run is kept beside the bundle; see `versions`.
+        provider: what computes; see `find_provider`.
 
     Raises:
         BundleError: the bundle is incomplete, unsigned, not for this runtime, or older than one that has run from here.
+        DeviceError: there is no such provider here.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class Predictor:
         threads: int | None = None,
         spinning: bool = True,
         remember: bool = True,
+        provider: str = CPU,
     ) -> None:
+        chosen = find_provider(provider)
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, key)
         if opened.manifest.kind != "bundle":
             raise BundleError(f"{opened.path} is a class bank without an encoder; pass it to swap_classes.")
@@ -77,7 +82,7 @@ class Predictor:
             self.preprocessing = Preprocessing.from_config(opened.read_json(PREPROCESSOR))
         except ValueError as error:
             raise BundleError(f"The preprocessing of the bundle {opened.path} is invalid: {error}.") from error
-        self._session = _session(opened, threads, spinning)
+        self._session = _session(opened, threads, spinning, chosen)
         self._versions.record("bundle", version, opened.digest)
 
     @property
@@ -151,7 +156,7 @@ def _prediction(classes: ClassBank, embedding: NDArray[np.float32]) -> Predictio
     return Prediction(label, probability, ranked, probability < classes.unknown_below)
 
 
-def _session(bundle: Bundle, threads: int | None, spinning: bool) -> onnxruntime.InferenceSession:
+def _session(bundle: Bundle, threads: int | None, spinning: bool, provider: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
@@ -159,12 +164,15 @@ def _session(bundle: Bundle, threads: int | None, spinning: bool) -> onnxruntime
     if bundle.manifest.saturating_pairs != 0:  # exact where 8-bit products could saturate, and slower there alone
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(bundle.read(MODEL), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(bundle.read(MODEL), options, providers=in_order(provider))
+        started = session.get_providers()
         shapes = [(port.name, len(port.shape)) for port in (*session.get_inputs(), *session.get_outputs())]
     except BundleError:
         raise
     except Exception as error:  # onnxruntime has no common error class
         raise BundleError(f"model.onnx in the bundle {bundle.path} cannot be loaded: {error}") from error
+    if provider not in started:
+        raise BundleError(f"onnxruntime could not start {provider} on this machine; it started {', '.join(started)}.")
     if shapes != [(_INPUT, 4), (_OUTPUT, 2)]:
         raise BundleError(f"model.onnx in the bundle {bundle.path} does not map pixels to an embedding: {shapes}.")
     return session

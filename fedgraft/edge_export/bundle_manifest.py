@@ -119,6 +119,15 @@ class ParityRecord(_Part):
     saturation: SaturationRecord | None = Field(None, description="null for a model without 8-bit products")
 
 
+class TargetRecord(_Part):
+    """The same tower for another runtime than onnxruntime, which passed the same gate in that runtime."""
+
+    name: str
+    version: str = Field(description="of the runtime that it was made with and measured in")
+    files: list[str]
+    parity: ParityRecord
+
+
 class GeneralizationRecord(_Part):
     """How much of the run's generalization the bundle keeps: accuracies in percent with the same prompt."""
 
@@ -166,6 +175,7 @@ class BundleManifest(_Part):
     ticket: TicketRecord
     model: ModelRecord
     parity: ParityRecord
+    targets: list[TargetRecord] = Field(default_factory=list, description="beside model.onnx")
     generalization: GeneralizationRecord | None
     calibration: CalibrationRecord
     golden: GoldenRecord | None

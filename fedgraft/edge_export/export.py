@@ -19,7 +19,14 @@ from fedgraft.core.observer import Observer
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export import bundle_writer, measure
-from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
+from fedgraft.edge_export.bundle_manifest import (
+    BackboneRecord,
+    BundleManifest,
+    GoldenRecord,
+    ParityRecord,
+    RunRecord,
+    TargetRecord,
+)
 from fedgraft.edge_export.dense_tower import ExportedTower
 from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
 from fedgraft.edge_export.golden import golden
@@ -35,6 +42,8 @@ from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
+from fedgraft.edge_export.targets.known import find_targets
+from fedgraft.edge_export.targets.target import Tower
 from fedgraft.edge_export.towers import chosen_tower, needs_of
 from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
 from fedgraft.edge_export.web import page_files
@@ -63,6 +72,7 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
     """
     observer = observer or Observer()
     number_format = find_format(options.quantize)
+    targets = find_targets(options.target, options.quantize)
     draft = _Draft(run, out, options, observer, needs_of(options))
     contents: bundle_writer.Contents = {}
     if options.web:
@@ -79,6 +89,12 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
     parity = measure.parity(embedded, tower.vision, model, draft.bank, number_format, most)
     golden_file, golden_record = golden(draft.embedder(encoder), number_format, options.golden_images)
     contents |= {MODEL: model, **golden_file}
+    for target in targets:
+        observer.on_notice(f"Converting the image tower for {target.name}.")
+        prepared = Tower(tower.vision, model, draft.image_size)
+        files, record = measure.target_parity(embedded, prepared, target, draft.bank, number_format, most)
+        contents |= files
+        draft.targets.append(record)
     contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
     return draft.write("bundle", encoder, embedded, parity, contents, 1, golden_record)
 
@@ -152,6 +168,7 @@ class _Draft:
             gate = None
         self._gate = None if gate is None else (gate, features_of(self._run_adapter, gate.classes).numpy())
         self._retuned_epochs = 0
+        self.targets: list[TargetRecord] = []
 
     def _trained_labels(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
         """The classes that were trained on, or those of them that are wanted: no other has a context worth keeping.
@@ -234,7 +251,7 @@ class _Draft:
         generalization = None
         if self._gate is not None:
             generalization = measure.generalization(embedded, *self._gate, self._run_adapter, options.max_novel_drop)
-        failed = measure.failures(parity, generalization)
+        failed = measure.failures(parity, generalization, self.targets)
         if failed and not options.force:
             raise UserError(f"No bundle was written. {' '.join(failed)} --force writes it all the same.")
         contents = contents | bundle_writer.class_files(self._labels, self.bank, backbone.logit_scale)
@@ -249,6 +266,7 @@ class _Draft:
             ticket=encoder.ticket,
             model=encoder.model,
             parity=parity,
+            targets=self.targets,
             generalization=generalization,
             calibration=measure.calibration(embedded, self._run_adapter, self._labels, self.bank, options.unknown_rate),
             golden=golden_record,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -17,12 +18,14 @@ from fedgraft.edge_export.bundle_manifest import (
     GeneralizationRecord,
     ParityRecord,
     SaturationRecord,
+    TargetRecord,
 )
 from fedgraft.edge_export.calibration import Calibration, fit
 from fedgraft.edge_export.measurement_images import Gate, MeasurementImages, evenly
 from fedgraft.edge_export.number_formats import NumberFormat
 from fedgraft.edge_export.parity import FloatArray, accuracy, compare, onnx_embeddings, torch_embeddings
 from fedgraft.edge_export.saturation import saturating_embeddings, saturating_pairs
+from fedgraft.edge_export.targets.target import Contents, Target, Tower
 from fedgraft.edge_export.trained_run import class_features, features_of
 from fedgraft.methods.adapter import Adapter
 
@@ -74,18 +77,45 @@ def parity(
 
     What its 8-bit products may lose on a processor without VNNI is emulated on some of them.
     """
-    everything, images = np.arange(len(embedded.positions)), embedded.images
-    fresh = everything[~np.isin(embedded.positions, np.concatenate([images.training, images.quantization]))]
-    rows = evenly(fresh if len(fresh) else everything, most)
+    rows, held_out = _rows_to_compare(embedded, most)
     reference = torch_embeddings(vision, embedded.pixels[rows])
     return ParityRecord(
         required_agreement=number_format.required_agreement,
         required_cosine=number_format.required_cosine,
-        held_out=bool(len(fresh)),
+        held_out=held_out,
         kernels=integer_kernels(),
         saturation=_saturation(model, embedded.pixels[rows], reference, bank),
         **asdict(compare(reference, embedded.embeddings[rows], bank)),
     )
+
+
+def target_parity(
+    embedded: EmbeddedImages,
+    tower: Tower,
+    target: Target,
+    bank: FloatArray,
+    number_format: NumberFormat,
+    most: int,
+) -> tuple[Contents, TargetRecord]:
+    """The files of a target, and their parity to the torch tower on the same images in the target's own runtime."""
+    rows, held_out = _rows_to_compare(embedded, most)
+    pixels, files = embedded.pixels[rows], target.convert(tower)
+    found = compare(torch_embeddings(tower.vision, pixels), target.embed(files, pixels), bank)
+    measured = ParityRecord(
+        required_agreement=number_format.required_agreement,
+        required_cosine=number_format.required_cosine,
+        held_out=held_out,
+        kernels=integer_kernels(),
+        **asdict(found),
+    )
+    return files, TargetRecord(name=target.name, version=version(target.package), files=sorted(files), parity=measured)
+
+
+def _rows_to_compare(embedded: EmbeddedImages, most: int) -> tuple[NDArray[np.int64], bool]:
+    """Rows of images that had no part in training or quantization and True, or of any and False if there are none."""
+    everything, images = np.arange(len(embedded.positions)), embedded.images
+    fresh = everything[~np.isin(embedded.positions, np.concatenate([images.training, images.quantization]))]
+    return evenly(fresh if len(fresh) else everything, most), bool(len(fresh))
 
 
 def _saturation(model: bytes, pixels: FloatArray, reference: FloatArray, bank: FloatArray) -> SaturationRecord | None:
@@ -140,9 +170,11 @@ def calibration(
     return CalibrationRecord(held_out=images.held_out, **asdict(fitted))
 
 
-def failures(parity: ParityRecord, generalization: GeneralizationRecord | None) -> list[str]:
+def failures(
+    parity: ParityRecord, generalization: GeneralizationRecord | None, targets: Sequence[TargetRecord] = ()
+) -> list[str]:
     """A sentence for each gate that was not passed."""
-    failed = []
+    failed = [f"For {target.name}: {sentence}" for target in targets for sentence in failures(target.parity, None)]
     if parity.top1_agreement < parity.required_agreement:
         failed.append(
             f"The model agrees with its torch tower on the class of {parity.top1_agreement:.2f} % of {parity.images} "

@@ -56,6 +56,7 @@ class BundleOptions(ClassBankOptions):
     ticket_seed: int = Field(0, ge=0, description="seed of a drawn ticket")
     distillation_steps: int | None = Field(None, ge=0, description="of a drawn ticket; as `ticket draw` by default")
     quantize: str = Field("none", description="number format: none, int8, int8-static, fp16")
+    target: str = Field("onnx", description="also for other runtimes, beside ONNX: openvino, executorch")
     opset: int = Field(18, ge=17, le=23, description="version of ONNX's operators; 17 for old runtimes")
     golden_images: Path | None = Field(None, description="images class/image that devices get for their self test")
     retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")

@@ -139,7 +139,7 @@ def test_images_of_two_classes_of_one_name_are_judged_by_their_own(mini: Backbon
         repeated_names=True,
     )
     positions, gate = np.arange(6), Gate("novel", np.arange(6), (0, 1, 2), names)
-    images = MeasurementImages(examples, positions, True, gate, positions, positions)
+    images = MeasurementImages(examples, positions, True, gate, positions, positions, positions[:0])
     bank = features_of(adapter, (0, 1, 2)).numpy()
     pixels = mini.preprocess([Image.new("RGB", (8, 8))] * 6).numpy()
     embedded = EmbeddedImages(images, positions, pixels, bank[labels])
@@ -373,7 +373,7 @@ def test_a_run_that_changes_the_image_tower_takes_no_other_tower(
         (["--sparsity", "-0.1"], "at least 0 and less than 1"),
         (["--sparsity", "0.9"], "would remove all 4 heads"),
         (["--sparsity", "0.5", "--pattern", "structurd"], "Did you mean 'structured'?"),
-        (["--quantize", "int4"], "Known: none, int8, fp16"),
+        (["--quantize", "int4"], "Known: none, int8, int8-static, fp16"),
         (["--ticket", "/no/such/ticket"], "/no/such/ticket"),
         (["--labels", "a,a"], "'a' appears twice"),
         (["--labels", "a,,b"], "is not a label"),
