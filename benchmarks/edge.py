@@ -116,7 +116,7 @@ def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
         manifest = canonical(
             {
                 "format_version": 1, "kind": kind, "version": 1, "encoder": encoder, "dim": 512,
-                "calibration": {"temperature": 1.0, "unknown_below": 0.0}, "golden": {"min_cosine": 0.0},
+                "calibration": {"temperature": 1.0, "unknown_below": 0.0}, "golden": {"min_cosine": 0.9},
                 "files": {name: entry.model_dump() for name, entry in bundle_writer.file_records(contents).items()},
             }
         )  # fmt: skip

@@ -19,6 +19,8 @@ PublicKey = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of onnxruntime.", show_default="one per core")]
 
+Provider = Annotated[str, typer.Option(help="What computes, by onnxruntime's name, such as cpu or cuda.")]
+
 
 @with_fields(BundleOptions, "Settings of the export", without=("most_images", "ticket_seed", "distillation_steps"))
 def export(
@@ -33,6 +35,10 @@ def export(
     ] = None,
     site_folder: Annotated[Path | None, typer.Option(help="A deployed site's folder, on its own machine.")] = None,
     images: Annotated[Path | None, typer.Option(help="Images class/image to measure on, not the run's own.")] = None,
+    golden_images: Annotated[
+        Path | None,
+        typer.Option(help="Images class/image that devices get for their self test.", show_default="fedgraft's own"),
+    ] = None,
     key: Annotated[
         Path | None, typer.Option(help="The signing key, created if missing.", show_default="the user's own")
     ] = None,
@@ -44,9 +50,11 @@ def export(
     from fedgraft.edge_export.export import export_bundle, export_class_bank
 
     settings |= {"site_folder": site_folder, "images": images, "key": key}
+    if golden_images is not None:
+        settings["golden_images"] = golden_images
     if labels is not None:
         settings["labels"] = parse_labels(labels)
-    encoder = [f"--{name}" for name in settings if name not in ClassBankOptions.model_fields]
+    encoder = [f"--{name.replace('_', '-')}" for name in settings if name not in ClassBankOptions.model_fields]
     if classes_for is not None and encoder:
         raise UserError(f"--classes-for keeps the encoder of a bundle; leave out {', '.join(encoder)}.")
     with progress(quiet=as_json) as observer, device_errors():
@@ -68,12 +76,13 @@ def device_predict(
     key: PublicKey = None,
     threads: Threads = None,
     as_json: Json = False,
+    provider: Provider = "cpu",
 ) -> None:
     """Classify image files."""
     from fedgraft.device.commands import predict
 
     with device_errors():
-        predict(bundle, images, key, threads, as_json)
+        predict(bundle, images, key, threads, as_json, provider)
 
 
 @device_app.command("bench")
@@ -83,18 +92,19 @@ def device_bench(
     threads: Threads = None,
     spinning: Annotated[bool, typer.Option(help="Let idle threads busy-wait; not where cores are shared.")] = True,
     as_json: Json = False,
+    provider: Provider = "cpu",
 ) -> None:
     """Measure latency, memory and size on this machine."""
     from fedgraft.device.commands import bench
 
     with device_errors():
-        bench(bundle, images, threads, spinning, as_json)
+        bench(bundle, images, threads, spinning, as_json, provider)
 
 
 @device_app.command("verify")
-def device_verify(bundle: BundlePath, key: PublicKey = None, as_json: Json = False) -> None:
+def device_verify(bundle: BundlePath, key: PublicKey = None, as_json: Json = False, provider: Provider = "cpu") -> None:
     """Check every byte, the signature, and that this machine reproduces the exporter's embedding."""
     from fedgraft.device.commands import verify
 
     with device_errors():
-        verify(bundle, key, as_json)
+        verify(bundle, key, as_json, provider)

@@ -116,6 +116,18 @@ def print_export(written: "Exported") -> None:
         f"Same class as the torch tower on {parity.top1_agreement:.2f} % of {parity.images} images, centred cosine "
         f"{parity.centred_cosine:.4f}.",
     ]
+    if parity.saturation is not None:
+        pairs = parity.saturation.pairs
+        lines.append(
+            f"{pairs:,} pairs of its 8-bit weights can saturate on a processor without VNNI."
+            if pairs
+            else "Its 8-bit products saturate on no processor: every device computes the same integers."
+        )
+    lines += [
+        f"For {target.name} {target.version} ({', '.join(target.files)}): {target.parity.top1_agreement:.2f} %, "
+        f"centred cosine {target.parity.centred_cosine:.4f}."
+        for target in manifest.targets
+    ]
     if kept is not None:
         lines.append(
             f"Accuracy on {kept.images} test images of the scope {kept.scope!r}: {kept.bundle:.2f} %, dense "

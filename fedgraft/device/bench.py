@@ -11,6 +11,7 @@ from PIL import Image
 
 from fedgraft.device.manifest import MODEL
 from fedgraft.device.predictor import Predictor
+from fedgraft.device.providers import CPU
 
 _WARM_UP = 3
 
@@ -36,14 +37,17 @@ class Measured:
     bundle_mb: float
 
 
-def bench(path: Path, images: int = 50, threads: int | None = None, spinning: bool = True) -> Measured:
+def bench(
+    path: Path, images: int = 50, threads: int | None = None, spinning: bool = True, provider: str = CPU
+) -> Measured:
     """Repeatedly classify a random image of twice the encoder's input size.
 
     Raises:
         BundleError: the bundle cannot be used.
+        DeviceError: there is no such provider here.
     """
     began = time.perf_counter()
-    predictor = Predictor(path, threads=threads, spinning=spinning, remember=False)
+    predictor = Predictor(path, threads=threads, spinning=spinning, remember=False, provider=provider)
     side = 2 * max(predictor.preprocessing.pixels(Image.new("RGB", (64, 64))).shape)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
     predictor.predict(image)

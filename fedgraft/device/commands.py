@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 
 def predict(
-    bundle: Path, images: list[Path], key: str | None = None, threads: int | None = None, as_json: bool = False
+    bundle: Path,
+    images: list[Path],
+    key: str | None = None,
+    threads: int | None = None,
+    as_json: bool = False,
+    provider: str = "cpu",
 ) -> None:
     """Classify image files and print one line per image, or one JSON object for all.
 
     Args:
         bundle: a bundle, or the folder of an agent, whose current release then predicts and counts.
+        provider: what computes; see `find_provider`.
 
     Raises:
         DeviceError: the bundle or an image cannot be used.
@@ -34,7 +40,9 @@ def predict(
     live = _live(bundle, threads)
     if live is not None and key is not None:
         raise DeviceError(f"The agent in {bundle} knows its publishers' keys; leave --key out.")
-    predictor = live or Predictor(bundle, key=_key(key), threads=threads)
+    if live is not None and provider != "cpu":
+        raise DeviceError(f"The agent in {bundle} predicts on the CPU; leave --provider out.")
+    predictor = live or Predictor(bundle, key=_key(key), threads=threads, provider=provider)
     answers = {}
     for image in images:
         answer = predictor.predict(image)
@@ -57,11 +65,18 @@ def _live(folder: Path, threads: int | None) -> "LivePredictor | None":
     return LivePredictor(folder, threads=threads)
 
 
-def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_json: bool = False) -> None:
+def bench(
+    bundle: Path,
+    images: int,
+    threads: int | None,
+    spinning: bool,
+    as_json: bool = False,
+    provider: str = "cpu",
+) -> None:
     """Measure a bundle on this machine and print the figures; raises DeviceError if the bundle cannot be used."""
     from fedgraft.device.bench import bench as measure
 
-    figures = asdict(measure(bundle, images, threads, spinning))
+    figures = asdict(measure(bundle, images, threads, spinning, provider))
     if as_json:
         print(json.dumps(figures))
         return
@@ -69,7 +84,7 @@ def bench(bundle: Path, images: int, threads: int | None, spinning: bool, as_jso
         print(f"{name:<17} {value:>10.2f}" if isinstance(value, float) else f"{name:<17} {value:>7}")
 
 
-def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
+def verify(bundle: Path, key: str | None = None, as_json: bool = False, provider: str = "cpu") -> None:
     """Check every byte of a bundle and that this machine reproduces the exporter's embedding; print the result.
 
     Raises:
@@ -91,14 +106,24 @@ def verify(bundle: Path, key: str | None = None, as_json: bool = False) -> None:
         "classes": len(ClassBank.read(opened).labels),
         "signer": opened.signer.hex(),
         "pinned": opened.pinned,
-        "golden_cosine": Predictor(opened, remember=False).self_test() if opened.manifest.kind == "bundle" else None,
+        "golden_cosine": None,
     }
+    whole = opened.manifest.kind == "bundle"
+    tested = Predictor(opened, remember=False, provider=provider).tested() if whole else None
+    if tested is not None:
+        figures = asdict(tested)
+        found |= {"golden_cosine": figures.pop("cosine"), "golden": figures}
     if as_json:
         print(json.dumps(found))
         return
     print(f"{bundle}: {found['files']} files, {found['bytes']:,} bytes, {found['classes']} classes, all as signed.")
-    if found["golden_cosine"] is not None:
-        print(f"This machine reproduces the golden sample: cosine {found['golden_cosine']:.6f}.")
+    if tested is not None:
+        print(f"This machine reproduces the golden sample: cosine {tested.cosine:.6f}.")
+        if tested.images:
+            same = f"{tested.agreement:.1f} % with the exporter's class, centred cosine {tested.centred_cosine:.6f}"
+            print(f"And {tested.images} golden images: {same}.")
+        if tested.warning:
+            print(f"Warning: {tested.warning}")
     if opened.pinned:
         print(f"Signed by the required key {found['signer']}.")
     else:
@@ -151,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     for each in (predicting, benching, verifying):
         each.add_argument("bundle", type=Path, help="a directory or a zip; for predict, an agent's folder as well")
         each.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object")
+        each.add_argument("--provider", default="cpu", help="what computes, by onnxruntime's name, such as cpu or cuda")
     predicting.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     for each in (predicting, verifying):
         each.add_argument("--key", help="the required signer's public key: a PEM file or 64 hexadecimal digits")

@@ -14,12 +14,16 @@ REQUIRED = {
     "classes": frozenset({CLASSES, LABELS}),
 }
 """The files of each kind of bundle; "classes" is a class bank alone, for an encoder that the device already has."""
+OTHER_MODELS = ("openvino/model.bin", "executorch/model.pte")
+"""Weights for other runtimes than onnxruntime, which a device of fedgraft's does not read."""
 SIZE_LIMITS = {MODEL: 2**31, CLASSES: 2**28, LABELS: 2**22, PREPROCESSOR: 2**16, GOLDEN: 2**24}
+SIZE_LIMITS |= dict.fromkeys(OTHER_MODELS, 2**31)
 OTHER_LIMIT = 2**26
 LARGEST_VERSION, LARGEST_DIM = 2**53 - 1, 2**16
-LEAST_GOLDEN_COSINE = 0.9
-"""A bundle cannot ask for less in a device's self test, which would then find nothing."""
 """The most bytes of a file: of those above, and of any other, such as a file of the web page."""
+LEAST_GOLDEN_COSINE, LEAST_GOLDEN_AGREEMENT = 0.9, 50.0
+"""A bundle cannot ask for less in a device's self test, which would then find nothing."""
+MOST_GOLDEN_IMAGES = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
@@ -29,6 +33,35 @@ class FileEntry:
 
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True)
+class GoldenLimits:
+    """What a device's self test requires.
+
+    Attributes:
+        min_cosine: least cosine to the golden embedding.
+        images: how many other golden images there are; 0 in bundles of before 0.2.
+        min_centred_cosine: least mean of their centred cosines.
+        min_agreement: least percent of them that get the exporter's class.
+    """
+
+    min_cosine: float
+    images: int
+    min_centred_cosine: float
+    min_agreement: float
+
+    @classmethod
+    def parse(cls, table: dict[str, Any]) -> Self:
+        """Check the manifest's table; raises ValueError if it is invalid."""
+        images = _whole(table.get("images", 0), "images", 0, MOST_GOLDEN_IMAGES)
+        centred, agreement = table.get("min_centred_cosine"), table.get("min_agreement")
+        return cls(
+            min_cosine=_between(table.get("min_cosine"), "min_cosine", LEAST_GOLDEN_COSINE, 1),
+            images=images,
+            min_centred_cosine=_between(centred, "min_centred_cosine", LEAST_GOLDEN_COSINE, 1) if images else 1.0,
+            min_agreement=_between(agreement, "min_agreement", LEAST_GOLDEN_AGREEMENT, 100) if images else 100.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -42,7 +75,8 @@ class Manifest:
         dim: embedding dimension.
         temperature: divides the scaled cosines to calibrate probabilities.
         unknown_below: probability below which an image is "unknown".
-        min_cosine: least cosine to the golden embedding; None for a class bank alone.
+        golden: what the self test requires; None for a class bank alone.
+        saturating_pairs: pairs of 8-bit weights whose products can saturate without VNNI; None if that is not known.
         files: by name.
         content: the whole manifest.
     """
@@ -53,7 +87,8 @@ class Manifest:
     dim: int
     temperature: float
     unknown_below: float
-    min_cosine: float | None
+    golden: GoldenLimits | None
+    saturating_pairs: int | None
     files: dict[str, FileEntry]
     content: dict[str, Any]
 
@@ -77,9 +112,8 @@ class Manifest:
             dim=_whole(content.get("dim"), "dim", 1, LARGEST_DIM),
             temperature=_between(calibration.get("temperature"), "temperature", 1e-3, 1e3),
             unknown_below=_between(calibration.get("unknown_below"), "unknown_below", 0, 1),
-            min_cosine=(
-                None if golden is None else _between(golden.get("min_cosine"), "min_cosine", LEAST_GOLDEN_COSINE, 1)
-            ),
+            golden=None if golden is None else GoldenLimits.parse(golden),
+            saturating_pairs=_saturating_pairs(content),
             files=entries,
             content=content,
         )
@@ -113,6 +147,15 @@ def _table(content: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{key} is not an object")
     return value
+
+
+def _saturating_pairs(content: dict[str, Any]) -> int | None:
+    parity = content.get("parity")
+    saturation = parity.get("saturation") if isinstance(parity, dict) else None
+    if saturation is None:
+        return None
+    pairs = saturation.get("pairs") if isinstance(saturation, dict) else saturation
+    return _whole(pairs, "pairs", 0, LARGEST_VERSION)
 
 
 def _whole(value: Any, key: str, least: int, most: int) -> int:

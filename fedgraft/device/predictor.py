@@ -12,16 +12,16 @@ from PIL import Image
 
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.class_bank import ClassBank
-from fedgraft.device.errors import BundleError, ImageError
+from fedgraft.device.errors import BundleError
 from fedgraft.device.image_files import load_image
-from fedgraft.device.manifest import GOLDEN, MODEL, PREPROCESSOR
+from fedgraft.device.manifest import MODEL, PREPROCESSOR
 from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.device.tensors import read_tensors
+from fedgraft.device.providers import CPU, find_provider, in_order
+from fedgraft.device.self_test import SelfTest, self_test
 from fedgraft.device.versions import Known, Versions, check_version
 
 ImageSource = Path | str | Image.Image
 _INPUT, _OUTPUT = "pixels", "embedding"
-_NORM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class Predictor:
         threads: of onnxruntime; one per core by default.
         spinning: whether idle threads busy-wait, which is faster where no other process needs the cores.
         remember: whether the highest version that has run is kept beside the bundle; see `versions`.
+        provider: what computes; see `find_provider`.
 
     Raises:
         BundleError: the bundle is incomplete, unsigned, not for this runtime, or older than one that has run from here.
+        DeviceError: there is no such provider here.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Predictor:
         threads: int | None = None,
         spinning: bool = True,
         remember: bool = True,
+        provider: str = CPU,
     ) -> None:
+        chosen = find_provider(provider)
         opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle, key)
         if opened.manifest.kind != "bundle":
             raise BundleError(f"{opened.path} is a class bank without an encoder; pass it to swap_classes.")
@@ -78,7 +82,7 @@ class Predictor:
             self.preprocessing = Preprocessing.from_config(opened.read_json(PREPROCESSOR))
         except ValueError as error:
             raise BundleError(f"The preprocessing of the bundle {opened.path} is invalid: {error}.") from error
-        self._session = _session(opened, threads, spinning)
+        self._session = _session(opened, threads, spinning, chosen)
         self._versions.record("bundle", version, opened.digest)
 
     @property
@@ -129,45 +133,19 @@ class Predictor:
             self._versions.record("classes", classes.version, classes.digest)
 
     def self_test(self) -> float:
-        """The cosine between the exporter's embedding of the golden image and this machine's.
+        """The cosine between the exporter's embedding of the golden sample and this machine's; raises as `tested`."""
+        return self.tested().cosine
+
+    def tested(self) -> SelfTest:
+        """Whether this machine computes from the golden images what the exporter did.
 
         Raises:
-            BundleError: it is lower than the bundle allows.
+            BundleError: less of it than the bundle allows.
         """
-        try:
-            image, expected = _golden_sample(self.bundle)
-        except (ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"The golden sample of the bundle {self.bundle.path} cannot be used: {error}.") from error
-        try:
-            cosine = float(self._embedded(image)[0] @ expected)
-        except ImageError:
-            raise
-        except Exception as error:  # onnxruntime has no common error class
-            raise BundleError(f"The bundle {self.bundle.path} cannot embed its own golden sample: {error}") from error
-        least = self.bundle.manifest.min_cosine
-        if least is None or not cosine >= least:
-            raise BundleError(
-                f"This machine does not reproduce the exporter's embedding: the cosine of the golden sample is "
-                f"{cosine:.4f}, and at least {least} is required. If the bundle is int8, export it without --quantize."
-            )
-        return cosine
+        return self_test(self.bundle, lambda image: np.asarray(self._embedded(image)[0]))
 
     def _embedded(self, image: Image.Image) -> NDArray[np.float32]:
         return self.embed(self.preprocessing.pixels(image)[None])
-
-
-def _golden_sample(bundle: Bundle) -> tuple[Image.Image, NDArray[np.float32]]:
-    """The image and its embedding (dim,); raises ValueError, KeyError or TypeError if they cannot be used."""
-    golden = read_tensors(bundle.read(GOLDEN))
-    image, expected = golden["image"], golden["embedding"]
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not min(image.shape):
-        raise ValueError(f"its image is {image.dtype} with shape {image.shape}, not uint8 with (height, width, 3)")
-    dim = bundle.manifest.dim
-    if expected.dtype != np.float32 or expected.shape != (dim,):
-        raise ValueError(f"its embedding is {expected.dtype} with shape {expected.shape}, not float32 with ({dim},)")
-    if not abs(float(np.linalg.norm(expected)) - 1) <= _NORM_TOLERANCE:
-        raise ValueError("its embedding does not have unit norm")
-    return Image.fromarray(image), expected
 
 
 def _prediction(classes: ClassBank, embedding: NDArray[np.float32]) -> Prediction:
@@ -178,18 +156,23 @@ def _prediction(classes: ClassBank, embedding: NDArray[np.float32]) -> Predictio
     return Prediction(label, probability, ranked, probability < classes.unknown_below)
 
 
-def _session(bundle: Bundle, threads: int | None, spinning: bool) -> onnxruntime.InferenceSession:
+def _session(bundle: Bundle, threads: int | None, spinning: bool, provider: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if bundle.manifest.saturating_pairs != 0:  # exact where 8-bit products could saturate, and slower there alone
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = onnxruntime.InferenceSession(bundle.read(MODEL), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(bundle.read(MODEL), options, providers=in_order(provider))
+        started = session.get_providers()
         shapes = [(port.name, len(port.shape)) for port in (*session.get_inputs(), *session.get_outputs())]
     except BundleError:
         raise
     except Exception as error:  # onnxruntime has no common error class
         raise BundleError(f"model.onnx in the bundle {bundle.path} cannot be loaded: {error}") from error
+    if provider not in started:
+        raise BundleError(f"onnxruntime could not start {provider} on this machine; it started {', '.join(started)}.")
     if shapes != [(_INPUT, 4), (_OUTPUT, 2)]:
         raise BundleError(f"model.onnx in the bundle {bundle.path} does not map pixels to an embedding: {shapes}.")
     return session

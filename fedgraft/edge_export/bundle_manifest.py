@@ -7,12 +7,21 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from fedgraft.device.class_bank import LABELS_LIMIT
-from fedgraft.device.manifest import LARGEST_DIM, LARGEST_VERSION, LEAST_GOLDEN_COSINE, OTHER_LIMIT, SIZE_LIMITS
+from fedgraft.device.manifest import (
+    LARGEST_DIM,
+    LARGEST_VERSION,
+    LEAST_GOLDEN_AGREEMENT,
+    LEAST_GOLDEN_COSINE,
+    MOST_GOLDEN_IMAGES,
+    OTHER_LIMIT,
+    SIZE_LIMITS,
+)
 from fedgraft.edge_export.number_formats import NUMBER_FORMATS, find_format
 
 SCHEMA = Path(__file__).parent / "schemas" / "manifest.schema.json"
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
 Percent = Annotated[float, Field(ge=0, le=100)]
+Cosine = Annotated[float, Field(ge=-1.01, le=1.01)]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 _LARGEST_FILE = max(OTHER_LIMIT, *SIZE_LIMITS.values())
 FormatName = Annotated[
@@ -87,14 +96,39 @@ class RunRecord(_Part):
     templates: list[str]
 
 
+class SaturationRecord(_Part):
+    """The same measurement as an x86 processor without VNNI computes it, where 8-bit products can saturate."""
+
+    pairs: Count = Field(
+        description="pairs of weights whose products can saturate; with 0 every processor computes the same integers, "
+        "and there is nothing to emulate"
+    )
+    images: Count = Field(0, description="that were emulated")
+    top1_agreement: Percent | None = Field(None, description="percent")
+    centred_cosine: Cosine | None = None
+
+
 class ParityRecord(_Part):
     """The bundle's model against its own torch ticket, on real images."""
 
     images: int = Field(ge=1, le=2**53 - 1)
     top1_agreement: Percent = Field(description="percent")
     required_agreement: Percent = Field(description="percent")
-    centred_cosine: float = Field(ge=-1.01, le=1.01, description="mean cosine after subtracting the mean embedding")
+    centred_cosine: Cosine = Field(description="mean cosine after subtracting the mean embedding")
+    required_cosine: Cosine | None = Field(None, description="of the centred cosine; null in bundles of before 0.2")
     max_difference: float = Field(ge=0, le=2.01, description="of any component of an embedding")
+    held_out: bool | None = Field(None, description="whether no image had a part in training or in quantization")
+    kernels: str | None = Field(None, max_length=80, description="the 8-bit kernels of the processor measured on")
+    saturation: SaturationRecord | None = Field(None, description="null for a model without 8-bit products")
+
+
+class TargetRecord(_Part):
+    """The same tower for another runtime than onnxruntime, which passed the same gate in that runtime."""
+
+    name: str
+    version: str = Field(description="of the runtime that it was made with and measured in")
+    files: list[str]
+    parity: ParityRecord
 
 
 class GeneralizationRecord(_Part):
@@ -120,9 +154,14 @@ class CalibrationRecord(_Part):
 
 
 class GoldenRecord(_Part):
-    """The golden sample: a synthetic image, since no image may leave its site, and its embedding."""
+    """What a device's self test requires on the golden images, none of which is a site's."""
 
-    min_cosine: float = Field(ge=LEAST_GOLDEN_COSINE, le=1)
+    min_cosine: float = Field(ge=LEAST_GOLDEN_COSINE, le=1, description="of the golden sample's embeddings")
+    images: int = Field(0, ge=0, le=MOST_GOLDEN_IMAGES, description="besides the golden sample")
+    min_centred_cosine: float | None = Field(None, ge=LEAST_GOLDEN_COSINE, le=1, description="mean over those images")
+    min_agreement: float | None = Field(
+        None, ge=LEAST_GOLDEN_AGREEMENT, le=100, description="percent of those images with the exporter's class"
+    )
 
 
 class BundleManifest(_Part):
@@ -139,6 +178,7 @@ class BundleManifest(_Part):
     ticket: TicketRecord
     model: ModelRecord
     parity: ParityRecord
+    targets: list[TargetRecord] = Field(default_factory=list, description="beside model.onnx")
     generalization: GeneralizationRecord | None
     calibration: CalibrationRecord
     golden: GoldenRecord | None

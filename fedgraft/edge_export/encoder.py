@@ -17,7 +17,8 @@ from fedgraft.edge_export.bundle_manifest import BundleManifest, ModelRecord, Pa
 from fedgraft.edge_export.dense_tower import ExportedTower
 from fedgraft.edge_export.merged_tower import ReducedTower
 from fedgraft.edge_export.number_formats import NumberFormat
-from fedgraft.edge_export.onnx_model import export_onnx
+from fedgraft.edge_export.onnx_model import OPSET, export_onnx
+from fedgraft.edge_export.parity import FloatArray
 
 _MINIMUM_RUNTIME = "1.22"
 
@@ -36,11 +37,19 @@ class Encoder:
         return hashlib.sha256(self.content).hexdigest()
 
 
-def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: NumberFormat) -> Encoder:
+def traced_encoder(
+    tower: ExportedTower,
+    size: tuple[int, int],
+    number_format: NumberFormat,
+    pixels: FloatArray | None = None,
+    opset: int = OPSET,
+) -> Encoder:
     """Trace an image tower.
 
     Args:
         size: (height, width) of its images in pixels.
+        pixels: of images for a format that measures ranges; see `NumberFormat.reduce`.
+        opset: the version of ONNX's operators.
 
     Raises:
         UserError: it does not fit into one file.
@@ -54,7 +63,7 @@ def traced_encoder(tower: ExportedTower, size: tuple[int, int], number_format: N
         "fedgraft.input": "pixels, RGB, as preprocessor_config.json prepares them",
         "fedgraft.output": "embedding, of unit norm",
     }
-    content = number_format.reduce(export_onnx(tower.vision, size, metadata))
+    content = number_format.reduce(export_onnx(tower.vision, size, metadata, opset), pixels)
     record = TicketRecord(
         fingerprint=tower.fingerprint,
         parameters=tower.parameters,

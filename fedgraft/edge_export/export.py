@@ -3,6 +3,7 @@
 If a gate is not passed, the export is refused with the figures, and nothing is written.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,15 +19,31 @@ from fedgraft.core.observer import Observer
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.manifest import MODEL
 from fedgraft.edge_export import bundle_writer, measure
-from fedgraft.edge_export.bundle_manifest import BackboneRecord, BundleManifest, GoldenRecord, ParityRecord, RunRecord
+from fedgraft.edge_export.bundle_manifest import (
+    BackboneRecord,
+    BundleManifest,
+    GoldenRecord,
+    ParityRecord,
+    RunRecord,
+    TargetRecord,
+)
 from fedgraft.edge_export.dense_tower import ExportedTower
 from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
-from fedgraft.edge_export.measurement_images import MeasurementImages, folder_images, run_images, site_images
+from fedgraft.edge_export.golden import golden
+from fedgraft.edge_export.measurement_images import (
+    MeasurementImages,
+    evenly,
+    folder_images,
+    run_images,
+    site_images,
+)
 from fedgraft.edge_export.number_formats import find_format
 from fedgraft.edge_export.options import BundleOptions, ClassBankOptions
 from fedgraft.edge_export.parity import FloatArray, onnx_embeddings
 from fedgraft.edge_export.retune import retune
 from fedgraft.edge_export.signing import default_key, public_bytes, signing_key
+from fedgraft.edge_export.targets.known import find_targets
+from fedgraft.edge_export.targets.target import Tower
 from fedgraft.edge_export.towers import chosen_tower, needs_of
 from fedgraft.edge_export.trained_run import TrainedRun, class_features, features_of
 from fedgraft.edge_export.web import page_files
@@ -55,6 +72,7 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
     """
     observer = observer or Observer()
     number_format = find_format(options.quantize)
+    targets = find_targets(options.target, options.quantize)
     draft = _Draft(run, out, options, observer, needs_of(options))
     contents: bundle_writer.Contents = {}
     if options.web:
@@ -62,15 +80,23 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
         contents |= page_files()
     tower = chosen_tower(draft.trained, draft.adapter, options, observer)
     observer.on_notice("Tracing the image tower into ONNX.")
-    encoder = traced_encoder(tower, draft.image_size, number_format)
+    ranges = draft.quantization_pixels(number_format.calibration_images)
+    encoder = traced_encoder(tower, draft.image_size, number_format, ranges, options.opset)
     if options.retune:
         draft.retune(tower, options.retune)
     embedded = draft.embedded(encoder)
-    parity = measure.parity(embedded, tower.vision, draft.bank, number_format, options.most_images)
-    contents |= {MODEL: encoder.content, **draft.golden_file(encoder)}
+    model, most = encoder.content, options.most_images
+    parity = measure.parity(embedded, tower.vision, model, draft.bank, number_format, most)
+    golden_file, golden_record = golden(draft.embedder(encoder), number_format, options.golden_images)
+    contents |= {MODEL: model, **golden_file}
+    for target in targets:
+        observer.on_notice(f"Converting the image tower for {target.name}.")
+        prepared = Tower(tower.vision, model, draft.image_size)
+        files, record = measure.target_parity(embedded, prepared, target, draft.bank, number_format, most)
+        contents |= files
+        draft.targets.append(record)
     contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
-    golden = GoldenRecord(min_cosine=number_format.min_golden_cosine)
-    return draft.write("bundle", encoder, embedded, parity, contents, 1, golden)
+    return draft.write("bundle", encoder, embedded, parity, contents, 1, golden_record)
 
 
 def export_class_bank(
@@ -134,13 +160,15 @@ class _Draft:
             self._labels = self._trained_labels(options.labels)
         own = self._run_adapter.class_specific or self._labels == names
         self.adapter = self._run_adapter if own else self.trained.adapter(self._labels)
-        self._images = _images(self.trained, options)
+        quantized = find_format(options.quantize).calibration_images if isinstance(options, BundleOptions) else 0
+        self._images = _images(self.trained, options, quantized)
         self._preprocessing = measure.device_preprocessing(self.trained.backbone)
         gate = self._images.gate
         if gate is not None and self._run_adapter.class_specific and not set(gate.class_names) <= set(self._labels):
             gate = None
         self._gate = None if gate is None else (gate, features_of(self._run_adapter, gate.classes).numpy())
         self._retuned_epochs = 0
+        self.targets: list[TargetRecord] = []
 
     def _trained_labels(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
         """The classes that were trained on, or those of them that are wanted: no other has a context worth keeping.
@@ -188,11 +216,25 @@ class _Draft:
         self._observer.on_notice("Measuring the bundle on real images.")
         return measure.EmbeddedImages.of(encoder.content, self._preprocessing, self._images)
 
-    def golden_file(self, encoder: Encoder) -> bundle_writer.Contents:
-        """The golden image with its embedding."""
-        image = bundle_writer.golden_image()
-        pixels: FloatArray = self._preprocessing.batch([Image.fromarray(image)])
-        return bundle_writer.golden_file(image, onnx_embeddings(encoder.content, pixels)[0])
+    def quantization_pixels(self, most: int) -> FloatArray | None:
+        """Pixels of images that ranges of activations are measured on; None for a format that needs none.
+
+        Raises:
+            UserError: it needs some, and there are none.
+        """
+        if not most:
+            return None
+        chosen = evenly(self._images.quantization, most)
+        if not len(chosen):
+            raise UserError(
+                "Static quantization measures ranges on images of training, and there are none here; give --images "
+                "FOLDER with at least four, or choose --quantize int8."
+            )
+        return self._preprocessing.batch(self._images.load(chosen))
+
+    def embedder(self, encoder: Encoder) -> Callable[[list[Image.Image]], FloatArray]:
+        """From images to their embeddings by the encoder."""
+        return lambda images: onnx_embeddings(encoder.content, self._preprocessing.batch(images))
 
     def write(
         self,
@@ -202,14 +244,14 @@ class _Draft:
         parity: ParityRecord,
         contents: bundle_writer.Contents,
         next_version: int,
-        golden: GoldenRecord | None = None,
+        golden_record: GoldenRecord | None = None,
     ) -> Exported:
         """Judge the export, then sign and write it; raises UserError if a gate is not passed."""
         options, backbone = self._options, self.trained.backbone
         generalization = None
         if self._gate is not None:
             generalization = measure.generalization(embedded, *self._gate, self._run_adapter, options.max_novel_drop)
-        failed = measure.failures(parity, generalization)
+        failed = measure.failures(parity, generalization, self.targets)
         if failed and not options.force:
             raise UserError(f"No bundle was written. {' '.join(failed)} --force writes it all the same.")
         contents = contents | bundle_writer.class_files(self._labels, self.bank, backbone.logit_scale)
@@ -224,9 +266,10 @@ class _Draft:
             ticket=encoder.ticket,
             model=encoder.model,
             parity=parity,
+            targets=self.targets,
             generalization=generalization,
             calibration=measure.calibration(embedded, self._run_adapter, self._labels, self.bank, options.unknown_rate),
-            golden=golden,
+            golden=golden_record,
             licence=options.licence,
             forced=failed,
             made_with={name: version(name) for name in _PACKAGES},
@@ -237,9 +280,9 @@ class _Draft:
         return Exported(self._out, manifest, public_bytes(key))
 
 
-def _images(trained: TrainedRun, options: ClassBankOptions) -> MeasurementImages:
+def _images(trained: TrainedRun, options: ClassBankOptions, quantized: int) -> MeasurementImages:
     if options.images is not None:
-        return folder_images(options.images, options.most_images)
+        return folder_images(options.images, options.most_images, quantized)
     if options.site_folder is not None:
         return site_images(trained, SiteFolder.open(options.site_folder), options.most_images)
     return run_images(trained, options.most_images)

@@ -2,21 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from torch import nn
 
 from fedgraft.backbones import Backbone
 from fedgraft.core.errors import UserError
+from fedgraft.device.kernels import integer_kernels
 from fedgraft.device.preprocessing import Preprocessing
-from fedgraft.edge_export.bundle_manifest import CalibrationRecord, GeneralizationRecord, ParityRecord
+from fedgraft.edge_export.bundle_manifest import (
+    CalibrationRecord,
+    GeneralizationRecord,
+    ParityRecord,
+    SaturationRecord,
+    TargetRecord,
+)
 from fedgraft.edge_export.calibration import Calibration, fit
 from fedgraft.edge_export.measurement_images import Gate, MeasurementImages, evenly
 from fedgraft.edge_export.number_formats import NumberFormat
 from fedgraft.edge_export.parity import FloatArray, accuracy, compare, onnx_embeddings, torch_embeddings
+from fedgraft.edge_export.saturation import saturating_embeddings, saturating_pairs
+from fedgraft.edge_export.targets.target import Contents, Target, Tower
 from fedgraft.edge_export.trained_run import class_features, features_of
 from fedgraft.methods.adapter import Adapter
+
+_EMULATED = 32
+"""Images at most: an emulated product takes a hundred times as long as a real one."""
 
 
 def device_preprocessing(backbone: Backbone) -> Preprocessing:
@@ -52,12 +66,68 @@ class EmbeddedImages:
 
 
 def parity(
-    embedded: EmbeddedImages, vision: nn.Module, bank: FloatArray, number_format: NumberFormat, most: int
+    embedded: EmbeddedImages,
+    vision: nn.Module,
+    model: bytes,
+    bank: FloatArray,
+    number_format: NumberFormat,
+    most: int,
 ) -> ParityRecord:
-    """The model against its torch tower, on at most `most` images."""
-    rows = evenly(np.arange(len(embedded.positions)), most)
-    measured = compare(torch_embeddings(vision, embedded.pixels[rows]), embedded.embeddings[rows], bank)
-    return ParityRecord(required_agreement=number_format.required_agreement, **asdict(measured))
+    """The model against its torch tower, on at most `most` images: held-out ones, unless there are none.
+
+    What its 8-bit products may lose on a processor without VNNI is emulated on some of them.
+    """
+    rows, held_out = _rows_to_compare(embedded, most)
+    reference = torch_embeddings(vision, embedded.pixels[rows])
+    return ParityRecord(
+        required_agreement=number_format.required_agreement,
+        required_cosine=number_format.required_cosine,
+        held_out=held_out,
+        kernels=integer_kernels(),
+        saturation=_saturation(model, embedded.pixels[rows], reference, bank),
+        **asdict(compare(reference, embedded.embeddings[rows], bank)),
+    )
+
+
+def target_parity(
+    embedded: EmbeddedImages,
+    tower: Tower,
+    target: Target,
+    bank: FloatArray,
+    number_format: NumberFormat,
+    most: int,
+) -> tuple[Contents, TargetRecord]:
+    """The files of a target, and their parity to the torch tower on the same images in the target's own runtime."""
+    rows, held_out = _rows_to_compare(embedded, most)
+    pixels, files = embedded.pixels[rows], target.convert(tower)
+    found = compare(torch_embeddings(tower.vision, pixels), target.embed(files, pixels), bank)
+    measured = ParityRecord(
+        required_agreement=number_format.required_agreement,
+        required_cosine=number_format.required_cosine,
+        held_out=held_out,
+        kernels=integer_kernels(),
+        **asdict(found),
+    )
+    return files, TargetRecord(name=target.name, version=version(target.package), files=sorted(files), parity=measured)
+
+
+def _rows_to_compare(embedded: EmbeddedImages, most: int) -> tuple[NDArray[np.int64], bool]:
+    """Rows of images that had no part in training or quantization and True, or of any and False if there are none."""
+    everything, images = np.arange(len(embedded.positions)), embedded.images
+    fresh = everything[~np.isin(embedded.positions, np.concatenate([images.training, images.quantization]))]
+    return evenly(fresh if len(fresh) else everything, most), bool(len(fresh))
+
+
+def _saturation(model: bytes, pixels: FloatArray, reference: FloatArray, bank: FloatArray) -> SaturationRecord | None:
+    loaded = onnx.load_from_string(model)
+    pairs = saturating_pairs(loaded)
+    if not pairs:
+        return None if pairs is None else SaturationRecord(pairs=0)
+    rows = evenly(np.arange(len(pixels)), _EMULATED)
+    found = compare(reference[rows], saturating_embeddings(loaded, pixels[rows]), bank)
+    return SaturationRecord(
+        pairs=pairs, images=found.images, top1_agreement=found.top1_agreement, centred_cosine=found.centred_cosine
+    )
 
 
 def generalization(
@@ -100,14 +170,22 @@ def calibration(
     return CalibrationRecord(held_out=images.held_out, **asdict(fitted))
 
 
-def failures(parity: ParityRecord, generalization: GeneralizationRecord | None) -> list[str]:
+def failures(
+    parity: ParityRecord, generalization: GeneralizationRecord | None, targets: Sequence[TargetRecord] = ()
+) -> list[str]:
     """A sentence for each gate that was not passed."""
-    failed = []
+    failed = [f"For {target.name}: {sentence}" for target in targets for sentence in failures(target.parity, None)]
     if parity.top1_agreement < parity.required_agreement:
         failed.append(
             f"The model agrees with its torch tower on the class of {parity.top1_agreement:.2f} % of {parity.images} "
             f"images; {parity.required_agreement:g} % are required (centred cosine {parity.centred_cosine:.4f})."
         )
+    elif parity.required_cosine is not None and parity.centred_cosine < parity.required_cosine:
+        failed.append(
+            f"The centred cosine of the model's embeddings to its torch tower's is {parity.centred_cosine:.4f} on "
+            f"{parity.images} images; {parity.required_cosine:g} is required."
+        )
+    failed += _failures_by_saturation(parity)
     if generalization is not None and generalization.dense - generalization.bundle > generalization.allowed_drop:
         failed.append(
             f"On {generalization.images} test images of the scope {generalization.scope!r} the accuracy falls from "
@@ -115,6 +193,20 @@ def failures(parity: ParityRecord, generalization: GeneralizationRecord | None) 
             f"{generalization.allowed_drop:g}."
         )
     return failed
+
+
+def _failures_by_saturation(parity: ParityRecord) -> list[str]:
+    worst = parity.saturation
+    if worst is None or worst.top1_agreement is None or worst.centred_cosine is None:
+        return []
+    least = -1.0 if parity.required_cosine is None else parity.required_cosine
+    if worst.top1_agreement >= parity.required_agreement and worst.centred_cosine >= least:
+        return []
+    return [
+        f"On a processor without VNNI the model's 8-bit products saturate: emulated on {worst.images} images, it "
+        f"agrees with its torch tower on {worst.top1_agreement:.2f} % with a centred cosine of "
+        f"{worst.centred_cosine:.4f}; {parity.required_agreement:g} % and {least:g} are required."
+    ]
 
 
 def _fitted(

@@ -50,6 +50,8 @@ class MeasurementImages:
         gate: what generalization is measured on; None where there are no test images.
         others: more images, used without labels.
         training: what the site, or all sites, trained on.
+        quantization: what ranges of activations may be measured on: training images, or some of the user's own, which
+            are then measured on no more.
     """
 
     examples: Examples
@@ -58,6 +60,7 @@ class MeasurementImages:
     gate: Gate | None
     others: IntArray
     training: IntArray
+    quantization: IntArray
 
     def load(self, positions: Iterable[int]) -> list[Image.Image]:
         """RGB images."""
@@ -99,11 +102,17 @@ def site_images(trained: TrainedRun, site: SiteFolder, most: int) -> Measurement
     return _of_fold(examples, fold, trained.plan.protocol.preserved, fold.sites, most)
 
 
-def folder_images(folder: Path, most: int) -> MeasurementImages:
-    """The user's own images, class/image, which nobody trained on; raises UserError if there are none."""
+def folder_images(folder: Path, most: int, quantized: int = 0) -> MeasurementImages:
+    """The user's own images, class/image, which nobody trained on; raises UserError if there are none.
+
+    Args:
+        quantized: how many are put aside for `quantization`, at most a quarter of them.
+    """
     examples = open_source(f"folder:{folder}", 0)
     everything = np.arange(len(examples))
-    return MeasurementImages(examples, evenly(everything, most), True, None, _NONE, _NONE)
+    aside = evenly(everything, min(quantized, len(everything) // 4))
+    left = np.setdiff1d(everything, aside)
+    return MeasurementImages(examples, evenly(left, most), True, None, _NONE, _NONE, aside)
 
 
 def evenly(positions: IntArray, most: int) -> IntArray:
@@ -130,6 +139,7 @@ def _of_fold(
         gate=_gate(examples, fold, preserved, shares, most),
         others=evenly(tested, most),
         training=own,
+        quantization=own,
     )
 
 

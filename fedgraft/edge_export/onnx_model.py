@@ -10,27 +10,32 @@ import warnings
 from collections.abc import Iterator, Mapping
 
 import onnx
+import onnx.version_converter
 import torch
 from torch import nn
 
 from fedgraft.core.errors import UserError
 
 OPSET = 18
+_EMPTY_AXES_SINCE = 18
 _LARGEST_BATCH = 4096
 _PROTOBUF_LIMIT = 2**31
 _RAW_OUTPUT = "unit_norm"
 
 
-def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str, str]) -> onnx.ModelProto:
+def export_onnx(
+    vision: nn.Module, size: tuple[int, int], metadata: Mapping[str, str], opset: int = OPSET
+) -> onnx.ModelProto:
     """Trace a tower in evaluation mode into a checked model that holds no paths of this machine.
 
     Args:
         vision: whose `forward` takes `pixels`.
         size: (height, width) of the images in pixels.
         metadata: kept in the model's own properties.
+        opset: the version of ONNX's operators; the model has the oldest IR version that allows it.
 
     Raises:
-        UserError: the weights do not fit into one file.
+        UserError: the weights do not fit into one file, or the tower has operators that the opset cannot express.
     """
     weights = sum(parameter.numel() * parameter.element_size() for parameter in vision.parameters())
     if weights >= _PROTOBUF_LIMIT:
@@ -41,7 +46,7 @@ def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str,
             vision,
             (torch.zeros(2, 3, *size),),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=max(opset, OPSET),
             dynamic_shapes={"pixels": {0: batch}},
             input_names=["pixels"],
             output_names=[_RAW_OUTPUT],
@@ -49,12 +54,33 @@ def export_onnx(vision: nn.Module, size: tuple[int, int], metadata: Mapping[str,
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
+    model = _of_opset(program.model_proto, opset)
     _strip(model.graph)
     _name_output(model.graph)
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def _of_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model in an older or newer operator set than it was traced in; the tracer leaves one that it cannot make."""
+    if _opset(model) != opset:
+        try:
+            model = onnx.version_converter.convert_version(model, opset)
+        except (RuntimeError, onnx.version_converter.ConvertError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"This image tower cannot be written in opset {opset}: {reason}.") from error
+    if opset < _EMPTY_AXES_SINCE:  # an attribute that says what no axes mean stays behind, where there are axes
+        for node in model.graph.node:
+            kept = [each for each in node.attribute if each.name != "noop_with_empty_axes"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+    return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(entry.version) for entry in model.opset_import if not entry.domain)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

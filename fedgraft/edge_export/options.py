@@ -61,7 +61,10 @@ class BundleOptions(ClassBankOptions):
         description="fractions of the patches that are left behind some layers, by merging those most alike; all",
         examples=["0.5@4,0.5@8"],
     )
-    quantize: str = Field("none", description="number format: none, int8, fp16")
+    quantize: str = Field("none", description="number format: none, int8, int8-static, fp16")
+    target: str = Field("onnx", description="also for other runtimes, beside ONNX: openvino, executorch")
+    opset: int = Field(18, ge=17, le=23, description="version of ONNX's operators; 17 for old runtimes")
+    golden_images: Path | None = Field(None, description="images class/image that devices get for their self test")
     retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")
     web: bool = Field(False, description="add a page that runs the bundle in a browser")
 

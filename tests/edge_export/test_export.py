@@ -24,6 +24,7 @@ from fedgraft.device import Predictor
 from fedgraft.device.bundle import open_bundle
 from fedgraft.device.class_bank import ClassBank
 from fedgraft.device.commands import verify
+from fedgraft.device.kernels import integer_kernels
 from fedgraft.edge_export.calibration import best_temperature, calibration_error, fit
 from fedgraft.edge_export.export import export_bundle, export_class_bank
 from fedgraft.edge_export.measure import EmbeddedImages, device_preprocessing, generalization
@@ -138,7 +139,7 @@ def test_images_of_two_classes_of_one_name_are_judged_by_their_own(mini: Backbon
         repeated_names=True,
     )
     positions, gate = np.arange(6), Gate("novel", np.arange(6), (0, 1, 2), names)
-    images = MeasurementImages(examples, positions, True, gate, positions, positions)
+    images = MeasurementImages(examples, positions, True, gate, positions, positions, positions[:0])
     bank = features_of(adapter, (0, 1, 2)).numpy()
     pixels = mini.preprocess([Image.new("RGB", (8, 8))] * 6).numpy()
     embedded = EmbeddedImages(images, positions, pixels, bank[labels])
@@ -200,7 +201,11 @@ def test_the_manifest_has_the_runs_own_figures(
     assert kept["dense"] == pytest.approx(100 * right.mean(), abs=1e-9)
     assert manifest["parity"]["images"] == 96
     assert manifest["parity"]["required_agreement"] == 97
-    assert manifest["golden"] == {"min_cosine": 0.97}
+    assert manifest["parity"]["held_out"]
+    assert manifest["parity"]["saturation"]["pairs"] == 0
+    assert manifest["parity"]["kernels"] == integer_kernels()
+    golden = {"min_cosine": 0.97, "images": 16, "min_centred_cosine": 0.95, "min_agreement": 75.0}
+    assert manifest["golden"] == golden
     assert manifest["run"]["site"] == "1"
     assert manifest["run"]["round"] == ROUND
     assert manifest["backbone"]["fingerprint"] == mini.fingerprint
@@ -368,7 +373,7 @@ def test_a_run_that_changes_the_image_tower_takes_no_other_tower(
         (["--sparsity", "-0.1"], "at least 0 and less than 1"),
         (["--sparsity", "0.9"], "would remove all 4 heads"),
         (["--sparsity", "0.5", "--pattern", "structurd"], "Did you mean 'structured'?"),
-        (["--quantize", "int4"], "Known: none, int8, fp16"),
+        (["--quantize", "int4"], "Known: none, int8, int8-static, fp16"),
         (["--ticket", "/no/such/ticket"], "/no/such/ticket"),
         (["--labels", "a,a"], "'a' appears twice"),
         (["--labels", "a,,b"], "is not a label"),

@@ -1,0 +1,1 @@
+"""Other runtimes than onnxruntime that an exported tower is converted for, one file each."""
