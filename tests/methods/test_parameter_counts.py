@@ -66,6 +66,7 @@ TABLE: dict[str, tuple[Count, Count]] = {
     **dict.fromkeys(("fedit", "fedex-lora", "flora", "flexlora", "hetlora", "lora-fair"), (_low_rank, _low_rank)),
     "fedsa-lora": (_low_rank, lambda w, v, d: _low_rank(w, v, d) // 2),
     "ffa-lora": (lambda w, v, d: _low_rank(w, v, d) // 2, lambda w, v, d: _low_rank(w, v, d) // 2),
+    "feddpa": (lambda w, v, d: 2 * _low_rank(w, v, d), _low_rank),
     "rolora": (_low_rank, lambda w, v, d: _low_rank(w, v, d) // 2),
     "vpt": (lambda w, v, d: 9 * 4 * v, lambda w, v, d: 9 * 4 * v),
     "ivlp": (lambda w, v, d: 9 * 2 * (w + v), lambda w, v, d: 9 * 2 * (w + v)),
