@@ -41,7 +41,8 @@ class Site:
             Refusal: the personal state cannot be read, or parameters do not fit the method.
         """
         with refusing("configuration"):
-            adapter = self.run.plan.adapter(self.run.vocabulary, self.site, self.fold, last_round)
+            run = self.run
+            adapter = run.plan.adapter(run.vocabulary, self.site, self.fold, last_round, run.noise_key)
         with refusing("parameters"):
             _require_fit("The server's parameters", shared, adapter.server_state())
         adapter.load(shared)

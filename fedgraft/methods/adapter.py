@@ -1,7 +1,7 @@
 """What a method trains at a site: its parameters, which of them are personal, its class features and its loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -34,6 +34,7 @@ class AdapterContext:
         round: the last round before the adapter is built.
         loss: of the run.
         sites: of the run.
+        noise_key: gives the key of a site's noise, secret in a deployment; without one, what the seed gives.
     """
 
     seed: int = 0
@@ -42,6 +43,7 @@ class AdapterContext:
     round: int = 0
     loss: Loss = "softmax"
     sites: int = 1
+    noise_key: Callable[[], bytes] | None = None
 
 
 class Adapter(nn.Module, ABC):

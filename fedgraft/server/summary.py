@@ -136,7 +136,14 @@ def privacy_account(
     if (promise := plan.composition.privacy()) is None:
         return None
     trained = [row for row in rows if row["scope"] == "train"]
-    rounds = [Participation(drivers[row["fold"]].participants(row["round"]), row["sites"]) for row in trained]
+    rounds = [
+        Participation(
+            drivers[row["fold"]].participants(row["round"]),
+            row["sites"],
+            plan.config.training_steps(int(row.get("most_examples", 0))),
+        )
+        for row in trained
+    ]
     return promise.spent(rounds, values)
 
 

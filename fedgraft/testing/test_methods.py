@@ -17,6 +17,7 @@ from fedgraft.methods.adapter import Adapter, AdapterContext, Batch
 from fedgraft.methods.method import Method
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.privacy import Participation
 from fedgraft.testing.rounds import round_after
 
 NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "seven")
@@ -196,7 +197,10 @@ def test_every_option_changes_something(trained: Method, mini: Backbone) -> None
         answers = [Answer(site, arrays, 10 + site**2, 0.0) for site, arrays in enumerate((learnt, others, learnt))]
         rule = trained.rule_for(adapter.options)
         after = rule.aggregate(answers, round_after(before, asked=3), {}).arrays if learnt else {}
+        promise = rule.privacy()
+        spent = 0.0 if promise is None else promise.spent([Participation([0], [0], steps=1)], 10)["epsilon"]
         return [
+            torch.tensor(spent),
             *(parameter.detach() for parameter in adapter.parameters()),
             *(torch.from_numpy(after[name]) for name in sorted(after)),
         ]

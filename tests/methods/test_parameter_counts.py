@@ -59,7 +59,7 @@ TABLE: dict[str, tuple[Count, Count]] = {
     "zeroshot": (lambda w, v, d: 0, lambda w, v, d: 0),
     "local": (lambda w, v, d: 16 * w, lambda w, v, d: 0),
     **dict.fromkeys(("promptfl", "kgcoop", "proxprompt", "prograd"), (lambda w, v, d: 16 * w, lambda w, v, d: 16 * w)),
-    **dict.fromkeys(("promptfolio", "fedpha"), (lambda w, v, d: 32 * w, lambda w, v, d: 16 * w)),
+    **dict.fromkeys(("promptfolio", "fedpha", "dp-fpl"), (lambda w, v, d: 32 * w, lambda w, v, d: 16 * w)),
     "fedpgp": (lambda w, v, d: 16 * w + 16 * 8 + 8 * w, lambda w, v, d: 16 * w),
     "fedtpg": (_tpg, _tpg),
     "linear-probe": (lambda w, v, d: CLASSES * d, lambda w, v, d: CLASSES * d),
