@@ -204,7 +204,10 @@ class Adapter(nn.Module, ABC):
         return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
 
     def server_state(self) -> dict[str, Tensor]:
-        """What the server starts from and sends; the shared parameters unless the method's rule maintains more."""
+        """What the server starts from, and what a site receives: the shared parameters unless the rule maintains more.
+
+        They differ where the rule sends each site its own (`Rule.own`): the adapter's context then says whose it is.
+        """
         return self.shared()
 
     def personal(self) -> dict[str, Tensor]:

@@ -89,3 +89,18 @@ def test_messages_are_as_large_as_those_of_one_mean_for_all(
     apart = summary["downlink_bytes_per_site_round"] - plain["downlink_bytes_per_site_round"]
     assert abs(apart) < 100
     assert np.isclose(summary["uplink_bytes_per_site_round"], plain["uplink_bytes_per_site_round"], atol=20)
+
+
+def test_a_pool_of_prompts_goes_to_each_site_in_part_and_a_resumed_run_draws_the_same(
+    engine: Engine, tmp_path: Path
+) -> None:
+    options = {"n_ctx": 2, "experts": 2, "selection": "random"}
+    config = CONFIG.model_copy(
+        update={"method": "pfedmoap", "strategy": "", "sites": 5, "rounds": 3, "local_epochs": 1, "method_options": options}
+    )
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    summary = simulate_on(engine, config, whole, False, _Copier(whole, half))
+    assert simulate_on(engine, config, half, True, Observer())["metrics"] == summary["metrics"]
+    assert _rows(half) == _rows(whole)
+    prompt = 4 * summary["shared_parameters"]
+    assert 3 * prompt < summary["downlink_bytes_per_site_round"] < 4 * prompt, "the shared, its own, and one other"
