@@ -96,7 +96,14 @@ def test_a_pool_of_prompts_goes_to_each_site_in_part_and_a_resumed_run_draws_the
 ) -> None:
     options = {"n_ctx": 2, "experts": 2, "selection": "random"}
     config = CONFIG.model_copy(
-        update={"method": "pfedmoap", "strategy": "", "sites": 5, "rounds": 3, "local_epochs": 1, "method_options": options}
+        update={
+            "method": "pfedmoap",
+            "strategy": "",
+            "sites": 5,
+            "rounds": 3,
+            "local_epochs": 1,
+            "method_options": options,
+        }
     )
     whole, half = tmp_path / "whole", tmp_path / "half"
     summary = simulate_on(engine, config, whole, False, _Copier(whole, half))
