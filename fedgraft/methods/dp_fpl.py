@@ -18,6 +18,7 @@ sensitivity, and divides the gradients of u and v by 10; nothing here does.) As 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Self
 
 import torch
@@ -88,7 +89,7 @@ class DPFPL(PromptAdapter):
         """The same, whose personal part gets the gradient through its factors."""
         local = self.local.clone()
         if local.requires_grad:
-            local.register_hook(self._through_factors)
+            local.register_hook(self._through_factors)  # type: ignore[no-untyped-call]
         return self.context + local
 
     @torch.no_grad()
@@ -117,12 +118,12 @@ class DPFPL(PromptAdapter):
         short = slope * min(1.0, bound / max(float(slope.norm()), torch.finfo(slope.dtype).tiny))
         return short + multiplier * bound * self._normal(purpose, tuple(slope.shape))
 
-    def _normal(self, purpose: str, shape: tuple[int, int]) -> Tensor:
+    def _normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal values of the site, the round and the step."""
         where = self.adapter_context
         key = public_key(where.seed) if where.noise_key is None else where.noise_key()
         place = (where.fold, -1 if where.site is None else where.site, where.round, self._begun, self._step)
-        drawn = keyed_normal(key, shape[0] * shape[1], f"dp-fpl {purpose}", *place).reshape(shape)
+        drawn = keyed_normal(key, prod(shape), f"dp-fpl {purpose}", *place).reshape(shape)
         return torch.from_numpy(drawn).to(self.local)
 
 

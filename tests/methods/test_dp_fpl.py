@@ -41,7 +41,7 @@ def clip(random_clip_folder: Path) -> Backbone:
 
 def _adapter(backbone: Backbone, seed: int = 4, key: bytes | None = None, **options: Any) -> DPFPL:
     loaded = METHODS.load("dp-fpl")
-    made = loaded.adapter(
+    made: Any = loaded.adapter(
         Vocabulary(backbone, NAMES, ("a photo of a {}.",)),
         loaded.parse_options({"n_ctx": 5, "rank": 2, **options}),
         torch.Generator().manual_seed(seed),
