@@ -40,7 +40,8 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
         f"{summary['wall_seconds']:.0f} s."
     )
     if privacy := summary.get("privacy"):
-        console.print(f"{privacy['mechanism']}: epsilon {privacy['epsilon']:.3g} at delta {privacy['delta']:.3g}.")
+        for account in filter(None, (privacy, privacy.get("local"))):
+            console.print(f"{account['mechanism']}: epsilon {account['epsilon']:.3g} at delta {account['delta']:.3g}.")
     for entry in summary.get("often_left_out", []):
         name = f" ({plain(entry['name'], NAME_LENGTH)})" if entry.get("name") else ""
         most = max(entry["reasons"], key=lambda reason: entry["reasons"][reason])

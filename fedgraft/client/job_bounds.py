@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fedgraft.config.notation import parse_terms
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.refusals import Refusal, refusing
-from fedgraft.flower.messages import JOB, SHARED, SITES, Job, sites_of
+from fedgraft.flower.messages import JOB, SITES, Job, sites_of
 from fedgraft.methods.plan import Plan
 
 MAX_SITES = 1_000_000
@@ -57,18 +57,19 @@ def check_job(job: Job, content: RecordDict) -> None:
     """Raise `Refusal` for a message outside the bounds."""
     if not _RUN_NAME.fullmatch(job.run):
         raise Refusal("run-name", detail=f"the server calls the run {job.run[:MAX_TEXT]!r}")
+    arrays = [name for record in content.array_records.values() for name in record]
     numbers = (
         ("round", job.round, job.config.rounds),
         ("attempt", job.attempt, MAX_ATTEMPTS),
         ("number of sites", job.config.sites, MAX_SITES),
-        ("number of arrays", len(content.array_records.get(SHARED, ())), MAX_ARRAYS),
+        ("number of arrays", len(arrays), MAX_ARRAYS),
     )
     for what, value, most in numbers:
         if not 0 <= value <= most:
             raise _outside(f"its {what} is {value}, not one from 0 to {most}")
     if not _FINGERPRINT.fullmatch(job.fingerprint):
         raise _outside("its fingerprint is not 64 hexadecimal digits")
-    if any(len(name) > MAX_TEXT for name in (job.version, *content.array_records.get(SHARED, ()))):
+    if any(len(name) > MAX_TEXT for name in (job.version, *arrays)):
         raise _outside(f"a name in it has more than {MAX_TEXT} characters")
     if SITES in content.metric_records:
         _check_sites(sites_of(content), job.config)

@@ -1,7 +1,7 @@
 """A site: its share of the data, its adapter and its personal state; and several sites training side by side."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,8 @@ class Site:
             Refusal: the personal state cannot be read, or parameters do not fit the method.
         """
         with refusing("configuration"):
-            adapter = self.run.plan.adapter(self.run.vocabulary, self.site, self.fold, last_round)
+            run = self.run
+            adapter = run.plan.adapter(run.vocabulary, self.site, self.fold, last_round, run.noise_key)
         with refusing("parameters"):
             _require_fit("The server's parameters", shared, adapter.server_state())
         adapter.load(shared)
@@ -108,9 +109,16 @@ class Site:
         return TrainingData(run.features(positions, config.views), run.labels(positions, classes), classes, drawn)
 
 
-def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, Answer | str]:
-    """Train several sites of one fold for a round and return for each its answer, or the reason why it has none."""
-    adapters, results = _adapters(sites, shared, server_round - 1)
+def train_sites(
+    sites: Sequence[Site], shared: Arrays, server_round: int, own: Mapping[int, Arrays] | None = None
+) -> dict[int, Answer | str]:
+    """Train several sites of one fold for a round and return for each its answer, or the reason why it has none.
+
+    Args:
+        own: what single sites have received besides, by site.
+    """
+    own = own or {}
+    adapters, results = _adapters(sites, shared, own, server_round - 1)
     for site in sites if sites[0].attempt else ():
         try:
             with refusing("stale"):
@@ -132,21 +140,28 @@ def train_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dic
         seconds = (time.perf_counter() - began) / len(able)
         for site, loss in zip(able, losses, strict=True):
             try:
-                results[site.site] = site.answer(adapters[site.site], shared, server_round, loss, seconds)
+                received = {**shared, **own.get(site.site, {})}
+                results[site.site] = site.answer(adapters[site.site], received, server_round, loss, seconds)
             except UserError as error:
                 results[site.site] = site.run.reason(error)
     return results
 
 
-def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> dict[int, dict[str, ScopeResult] | str]:
+def evaluate_sites(
+    sites: Sequence[Site], shared: Arrays, server_round: int, own: Mapping[int, Arrays] | None = None
+) -> dict[int, dict[str, ScopeResult] | str]:
     """Evaluate every scope with the shared parameters and each site's latest personal ones.
 
-    Where nothing is personal, one adapter serves all sites, and its class features are computed once.
+    Where nothing is personal, and all have received the same, one adapter serves all sites, and its class features are
+    computed once.
+
+    Args:
+        own: what single sites have received besides, by site.
     """
-    adapters, results = _adapters(sites, shared, server_round)
+    adapters, results = _adapters(sites, shared, own or {}, server_round)
     able = [site for site in sites if site.site in adapters]
     if able:
-        same = adapters[able[0].site].site_independent
+        same = adapters[able[0].site].site_independent and not own
         chosen = [adapters[able[0].site if same else site.site] for site in able]
         known: dict[tuple[int, int], torch.Tensor] = {}
         tests = [site.tests(adapter, known) for site, adapter in zip(able, chosen, strict=True)]
@@ -155,18 +170,24 @@ def evaluate_sites(sites: Sequence[Site], shared: Arrays, server_round: int) -> 
     return results
 
 
-def _adapters(sites: Sequence[Site], shared: Arrays, last_round: int) -> tuple[dict[int, Adapter], dict[int, Any]]:
+def _adapters(
+    sites: Sequence[Site], shared: Arrays, own: Mapping[int, Arrays], last_round: int
+) -> tuple[dict[int, Adapter], dict[int, Any]]:
     """The adapter of each site, or the reason why it has none.
 
-    All sites get the same tensors, so that what a method only reads is in memory once.
+    All sites get the same tensors of what they share, so that what a method only reads is in memory once.
     """
     device = sites[0].run.backbone.device
-    tensors = {name: torch.from_numpy(array.copy()).to(device) for name, array in shared.items()}
+
+    def tensors_of(arrays: Arrays) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array.copy()).to(device) for name, array in arrays.items()}
+
+    tensors = tensors_of(shared)
     adapters: dict[int, Adapter] = {}
     failed: dict[int, Any] = {}
     for site in sites:
         try:
-            adapters[site.site] = site.adapter(tensors, last_round)
+            adapters[site.site] = site.adapter({**tensors, **tensors_of(own.get(site.site, {}))}, last_round)
         except UserError as error:
             failed[site.site] = site.run.reason(error)
     return adapters, failed

@@ -26,11 +26,11 @@ def train(content: RecordDict, run_of: RunOf) -> RecordDict:
 
     If the job asks for it, the answer also holds what `evaluate` would have returned for the round before.
     """
-    sites, shared, job = _read(content, run_of)
+    sites, shared, own, job = _read(content, run_of)
     run, rule = sites[0].run, secure_rule(sites[0].run)
-    measured = evaluate_sites(sites, shared, job.round - 1) if job.measure else {}
+    measured = evaluate_sites(sites, shared, job.round - 1, own) if job.measure else {}
     answers: dict[int, RecordDict | str] = {}
-    for site, answer in train_sites(sites, shared, job.round).items():
+    for site, answer in train_sites(sites, shared, job.round, own).items():
         if isinstance(answer, str):
             answers[site] = answer
             continue
@@ -44,16 +44,20 @@ def train(content: RecordDict, run_of: RunOf) -> RecordDict:
 
 def evaluate(content: RecordDict, run_of: RunOf) -> RecordDict:
     """Evaluate every scope and answer with each site's counts, and its confusion counts if the job asks for them."""
-    sites, shared, job = _read(content, run_of)
-    results = evaluate_sites(sites, shared, job.round)
+    sites, shared, own, job = _read(content, run_of)
+    results = evaluate_sites(sites, shared, job.round, own)
     return pack({site: _measured(result, job.detailed) for site, result in results.items()})
 
 
-def _read(content: RecordDict, run_of: RunOf) -> tuple[list[Site], Arrays, Job]:
+def _read(content: RecordDict, run_of: RunOf) -> tuple[list[Site], Arrays, dict[int, Arrays], Job]:
+    """The sites that a message is for, what all of them receive, what single ones receive besides, and the job."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it to the actor's CPUs
     job = Job.from_record(content.config_records[messages.JOB])
     shared = from_array_record(content.array_records[messages.SHARED])
-    return sites_for(run_of(job), job, sites_of(content)), shared, job
+    numbers = sites_of(content)
+    records = {site: content.array_records.get(f"{site}/{messages.SHARED}") for site in numbers}
+    own = {site: from_array_record(record) for site, record in records.items() if record is not None}
+    return sites_for(run_of(job), job, numbers), shared, own, job
 
 
 def _shown(answer: Answer) -> RecordDict:

@@ -114,6 +114,11 @@ class RunConfig(BaseModel):
             STRATEGIES.check(term.name)
         return text
 
+    def training_steps(self, examples: int) -> int:
+        """The steps of a site with so many training images in a round."""
+        full, rest = divmod(examples, self.batch_size)
+        return self.local_epochs * (full + (rest > 0 and not (self.drop_last and full > 0)))
+
     def to_toml(self) -> str:
         """The complete configuration as TOML."""
         return tomli_w.dumps(self.model_dump())

@@ -1,7 +1,7 @@
 """A run on disk and one site of it, or the prompt that all sites share: what an export starts from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -111,12 +111,13 @@ class TrainedRun:
         else:
             vocabulary = Vocabulary(self.backbone, labels, self.split.templates)
         adapter = self.plan.adapter(vocabulary, self.site, self.fold, self.round)
-        if self.checkpoint is None:
+        checkpoint = self._received()
+        if checkpoint is None:
             return adapter
         if labels is None:
             state = adapter.server_state()
-            self.checkpoint.require_shapes({name: tuple(value.shape) for name, value in state.items()})
-        shared = {name: torch.from_numpy(array.copy()) for name, array in self.checkpoint.arrays.items()}
+            checkpoint.require_shapes({name: tuple(value.shape) for name, value in state.items()})
+        shared = {name: torch.from_numpy(array.copy()) for name, array in checkpoint.arrays.items()}
         values = {**shared, **self._personal(adapter, shared)}
         shapes = {name: value.shape for name, value in {**adapter.server_state(), **adapter.personal()}.items()}
         if other := sorted(name for name in shapes.keys() & values.keys() if shapes[name] != values[name].shape):
@@ -126,6 +127,19 @@ class TrainedRun:
             )
         adapter.load(values)
         return adapter
+
+    def _received(self) -> Checkpoint | None:
+        """The checkpoint with what the site receives of it; that of all sites as it is."""
+        checkpoint, composition = self.checkpoint, self.plan.composition
+        if checkpoint is None or self.site is None or not composition.rule.sends_each_its_own:
+            return checkpoint
+        if self.deployed_name is not None:
+            raise UserError(
+                f"Under {self.plan.config.strategy or self.plan.config.method!r} every site receives parameters of its "
+                f"own, by its number, which the folder of the site {self.deployed_name!r} does not tell; give it with "
+                "--site NUMBER."
+            )
+        return replace(checkpoint, arrays=composition.received(self.site, checkpoint.arrays, checkpoint.state))
 
     def _personal(self, adapter: Adapter, shared: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if not adapter.personal_names:

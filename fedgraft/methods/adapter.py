@@ -1,7 +1,7 @@
 """What a method trains at a site: its parameters, which of them are personal, its class features and its loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -34,6 +34,7 @@ class AdapterContext:
         round: the last round before the adapter is built.
         loss: of the run.
         sites: of the run.
+        noise_key: gives the key of a site's noise, secret in a deployment; without one, what the seed gives.
     """
 
     seed: int = 0
@@ -42,6 +43,7 @@ class AdapterContext:
     round: int = 0
     loss: Loss = "softmax"
     sites: int = 1
+    noise_key: Callable[[], bytes] | None = None
 
 
 class Adapter(nn.Module, ABC):
@@ -202,7 +204,10 @@ class Adapter(nn.Module, ABC):
         return {n: p.detach().cpu() for n, p in sorted(self.named_parameters()) if n not in self.personal_names}
 
     def server_state(self) -> dict[str, Tensor]:
-        """What the server starts from and sends; the shared parameters unless the method's rule maintains more."""
+        """What the server starts from, and what a site receives: the shared parameters unless the rule maintains more.
+
+        They differ where the rule sends each site its own (`Rule.own`): the adapter's context then says whose it is.
+        """
         return self.shared()
 
     def personal(self) -> dict[str, Tensor]:

@@ -137,11 +137,16 @@ class LoraAdapter(Adapter):
         """Whether everything that one pass shares among adapters, that is, all but A and B, equals another's."""
         return True
 
+    def parts(self, name: str) -> tuple[Tensor, Tensor]:
+        """The site's own change of a map as A (rank, in) and B (out, rank), whose product it is."""
+        factors = self.factors[name]
+        return factors.lora_A, self.scaling * factors.lora_B
+
     @torch.no_grad()
     def change(self, name: str) -> Tensor:
         """The total change of a map's frozen weight, (out, in)."""
-        factors = self.factors[name]
-        change: Tensor = self.scaling * factors.lora_B @ factors.lora_A
+        right, left = self.parts(name)
+        change: Tensor = left @ right
         if self.has_magnitudes:
             frozen = self._frozen(name).float()
             change = self._row_scale(name)[:, None] * (frozen + change) - frozen
@@ -254,17 +259,14 @@ class LoraAdapter(Adapter):
     @classmethod
     def _deltas(cls, adapters: Sequence[Self], tower: Tower) -> dict[str, Delta]:
         """The changes of a tower, one row per site; smaller ranks are padded with zeros, which add nothing."""
-        rank = max(adapter.rank for adapter in adapters)
         deltas = {}
         for name in adapters[0].adapted[tower]:
-            own = [adapter.factors[name] for adapter in adapters]
-            right = [F.pad(factors.lora_A, (0, 0, 0, rank - len(factors.lora_A))) for factors in own]
-            left = [
-                adapter.scaling * F.pad(factors.lora_B, (0, rank - adapter.rank))
-                for adapter, factors in zip(adapters, own, strict=True)
-            ]
+            parts = [adapter.parts(name) for adapter in adapters]
+            rank = max(len(right) for right, _ in parts)
+            rights = [F.pad(right, (0, 0, 0, rank - len(right))) for right, _ in parts]
+            lefts = [F.pad(left, (0, rank - left.shape[1])) for _, left in parts]
             scale = torch.stack([a._row_scale(name) for a in adapters]) if adapters[0].has_magnitudes else None
-            deltas[name] = Delta(torch.stack(right), torch.stack(left), adapters[0].weight(name), scale)
+            deltas[name] = Delta(torch.stack(rights), torch.stack(lefts), adapters[0].weight(name), scale)
         return deltas
 
 

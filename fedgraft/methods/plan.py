@@ -1,5 +1,6 @@
 """A plan: a configuration with everything it names resolved, once and in one place, before anything is loaded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -147,12 +148,20 @@ class Plan:
 
     # --- adapters ---------------------------------------------------------------------------------
 
-    def adapter(self, vocabulary: Vocabulary, site: int | None = None, fold: int = 0, last_round: int = 0) -> Adapter:
+    def adapter(
+        self,
+        vocabulary: Vocabulary,
+        site: int | None = None,
+        fold: int = 0,
+        last_round: int = 0,
+        noise_key: Callable[[], bytes] | None = None,
+    ) -> Adapter:
         """The method's adapter with its initial parameters.
 
         Args:
             site: the site it is for; None for the server.
             last_round: the last round before the adapter is built.
+            noise_key: of the site's noise, where it trains.
 
         Raises:
             UserError: an option does not suit the backbone.
@@ -160,7 +169,7 @@ class Plan:
         seed = self.config.seed
         place: tuple[int | str, ...] = ("server",) if site is None else (fold, site)
         generator = torch.Generator().manual_seed(derived_seed(seed, "adapter", *place))
-        context = AdapterContext(seed, fold, site, last_round, self.config.loss, self.config.sites)
+        context = AdapterContext(seed, fold, site, last_round, self.config.loss, self.config.sites, noise_key)
         return self.method.adapter(vocabulary, self.options, generator, context)
 
     def identity(self, backbone: Backbone) -> dict[str, str]:

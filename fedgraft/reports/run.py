@@ -182,6 +182,8 @@ def _privacy(summary: dict[str, Any]) -> str:
         ("Clipping norm", f"{privacy['clipping_norm']:.3g}"),
         ("Rounds of one site", units.count(privacy["releases"])),
     ]
+    if local := privacy.get("local"):
+        rows.append((f"Epsilon of the {local['mechanism']}, for {local['relation']}", f"{local['epsilon']:.3g}"))
     return page.section("Privacy", explanation, page.table((), rows))
 
 

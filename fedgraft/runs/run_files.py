@@ -23,7 +23,7 @@ class _Content(BaseModel):
 
 
 class PrivacyAccount(_Content):
-    """The privacy that a run has spent."""
+    """The privacy that a run has spent; `local` is that of each site's personal parameters, where they have noise."""
 
     mechanism: str
     relation: str
@@ -32,6 +32,7 @@ class PrivacyAccount(_Content):
     delta: float
     epsilon: float
     releases: int
+    local: "PrivacyAccount | None" = None
 
 
 class OftenLeftOut(_Content):

@@ -16,7 +16,7 @@ from fedgraft.core.randomness import public_key
 from fedgraft.data.results import is_evaluation
 from fedgraft.data.split import Fold, Split
 from fedgraft.flower import messages
-from fedgraft.flower.messages import Arrays, Job, to_array_record, wire_size
+from fedgraft.flower.messages import Arrays, Job, to_array_record
 from fedgraft.flower.run_state import RunState, Wanted
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
@@ -211,10 +211,12 @@ class _FoldRun:
         earlier, began = server_round - 1, time.monotonic()
         measure = self._is_evaluated(earlier) and self._measures_later(earlier)
         content = self._content(replace(self._job, round=server_round, measure=measure))
-        replies = self._router.ask(MessageType.TRAIN, content, self._driver.participants(server_round))
+        sites = self._driver.participants(server_round)
+        own = self._own_records(sites)
+        replies = self._router.ask(MessageType.TRAIN, content, sites, own)
         result = self._conclude(server_round, replies)
         seconds = time.monotonic() - began
-        rows = summary.training_rows(self._place(server_round), result, replies, wire_size(content), seconds)
+        rows = summary.training_rows(self._place(server_round), result, replies, content, own, seconds)
         if measure:
             self._report(earlier, measured(replies, self._fold.scopes, self._bounds))
         self._arrays, self._state = result.arrays, result.state
@@ -249,7 +251,7 @@ class _FoldRun:
         """Evaluate every scope at every site; return the confusion counts in the last round."""
         job = replace(self._job, round=server_round, detailed=server_round == self._rounds)
         sites = range(self._plan.config.sites)
-        replies = self._router.ask(MessageType.EVALUATE, self._content(job), sites)
+        replies = self._router.ask(MessageType.EVALUATE, self._content(job), sites, self._own_records(sites))
         result = evaluated(sites, replies, self._fold.scopes, self._bounds, job.detailed)
         self._report(server_round, result)
         return self._confusions(result)
@@ -280,7 +282,16 @@ class _FoldRun:
         self._observer.on_round_end(server_round, self._rounds, {**accuracies, **self._reported})
 
     def _content(self, job: Job) -> RecordDict:
-        return RecordDict({messages.JOB: job.to_record(), messages.SHARED: to_array_record(self._arrays)})
+        common = self._plan.composition.rule.common(self._arrays)
+        return RecordDict({messages.JOB: job.to_record(), messages.SHARED: to_array_record(common)})
+
+    def _own_records(self, sites: Sequence[int]) -> dict[int, RecordDict]:
+        """What each of some sites receives besides, where the rule sends each its own."""
+        composition = self._plan.composition
+        if not composition.rule.sends_each_its_own:
+            return {}
+        own = {site: composition.own(site, self._arrays, self._state) for site in sites}
+        return {site: RecordDict({messages.SHARED: to_array_record(arrays)}) for site, arrays in own.items()}
 
     def _place(self, server_round: int) -> dict[str, Any]:
         return {"round": server_round, "fold": self._fold.name}

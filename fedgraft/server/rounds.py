@@ -133,7 +133,8 @@ class RoundDriver:
         rule, multiple = self._plan.composition.rule, self._plan.config.norm_bound
         if not (self._plan.protocol.deployed and multiple) or rule.bounds_updates:
             return Bounded(answers, 0.0, {})
-        starts = [rule.start(answer, previous) for answer in answers]
+        received = self._plan.composition.received
+        starts = [rule.start(answer, received(answer.site, previous, state)) for answer in answers]
         return bounded(answers, starts, float(state.get(_USUAL, 0.0)), multiple)
 
     def conclude_sum(

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from flwr.app import RecordDict
 
 from fedgraft import __version__
 from fedgraft.data.results import Row
@@ -23,19 +24,25 @@ OFTEN = 3
 
 
 def training_rows(
-    place: dict[str, Any], result: RoundResult, replies: Sequence[Reply], downlink: int, seconds: float
+    place: dict[str, Any],
+    result: RoundResult,
+    replies: Sequence[Reply],
+    content: RecordDict,
+    own: Mapping[int, RecordDict],
+    seconds: float,
 ) -> list[Row]:
     """The rows of a round of training: its outcome, and a row for each site that was left out.
 
     Args:
         place: round and fold.
-        downlink: bytes that each site received.
+        content: that each site received.
+        own: that each site received besides.
     """
     row = {
         **place,
         "scope": "train",
         **result.figures,
-        "downlink_bytes_per_site": downlink + result.more_downlink,
+        "downlink_bytes_per_site": wire_size(content) + _mean([*map(wire_size, own.values())]) + result.more_downlink,
         "uplink_bytes_per_site": result.more_uplink
         + _mean([wire_size(reply.content) for reply in replies if reply.content is not None]),
         "seconds": round(seconds, 3),
@@ -136,7 +143,14 @@ def privacy_account(
     if (promise := plan.composition.privacy()) is None:
         return None
     trained = [row for row in rows if row["scope"] == "train"]
-    rounds = [Participation(drivers[row["fold"]].participants(row["round"]), row["sites"]) for row in trained]
+    rounds = [
+        Participation(
+            drivers[row["fold"]].participants(row["round"]),
+            row["sites"],
+            plan.config.training_steps(int(row.get("most_examples", 0))),
+        )
+        for row in trained
+    ]
     return promise.spent(rounds, values)
 
 

@@ -121,12 +121,26 @@ class Rule(Component, ABC):
     bounds_updates = False
     """Whether it clips every update, so that none is left out for its size, which would depend on the other sites."""
 
+    sends_each_its_own = False
+    """Whether some of what a site receives depends on which site it is: what `own` returns."""
+
+    takes_no_steps = ""
+    """Why no step can follow it, such as "no site receives the mean"; empty if steps can."""
+
     is_weighted_mean = False
     """Whether it is the mean of the answers, weighted by examples, which a sum over all sites is enough for."""
 
     def summed(self) -> "SummedAnswers | None":
         """How answers are summed under masks, if the server gets only their sum; None if it gets each of them."""
         return None
+
+    def common(self, shared: Arrays) -> Arrays:
+        """What all sites receive of the shared parameters, in every round."""
+        return shared
+
+    def own(self, site: int, shared: Arrays, state: State) -> Arrays:
+        """What one site receives beside `common`, from the shared parameters and the rule's state; a pure function."""
+        return {}
 
     def min_answers(self) -> int:
         """The minimum number of answers."""

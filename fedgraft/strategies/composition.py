@@ -9,6 +9,7 @@ from fedgraft.config.notation import parse_terms
 from fedgraft.config.registry import STRATEGIES
 from fedgraft.core.errors import UserError
 from fedgraft.core.plain_text import plain
+from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Component, Outcome, Round, Rule, Shapes, SiteTransform, State, Step, Training
 from fedgraft.strategies.privacy import Privacy
@@ -37,6 +38,14 @@ class Composition:
             kept.update(_named(number, following.state))
             outcome = replace(following, figures={**outcome.figures, **following.figures})
         return replace(outcome, state=kept)
+
+    def own(self, site: int, shared: Arrays, state: State) -> Arrays:
+        """What one site receives beside what all receive; `state` is that of the whole composition."""
+        return self.rule.own(site, shared, _own_state(0, state))
+
+    def received(self, site: int, shared: Arrays, state: State) -> Arrays:
+        """All that a site receives."""
+        return {**self.rule.common(shared), **self.own(site, shared, state)}
 
     def require_memory(self, state: State, shared: Shapes) -> None:
         """Raise UserError if a checkpoint's state is not what these components remember of such parameters."""
@@ -89,6 +98,8 @@ def compose(text: str, own_rule: Rule) -> Composition:
     transform, rule = next(iter(transforms), None), next(iter(rules), None)
     if transform is not None and rule is not None and transform.privacy() and rule.privacy():
         raise UserError(f"The strategy {text!r} has two privacy mechanisms and would add noise twice; keep one.")
+    if steps and (reason := (rule or own_rule).takes_no_steps):
+        raise UserError(f"The strategy {text!r} has the step {terms[-1]!r} after a rule that takes none: {reason}.")
     return Composition(rule or own_rule, transform, steps, next(iter(trainings), None))
 
 

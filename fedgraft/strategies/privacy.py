@@ -30,10 +30,15 @@ class GaussianOptions(Options):
 
 @dataclass(frozen=True)
 class Participation:
-    """Which sites were asked to train in a round, and whose answers counted."""
+    """Which sites were asked to train in a round, and whose answers counted.
+
+    Attributes:
+        steps: the most training steps of a site in the round, where the rule tells its `most_examples`.
+    """
 
     asked: Sequence[int]
     answered: Sequence[int]
+    steps: int = 0
 
 
 @dataclass(frozen=True)

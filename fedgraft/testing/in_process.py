@@ -177,7 +177,7 @@ def outcome(out: Path, sites: Sequence[SiteFolder]) -> dict[str, Any]:
     return {
         "metrics": summary["metrics"],
         "left_out": [(row["round"], row["site"]) for row in directory.rows() if row["scope"] == "left_out"],
-        "shared": {name: array.tobytes() for name, array in checkpoint.arrays.items()},
+        "shared": {name: array.tobytes() for name, array in {**checkpoint.arrays, **checkpoint.state}.items()},
         "personal": [own and {name: tensor.numpy().tobytes() for name, tensor in own.items()} for own in personal],
         "rounds": [state.rounds() for state in states],
     }

@@ -17,6 +17,8 @@ from fedgraft.methods.adapter import Adapter, AdapterContext, Batch
 from fedgraft.methods.method import Method
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.components import Outcome
+from fedgraft.strategies.privacy import Participation
 from fedgraft.testing.rounds import round_after
 
 NAMES = ("blue solid circle", "g", "green dotted heart", "red striped star", "seven")
@@ -186,7 +188,7 @@ def test_sites_trained_side_by_side_learn_what_each_learns_alone(
 def test_every_option_changes_something(trained: Method, mini: Backbone) -> None:
     """An option that is parsed and never read would go unnoticed; its example must make a difference."""
 
-    def outcome(**options: Any) -> list[torch.Tensor]:
+    def learnt_with(**options: Any) -> list[torch.Tensor]:
         adapter = _adapter(trained, mini, **options)
         before = {name: value.numpy().copy() for name, value in adapter.server_state().items()}
         data = _batch(mini, form=adapter.representation(mini, adapter.options))
@@ -195,15 +197,19 @@ def test_every_option_changes_something(trained: Method, mini: Backbone) -> None
         others = {name: np.roll(value, 1, axis=-1) for name, value in learnt.items()}
         answers = [Answer(site, arrays, 10 + site**2, 0.0) for site, arrays in enumerate((learnt, others, learnt))]
         rule = trained.rule_for(adapter.options)
-        after = rule.aggregate(answers, round_after(before, asked=3), {}).arrays if learnt else {}
+        outcome = rule.aggregate(answers, round_after(before, asked=3), {}) if learnt else Outcome({})
+        after, own = outcome.arrays, rule.own(0, outcome.arrays, outcome.state) if learnt else {}
+        promise = rule.privacy()
+        spent = 0.0 if promise is None else promise.spent([Participation([0], [0], steps=1)], 10)["epsilon"]
         return [
+            torch.tensor(spent),
             *(parameter.detach() for parameter in adapter.parameters()),
-            *(torch.from_numpy(after[name]) for name in sorted(after)),
+            *(torch.from_numpy(arrays[name]) for arrays in (after, own) for name in sorted(arrays)),
         ]
 
-    plain = outcome()
+    plain = learnt_with()
     for name, field in trained.options.model_fields.items():
-        changed = outcome(**{name: (field.examples or [None])[0]})
+        changed = learnt_with(**{name: (field.examples or [None])[0]})
         assert any(a.shape != b.shape or not torch.equal(a, b) for a, b in zip(plain, changed, strict=True)), name
 
 

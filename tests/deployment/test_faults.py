@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from fedgraft.config.run_config import RunConfig
+from fedgraft.core.errors import UserError
+from fedgraft.edge_export.trained_run import TrainedRun
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.testing.bad_updates import spoiled
@@ -42,10 +44,12 @@ def deploy(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Deploy:
     return fresh
 
 
-def _run(deploy: Deploy, seed: int, mishaps: dict[str, float]) -> tuple[dict[str, Any], list[str]]:
+def _run(
+    deploy: Deploy, seed: int, mishaps: dict[str, float], config: RunConfig = CONFIG
+) -> tuple[dict[str, Any], list[str]]:
     root, sites = deploy()
     with InProcessGrid(sites, seed, mishaps) as grid:
-        summary = run_to_the_end(CONFIG, root / "run", grid)
+        summary = run_to_the_end(config, root / "run", grid)
     got = outcome(root / "run", sites)
     assert got["metrics"] == summary["metrics"]
     return got, grid.happened
@@ -70,6 +74,29 @@ def test_a_disturbed_run_ends_as_the_undisturbed_one(
     got, happened = _run(deploy, seed, mishaps)
     assert happened, "the schedule has no mishap in it; choose another seed"
     assert got == undisturbed
+
+
+def test_sites_that_receive_parameters_of_their_own_receive_them_whatever_happens(deploy: Deploy) -> None:
+    config = CONFIG.model_copy(update={"strategy": "similarity(self_weight=0.8)"})
+    calm, _ = _run(deploy, 0, {}, config)
+    disturbed, happened = _run(deploy, 0, dict.fromkeys(MISHAPS, 0.06), config)
+    assert happened
+    assert disturbed == calm
+    assert calm["shared"]["0/0/sigma"] != calm["shared"]["0/1/sigma"]
+
+
+def test_a_site_named_by_its_folder_alone_has_to_give_its_number_to_be_exported(deploy: Deploy) -> None:
+    """Which mean is its own the folder does not tell, and any other would be another site's."""
+    root, sites = deploy()
+    config = CONFIG.model_copy(update={"strategy": "similarity", "rounds": 1})
+    with InProcessGrid(sites, 0, {}) as grid:
+        run_to_the_end(config, root / "run", grid)
+    with pytest.raises(UserError, match="give it with --site NUMBER"):
+        TrainedRun.open(root / "run", None, site_folder=sites[1].path).adapter()
+    own = TrainedRun.open(root / "run", "1", site_folder=sites[1].path).adapter()
+    checkpoint = RunDirectory(root / "run").checkpoints.newest(0, own.vocabulary.backbone.fingerprint)
+    assert checkpoint is not None
+    assert np.array_equal(own.shared()["sigma"].numpy(), checkpoint.state["0/1/sigma"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fedgraft.methods.adapter import AdapterContext
 from fedgraft.methods.pfedmoap import Gate, PFedMoAP, PFedMoAPOptions
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.strategies.answers import Answer
+from fedgraft.strategies.components import Rule
 from fedgraft.testing.rounds import round_after
 from tests.plain_text import PlainTextTower
 
@@ -42,15 +43,19 @@ def _adapter(backbone: Backbone, seed: int = 4, site: int | None = 1, **options:
     return adapter
 
 
+def _rule(**options: Any) -> Rule:
+    loaded = METHODS.load("pfedmoap")
+    return loaded.rule_for(loaded.parse_options({"n_ctx": 3, **options}))
+
+
 def test_loss_and_gradients_are_those_of_the_gate_written_out(clip: Backbone, random_clip_folder: Path) -> None:
     width, heads = clip.dim // 2, 4
     adapter = _adapter(clip, experts=3, heads=heads, gate_dim=width, weight=0.7, scaling=2.0)
     images = F.normalize(torch.randn(5, clip.dim, generator=torch.Generator().manual_seed(1)), dim=-1)
     plain = {name: value.detach().clone().requires_grad_() for name, value in adapter.named_parameters()}
     tower, names = PlainTextTower(str(random_clip_folder)), [NAMES[index] for index in CLASSES]
-    apart = {site: float((adapter.pool[site] - adapter.pool[1]).square().sum()) for site in (0, 2, 3)}
-    nearest = sorted(apart, key=apart.__getitem__)[:2]
-    contexts = [plain["context"][0], *(plain["pool"][site].detach() for site in nearest)]
+    assert len(adapter.pool) == 3
+    contexts = [plain["context"][0], *plain["pool"][1:].detach()]
     experts = [tower.encode(context, names) for context in contexts]
     logits = []
     for image in images:
@@ -88,34 +93,73 @@ def test_loss_and_gradients_are_those_of_the_gate_written_out(clip: Backbone, ra
 def test_a_site_is_tested_with_its_own_latest_prompt_and_trains_from_the_shared_one(clip: Backbone) -> None:
     """Otherwise every site would be tested with the mean that personalization is there to replace."""
     adapter, everyone = _adapter(clip), _adapter(clip, site=None)
-    assert torch.equal(adapter.prompts()[0], adapter.pool[1])
+    assert torch.equal(adapter.prompts()[0], adapter.pool[0])
     assert torch.equal(adapter.training_prompts(), adapter.context)
     assert torch.equal(everyone.prompts(), everyone.context)
     with torch.no_grad():
         images = F.normalize(torch.randn(5, clip.dim), dim=-1)
-        adapter.context.copy_(adapter.pool[1:2])
+        adapter.context.copy_(adapter.pool[:1])
         mixed = adapter.mixed(images, adapter.class_features(CLASSES), CLASSES)
         assert torch.equal(adapter.scores(images, adapter.class_features(CLASSES), CLASSES), mixed)
 
 
-def test_the_nearest_others_are_mixed_in_whatever_was_near_in_an_earlier_round(clip: Backbone) -> None:
+def _pool(*values: float) -> dict[str, Any]:
+    rows = [np.full((3, 4), value, np.float32) for value in values]
+    return {"context": np.zeros((1, 3, 4), np.float32), "pool": np.stack(rows)}
+
+
+def _received(shared: dict[str, Any], site: int, state: Any = None, **options: Any) -> list[float]:
+    pool: Any = _rule(**options).own(site, shared, state or {})["pool"]
+    return [float(row[0, 0]) for row in pool]
+
+
+def test_a_site_receives_its_own_latest_prompt_and_the_nearest_others() -> None:
+    shared = _pool(5.0, 1.0, 0.2, 1.5)
+    assert _received(shared, 1, experts=3) == pytest.approx([1.0, 1.5, 0.2])
+    assert _received(shared, 0, experts=2) == pytest.approx([5.0, 1.5])
+    assert _received(shared, 2, experts=10) == pytest.approx([0.2, 1.0, 1.5, 5.0])
+    assert _received(shared, 7, experts=3) == pytest.approx([0.0, 0.2, 1.0]), "a newcomer begins at the shared prompt"
+    assert set(_rule().common(shared)) == {"context"}
+
+
+def test_drawn_others_are_the_same_when_a_round_is_repeated_and_others_in_the_next() -> None:
+    shared, options = _pool(*range(12)), {"experts": 4, "selection": "random"}
+    answers = [Answer(0, {"context": np.ones((1, 3, 4), np.float32)}, 10, 0.0)]
+    drawn = [_rule(**options).aggregate(answers, round_after(shared, 12, number), {}) for number in (1, 1, 2)]
+    chosen = [_received(outcome.arrays, 5, outcome.state, **options) for outcome in drawn]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert chosen[0][0] == 5.0
+    assert len(set(chosen[0])) == 4
+    assert {name: array.shape for name, array in drawn[0].state.items()} == _rule(**options).memory(
+        {"pool": (12, 3, 4)}
+    )
+
+
+def test_other_neighbours_are_mixed_in_after_the_next_message(clip: Backbone) -> None:
     adapter = _adapter(clip, experts=2)
-    pool = torch.stack([torch.full_like(adapter.pool[0], value) for value in (5.0, 1.0, 0.2, 1.5)])
-    adapter.load({"pool": pool})
-    assert adapter.neighbours() == [3]
     before = adapter.neighbours_features(CLASSES)
-    adapter.load({"pool": pool.flip(0)})
-    assert adapter.neighbours() == [2]
+    adapter.load({"pool": adapter.pool.detach().flip(0)})
     assert not torch.equal(adapter.neighbours_features(CLASSES), before)
-    assert _adapter(clip, experts=10).neighbours() == [0, 2, 3]
+
+
+def test_a_site_without_others_mixes_its_own_prompt_alone(clip: Backbone) -> None:
+    loaded = METHODS.load("pfedmoap")
+    alone = loaded.adapter(
+        Vocabulary(clip, NAMES, ("a photo of a {}.",)),
+        loaded.parse_options({"n_ctx": 3}),
+        torch.Generator().manual_seed(0),
+        AdapterContext(site=0, sites=1),
+    )
+    images = F.normalize(torch.randn(5, clip.dim, generator=torch.Generator().manual_seed(1)), dim=-1)
+    assert torch.isfinite(alone.loss(images, LABELS, CLASSES))
 
 
 def test_the_pool_keeps_the_latest_prompt_of_each_site_and_the_mean_is_weighted(clip: Backbone) -> None:
-    previous = {name: value.numpy().copy() for name, value in _adapter(clip).server_state().items()}
+    previous = {name: value.numpy().copy() for name, value in _adapter(clip, site=None).server_state().items()}
     sites = [{name: value.numpy() for name, value in _adapter(clip, seed).shared().items()} for seed in range(3)]
     assert all(set(own) == {"context"} for own in sites)
     answers = [Answer(site, own, n, 0.0) for site, own, n in zip((0, 1, 3), sites, (10, 20, 50), strict=True)]
-    rule = METHODS.load("pfedmoap").rule_for(None)
+    rule = _rule()
     kept, left_out = rule.check_answers(answers, previous, 1)
     assert (len(kept), left_out) == (3, [])
     after = rule.aggregate(kept, round_after(previous, 3), {}).arrays

@@ -53,7 +53,7 @@ OTHER: dict[str, Any] = {
     "fraction": 0.4, "malicious": 2, "noise_multiplier": 0.5, "clipping_norm": 0.05, "delta": 1e-6, "quantile": 0.9,
     "clipping_rate": 0.5, "count_noise": 3.0, "coefficient": 0.2, "when": "every", "lr": 0.5, "momentum": 0.1,
     "beta1": 0.1, "beta2": 0.1, "tau": 0.5, "drift": 0.5, "bits": 28, "max_examples": 5, "threshold": 0.9,
-    "min_sites": 9, "neighbours": 4, "rho": 0.5,
+    "min_sites": 9, "neighbours": 4, "rho": 0.5, "self_weight": 0.9, "sharpness": 1.0,
 }  # fmt: skip
 
 

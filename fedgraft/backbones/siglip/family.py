@@ -91,6 +91,11 @@ class SiglipBackbone(Backbone):
             return super().finish_images(represented, form, deltas, prompts)
         return self._image.features(represented, form.layer, deltas or {}, prompts)
 
+    def advance_images(self, represented: Tensor, form: Representation, layer: int, prompts: Tensor) -> Tensor:
+        """The layers between, with prompts before each."""
+        assert form.layer is not None, "what is advanced is the input of a layer"
+        return self._image.advance(represented, form.layer, layer, prompts)
+
     def linear_maps(self, tower: Tower) -> dict[str, LinearMap]:
         """The linear maps of attention and MLP in every layer."""
         prefix = {"text": "text_model", "image": "vision_model"}[tower] + ".encoder.layers"
@@ -191,8 +196,19 @@ FAMILY = Family(
     lambda folder: model_type(folder) in (_FIXED, _FLEXIBLE),
     load_siglip,
     abilities=Abilities(
-        TextAbilities(causal=False, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True),
-        ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, merges=True),
+        TextAbilities(
+            causal=False, placements=("before", "middle", "behind"), deep_prompts=True, low_rank=True, branches=True
+        ),
+        ImageAbilities(
+            cuts=True,
+            prompts=True,
+            deep_prompts=True,
+            stops=True,
+            patches=True,
+            low_rank=True,
+            branches=True,
+            merges=True,
+        ),
         losses=("softmax", "sigmoid"),
         crops=False,
     ),

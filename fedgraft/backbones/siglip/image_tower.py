@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedgraft.backbones.abilities import require_layers
-from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
 from fedgraft.backbones.siglip.attention import attend_once
 
 
@@ -71,6 +71,14 @@ class SiglipImageTower:
             hidden = self._layer(self._tower.encoder.layers[index], rows, hidden, changed)
         return F.normalize(self._pooled(self._tower.post_layernorm(hidden)).float(), dim=-1)
 
+    def advance(self, states: Tensor, layer: int, end: int, prompts: Tensor) -> Tensor:
+        """The input of layer `end` from that of `layer`, with prompts (B or 1, end - layer, n, width) between."""
+        hidden = states.to(self._tower.post_layernorm.weight.dtype)
+        for index in range(layer, end):
+            own = prompts[:, index - layer].to(hidden.dtype).expand(len(hidden), -1, -1)
+            hidden = self._layer(self._tower.encoder.layers[index], hidden, torch.cat([hidden, own], dim=1), {})
+        return hidden.float()
+
     def _pooled(self, states: Tensor) -> Tensor:
         """Attention of the learnt query to the patches, (B, patches, width) to (B, dim)."""
         head = self._tower.head
@@ -94,7 +102,8 @@ class SiglipImageTower:
         keys, values = linear(attention.k_proj, normed, changed), linear(attention.v_proj, normed, changed)
         mixed = F.scaled_dot_product_attention(self._split(queries), self._split(keys), self._split(values))
         out: Tensor = rows + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
-        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        out = out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        return branched(layer, out, normed[:, : rows.shape[1]], changed)
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, heads, T, width / heads)."""

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fedgraft.backbones.abilities import Placement
 from fedgraft.backbones.backbone import ClassTokens, TextTower
-from fedgraft.backbones.deltas import Changed, Deltas, linear, mlp
+from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
 from fedgraft.backbones.siglip.attention import attend_once, whole_weight
 from fedgraft.backbones.siglip.layout import Layout, layouts
 from fedgraft.backbones.siglip.tokens import SiglipTokens
@@ -165,7 +165,10 @@ class SiglipTextTower(TextTower):
         mixed = mixed.transpose(-3, -2).reshape(len(states), -1, self.width)
         before = _columns(states, rows, count)[:, :, dropped:].flatten(1, 2)
         out: Tensor = before + linear(attention.out_proj, mixed, changed)
-        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        out = out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        if layer not in changed:
+            return out
+        return branched(layer, out, _columns(normed, rows, count)[:, :, dropped:].flatten(1, 2), changed)
 
     def _last_layer(self, layer: Any, states: Tensor, rows: Tensor | None, count: int, changed: Changed) -> Tensor:
         """The last layer's output at the pooled position only, (N, C, width)."""
@@ -181,7 +184,7 @@ class SiglipTextTower(TextTower):
         )
         before = _columns(states, rows if rows is None else rows[:, -1:], count)[:, :, -1]
         out: Tensor = before + linear(attention.out_proj, mixed, changed)
-        return out + mlp(layer.mlp, layer.layer_norm2(out), changed)
+        return branched(layer, out + mlp(layer.mlp, layer.layer_norm2(out), changed), every[:, :, -1], changed)
 
     def _split(self, states: Tensor) -> Tensor:
         """(N, C, P, width) to (N x C, heads, P, width / heads)."""
