@@ -71,7 +71,7 @@ class Load:
         if now - self._at < _EVERY_SECONDS:
             return
         self._at = now
-        found = {pid: role for pid, role in self._family(roots)}
+        found = dict(self._family(roots))
         if not found:
             if self.processes:
                 self.processes, self.gpus, self._known = [], [], {}

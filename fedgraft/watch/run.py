@@ -24,12 +24,14 @@ class WatchedRun:
         revision: grows when something has changed.
         problem: a sentence, if a file could not be read.
         worker: the process that holds the directory's lock; None if there is none.
+        columns: values of the heat map by series and round, kept until the rows are written anew.
     """
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path, self.name = path, plain(name or path.absolute().name, NAME_LENGTH)
         self.revision, self.problem = 0, ""
         self.worker: int | None = None
+        self.columns: dict[tuple[str | None, int], list[float | None]] = {}
         self.history, self.tail = History(), MetricsTail(path / "metrics.jsonl")
         self.protocol: Protocol | None = None
         self._config: Kept[RunConfig] = Kept(path / "config.toml", read_config)
@@ -98,7 +100,7 @@ class WatchedRun:
             self.protocol = PROTOCOLS.load(self.config.protocol)
         anew, rows = self.tail.read()
         if anew:
-            self.history = History()
+            self.history, self.columns = History(), {}
         for row in rows:
             self.history.add(row)
         return any(changed) or anew or bool(rows)

@@ -32,7 +32,7 @@ def sites_view(run: WatchedRun, scope: str | None, known: dict[str, dict[str, An
         counted.update(trained[at]["sites"])
         last.update(dict.fromkeys(trained[at]["sites"], at))
     newest = max(trained, default=0)
-    lines = []
+    lines: list[dict[str, Any]] = []
     for number in _all_sites(run, rows, left_out, last):
         name, images = run.deployed_sites.get(number, (None, {}))
         out = left_out.get(str(number), [])
@@ -59,7 +59,7 @@ def sites_view(run: WatchedRun, scope: str | None, known: dict[str, dict[str, An
         "newest_round": newest,
         "lines": lines,
         "rounds": rounds,
-        "heat": [[finite(row.sites.get(str(line["site"])), 1) for row in rows] for line in lines],
+        "heat": _heat(run, chosen, rows, [str(line["site"]) for line in lines]),
         "missed": [_columns(left_out.get(str(line["site"]), []), rounds) for line in lines],
     }
 
@@ -75,16 +75,29 @@ def _all_sites(
 ) -> list[int]:
     """Every site that the run is to have or that a row names."""
     found = set(range(run.config.sites if run.config else 0)) | set(last) | set(run.deployed_sites)
-    found.update(int(site) for row in rows for site in row.sites if site.isdecimal())
+    found.update(int(site) for row in rows[-1:] for site in row.sites if site.isdecimal())
     return sorted(found | {int(site) for site in left_out if site.isdecimal()})
 
 
 def _accuracy(rows: list[Accuracy], site: str) -> dict[str, float | None]:
     """The newest accuracy of a site, and how many points that is above its first."""
-    values = [row.sites[site] for row in rows if site in row.sites]
-    if not values:
+    first = next((row.sites[site] for row in rows if site in row.sites), None)
+    last = next((row.sites[site] for row in reversed(rows) if site in row.sites), None)
+    if first is None or last is None:
         return {"accuracy": None, "change": None}
-    return {"accuracy": finite(values[-1], 2), "change": finite(values[-1] - values[0], 2)}
+    return {"accuracy": finite(last, 2), "change": finite(last - first, 2)}
+
+
+def _heat(run: WatchedRun, scope: str | None, rows: list[Accuracy], sites: list[str]) -> list[list[float | None]]:
+    """A column for each round with a value for each site; those of earlier rounds are kept, for they stay."""
+    columns = []
+    for row in rows:
+        key = (scope, row.round)
+        column = run.columns.get(key)
+        if column is None or len(column) != len(sites):
+            column = run.columns[key] = [finite(row.sites.get(site), 1) for site in sites]
+        columns.append(column)
+    return columns
 
 
 def _columns(entries: list[LeftOut], rounds: list[int]) -> list[int]:

@@ -20,13 +20,14 @@ export function axis(more = {}) {
 }
 
 /**
- * A chart in `panel`. Options: title, format(value), height, range ([low, high] that it never leaves), sync,
+ * A chart in `panel`. Options: title, format(value) and tick(value) of figures and along the axis, range ([low, high] that it never leaves),
+ * zero whether the axis begins at 0, height and share of the width that it may take instead, sync,
  * x(value) how a place is written, head the name of the first column.
  * `update` takes {series: [{label, xs, ys, low, high, colour, dash, level}], last}; `level` is drawn across.
  */
 export class LineChart {
   constructor(panel, options) {
-    this.options = { height: 230, range: [null, null], x: String, head: "Round", ...options };
+    this.options = { height: 150, share: 0, zero: false, range: [null, null], x: String, head: "Round", ...options };
     this.place = el("div", { class: "chart", tabindex: 0, role: "img" });
     this.legend = el("ul", { class: "legend" });
     this.note = el("p", { class: "note" });
@@ -75,10 +76,10 @@ export class LineChart {
     this.plot?.destroy();
     const [floor, ceiling] = this.options.range;
     this.plot = new uPlot({
-      width: this.place.clientWidth, height: this.options.height, padding: [10, 10, 0, 0],
+      width: this.place.clientWidth, height: Math.max(this.options.height, Math.min(340, this.place.clientWidth * this.options.share)), padding: [10, 16, 0, 0],
       scales: {
         x: { time: this.options.time ?? false, range: (_, low, high) => [low ?? 0, Math.max(high ?? 0, last ?? 0, (low ?? 0) + 1)] },
-        y: { range: (_, low, high) => around(low, high, floor, ceiling) },
+        y: { range: (_, low, high) => around(this.options.zero ? Math.min(low, 0) : low, high, floor, ceiling) },
       },
       axes: [
         axis({ grid: { show: false }, size: 28, space: 46, incrs: this.options.time ? undefined : [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000], values: this.options.time ? undefined : (_, places) => places.map((place) => (Number.isInteger(place) ? place : "")) }),

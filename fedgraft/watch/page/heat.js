@@ -40,7 +40,7 @@ export class HeatMap {
     const height = Math.min(22, Math.max(3, Math.floor(340 / Math.max(this.rows.length, 1))));
     const longest = Math.max(0, ...this.rows.map((row) => row.name.length));
     this.left = height >= LABELLED ? Math.min(110, 14 + 6.6 * longest) : 0;
-    this.cell = { height, width: Math.max(2, Math.min(44, (width - this.left - 2) / Math.max(this.rounds.length, 1))) };
+    this.cell = { height, width: Math.max(2, Math.min(64, (width - this.left - 2) / Math.max(this.rounds.length, 1))) };
     const size = [this.left + this.cell.width * this.rounds.length, HEAD + height * this.rows.length], ratio = devicePixelRatio;
     this.base = el("canvas");
     for (const canvas of [this.base, this.canvas]) [canvas.width, canvas.height] = size.map((length) => length * ratio);
@@ -70,9 +70,10 @@ export class HeatMap {
   }
 
   head() {
-    const context = this.context, every = Math.ceil(34 / this.cell.width);
+    const context = this.context, fits = 34 / this.cell.width;
+    const every = [1, 2, 5, 10, 20, 50, 100, 200, 500].find((step) => step >= fits) ?? 1000;
     context.fillStyle = css("muted");
-    this.rounds.forEach((round, at) => { if (at % every === 0) context.fillText(String(round), this.left + at * this.cell.width + 1, HEAD / 2); });
+    this.rounds.forEach((round, at) => { if (round % every === 0 && (this.rounds.length - at) * this.cell.width > 20) context.fillText(String(round), this.left + at * this.cell.width + 1, HEAD / 2); });
   }
 
   row(row, at) {

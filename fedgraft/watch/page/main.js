@@ -105,7 +105,7 @@ function progress(run) {
   const finished = view.runs.filter((each) => each.state === "finished").length;
   const fold = run.fold ? ` without ${run.fold}` : "";
   const round = run.rounds ? `Round ${run.round} of ${run.rounds}${fold}` : "Nothing to train";
-  text(byId("round"), several ? `${finished} of ${plural(view.runs.length, "run")} that ${view.runs.length === 1 ? "has" : "have"} begun` : round);
+  text(byId("round"), several ? `${finished} of ${plural(view.runs.length, "run")} finished` : round);
   byId("done").value = several ? view.runs.reduce((sum, each) => sum + each.progress, 0) / view.runs.length : run.progress;
   const working = view.runs.find((each) => each.state === "running") ?? run;
   const pace = working.seconds_left === null ? "" : `about ${duration(working.seconds_left)} left${several ? ` of ${working.name}, round ${working.round} of ${working.rounds}` : ""}, at the pace of the last rounds`;

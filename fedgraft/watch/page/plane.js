@@ -46,7 +46,7 @@ export class Plane {
     this.plot = new uPlot({
       mode: 2, width: side, height: Math.min(300, Math.max(220, side)), padding: [10, 14, 0, 0],
       scales: { x: { time: false, range: range(0) }, y: { range: range(1) } },
-      axes: [axis({ size: 44, label: `${this.axes.x}, %`, labelSize: 18, labelFont: "12px Inter, system-ui, sans-serif", labelGap: 0 }),
+      axes: [axis({ size: 26, label: `${this.axes.x}, %`, labelSize: 18, labelFont: "12px Inter, system-ui, sans-serif", labelGap: 2 }),
         axis({ size: 38, label: `${this.axes.y}, %`, labelSize: 18, labelFont: "12px Inter, system-ui, sans-serif" })],
       series: [null, ...this.paths.map((path) => ({ stroke: path.colour, paths: (plot, at) => trace(plot, this.paths[at - 1], ratio) }))],
       legend: { show: false }, cursor: { show: false },
@@ -108,8 +108,7 @@ function dot(context, [x, y], radius, colour) {
 /** Lines of equal harmonic mean, each with its value at the end. */
 function iso(plot, ratio) {
   const { ctx: context, bbox, scales } = plot;
-  const step = scales.x.max - scales.x.min > 40 ? 10 : 5;
-  context.save();
+    context.save();
   context.beginPath();
   context.rect(bbox.left, bbox.top, bbox.width, bbox.height);
   context.clip();
@@ -117,7 +116,7 @@ function iso(plot, ratio) {
   context.fillStyle = css("muted");
   context.font = `${10 * ratio}px Inter, system-ui, sans-serif`;
   context.lineWidth = ratio;
-  for (let mean = step; mean < 100; mean += step) {
+  for (let mean = 10; mean < 100; mean += 10) {
     context.beginPath();
     let end = null;
     for (let share = 0; share <= 80; share++) {
@@ -127,7 +126,7 @@ function iso(plot, ratio) {
       context.lineTo(...end);
     }
     context.stroke();
-    if (end && mean % 10 === 0) context.fillText(String(mean), end[0] - 16 * ratio, end[1] - 4 * ratio);
+    if (end) context.fillText(String(mean), end[0] - 16 * ratio, end[1] - 4 * ratio);
   }
   context.restore();
 }

@@ -8,16 +8,16 @@ import { Plane } from "./plane.js";
 
 const SHOWN_SCOPES = 6;
 const CURVES = [
-  { key: "loss", title: "Training loss", format: (value) => fixed(value, 3), series: [["loss", "Loss"]] },
-  { key: "drift", title: "Drift from the hand-written prompts", format: (value) => fixed(value, 4), series: [["drift", "Cosine distance"]] },
-  { key: "bytes", title: "Bytes per site and round", format: bytes, series: [["uplink_bytes_per_site", "Uplink"], ["downlink_bytes_per_site", "Downlink"]] },
-  { key: "answered", title: "Answers that counted", format: whole, series: [["answered", "Sites"]] },
-  { key: "seconds", title: "Seconds per round", format: (value) => fixed(value, 1), series: [["seconds", "Seconds"]] },
+  { key: "loss", title: "Training loss", format: (value) => fixed(value, 3), tick: significant, series: [["loss", "Loss"]] },
+  { key: "drift", title: "Drift from the hand-written prompts", format: (value) => fixed(value, 4), tick: significant, series: [["drift", "Cosine distance"]] },
+  { key: "bytes", title: "Bytes per site and round", format: bytes, zero: true, series: [["uplink_bytes_per_site", "Uplink"], ["downlink_bytes_per_site", "Downlink"]] },
+  { key: "answered", title: "Answers that counted", format: whole, zero: true, series: [["answered", "Sites"]] },
+  { key: "seconds", title: "Seconds per round", format: (value) => fixed(value, 1), tick: significant, zero: true, series: [["seconds", "Seconds"]] },
 ];
 
 export class RunPanels {
   constructor() {
-    this.accuracy = new LineChart(byId("accuracy"), { title: "Accuracy on test images, %", format: (value) => fixed(value), range: [0, 100], sync: "rounds", height: 260 });
+    this.accuracy = new LineChart(byId("accuracy"), { title: "Accuracy on test images, %", format: (value) => fixed(value), tick: whole, range: [0, 100], sync: "rounds", height: 230, share: 0.5 });
     this.plane = new Plane(byId("plane"));
     this.curves = new Map();
   }
@@ -42,7 +42,7 @@ export class RunPanels {
 
   training(run) {
     const folds = Object.entries(run.training);
-    for (const { key, title, format, series } of CURVES) {
+    for (const { key, series, ...options } of CURVES) {
       const found = series.flatMap(([column, label]) => folds.map(([fold, values]) => ({ label: fold ? (series.length > 1 ? `${fold}, ${label}` : fold) : label, rounds: values.rounds, values: values[column] })))
         .filter((each) => each.values.some((value) => value !== null));
       const dull = key === "answered" && !run.left_out.answers && run.participation === 1;
@@ -54,7 +54,7 @@ export class RunPanels {
       if (!this.curves.has(key)) {
         const panel = el("article", { class: "panel" });
         byId("training").append(panel);
-        this.curves.set(key, new LineChart(panel, { title, format, range: [0, null], sync: "rounds", height: 150 }));
+        this.curves.set(key, new LineChart(panel, { ...options, range: [0, null], sync: "rounds" }));
       }
       const style = styles(found.map((each) => each.label));
       this.curves.get(key).update({ series: found.map((each) => curve(each.label, each.rounds, each.values, style.get(each.label))), last: run.rounds });

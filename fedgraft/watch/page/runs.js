@@ -8,7 +8,7 @@ import { Plane } from "./plane.js";
 
 export class Compared {
   constructor() {
-    this.chart = new LineChart(byId("entries-chart"), { title: "Accuracy by method, %", format: (value) => fixed(value), range: [0, 100], sync: "entries", height: 280 });
+    this.chart = new LineChart(byId("entries-chart"), { title: "Accuracy by method, %", format: (value) => fixed(value), tick: whole, range: [0, 100], sync: "entries", height: 230, share: 0.5 });
     this.plane = new Plane(byId("entries-plane"));
     byId("scopes").addEventListener("change", (event) => { this.scope = event.target.value; this.draw(); });
   }
@@ -51,7 +51,7 @@ export class Compared {
     };
     const several = entries.some((entry) => entry.seeds > 1);
     const columns = [
-      { head: "Method", first: true, cell: (entry) => el("span", {}, el("span", { class: "swatch", color: style.get(entry.label).colour, "aria-hidden": "true" }), ` ${entry.label}`) },
+      { head: "Method", first: true, cell: (entry) => el("span", {}, el("span", { class: "swatch", color: style.get(entry.label).colour, "aria-hidden": "true" }), entry.label) },
       ...(several ? [{ head: "Seeds", number: true, cell: (entry) => `${entry.finished} of ${entry.seeds}` }] : []),
       ...this.scopes.map((scope) => ({ head: `${scope.label}, %`, number: true, cell: (entry) => fixed(newest(entry, scope)) + spread(entry, scope), best: (entry) => entries.length > 1 && newest(entry, scope) === best.get(scope.name) })),
       { head: "Uplink", number: true, cell: (entry) => (entry.uplink === null ? DASH : bytes(entry.uplink)) },

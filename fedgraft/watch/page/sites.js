@@ -56,7 +56,7 @@ export class Sites {
     this.body.replaceChildren(...kept.map(({ site }) => line(names, site)));
     const total = plural(lines.length, "site");
     text(byId("shown"), kept.length === lines.length ? total : `${whole(kept.length)} of ${total}`);
-    const rows = kept.map(({ site, at }) => ({ name: nameOf(site), values: this.sites.heat[at], missed: this.sites.missed[at] }));
+    const rows = kept.map(({ site, at }) => ({ name: nameOf(site), values: this.sites.heat.map((column) => column[at]), missed: this.sites.missed[at] }));
     byId("heat").hidden = !this.sites.rounds.length;
     this.heat.update(rows, this.sites.rounds, this.label);
   }
