@@ -58,6 +58,7 @@ class Load:
     gpus: list[dict[str, Any]] = field(default_factory=list)
     revision: int = 0
     _known: dict[int, psutil.Process] = field(default_factory=dict)
+    _roots: dict[int, str] = field(default_factory=dict)
     _at: float = 0.0
     _has_gpus: bool = True
 
@@ -68,9 +69,9 @@ class Load:
             roots: what each process is called, by its number; its children are its workers.
         """
         now = time.monotonic()
-        if now - self._at < _EVERY_SECONDS:
+        if now - self._at < _EVERY_SECONDS and roots == self._roots:
             return
-        self._at = now
+        self._at, self._roots = now, dict(roots)
         found = dict(self._family(roots))
         if not found:
             if self.processes:
@@ -81,8 +82,9 @@ class Load:
         memory = self._look_at_gpus()
         lines = [line for pid, role in found.items() if (line := self._line(pid, role, memory)) is not None]
         self.processes = lines
-        total = sum(line["cpu"] or 0.0 for line in lines), sum(line["memory"] for line in lines)
-        self.samples.append((round(time.time(), 1), round(total[0], 1), total[1]))
+        known = [line["cpu"] for line in lines if line["cpu"] is not None]
+        if known:
+            self.samples.append((round(time.time(), 1), round(sum(known), 1), sum(line["memory"] for line in lines)))
         self.revision += 1
 
     def view(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from fedgraft.core.plain_text import plain
 from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.watch.files import finite
+from fedgraft.watch.privacy import spent_so_far
 from fedgraft.watch.run import WatchedRun
 
 _PACE_ROUNDS, _REASONS, _NAMED_SITES = 5, 20, 12
@@ -46,7 +47,7 @@ def run_view(run: WatchedRun) -> dict[str, Any]:
         "trainable_parameters": summary.get("trainable_parameters"),
         "shared_parameters": summary.get("shared_parameters"),
         "wall_seconds": finite(summary.get("wall_seconds"), 1),
-        "privacy": _privacy(summary),
+        "privacy": _privacy(run),
         "left_out": _left_out(run),
         "unused": [
             {"round": at, "reason": plain(row["unused"])}
@@ -164,12 +165,13 @@ def _metrics(run: WatchedRun) -> list[dict[str, Any]]:
     ]
 
 
-def _privacy(summary: dict[str, Any]) -> dict[str, Any] | None:
-    if not (spent := summary.get("privacy")):
+def _privacy(run: WatchedRun) -> dict[str, Any] | None:
+    spent = run.summary.get("privacy") if run.summary else spent_so_far(run)
+    if not spent:
         return None
     keys = ("epsilon", "delta", "noise_multiplier", "clipping_norm", "releases")
     words = {key: plain(spent[key]) for key in ("mechanism", "relation")}
-    return {**words, **{key: finite(spent[key], 10) for key in keys}}
+    return {**words, **{key: finite(spent[key], 10) for key in keys}, "so_far": not run.summary}
 
 
 def _left_out(run: WatchedRun) -> dict[str, Any]:

@@ -56,7 +56,7 @@ function problems(sentences) {
 
 function show() {
   problems(view.problems);
-  text(byId("kind"), `watch \u00b7 ${view.kind}`);
+  text(byId("kind"), `watch \u00b7 ${view.runs?.length === 0 ? "waiting" : view.kind}`);
   document.body.dataset.state = view.state;
   if (view.kind === "fleet") {
     head(view.name, `Fleet ${view.fleet.id} on port ${view.fleet.port}, ${view.state === "running" ? "served" : "not served"}.`);
