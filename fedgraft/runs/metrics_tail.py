@@ -17,7 +17,7 @@ class MetricsTail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, int, int] | None = None
-        self._begin()
+        self._offset, self._lines, self._mark = 0, 0, b""
 
     def read(self) -> tuple[bool, list[Row]]:
         """Whether the file was written anew, so that rows given before count no more, and the rows since then.
@@ -55,7 +55,7 @@ class MetricsTail:
     def _goes_on(self, file: BinaryIO) -> bool:
         """Whether what was read before still stands there: a resumed run replaces its rows."""
         file.seek(self._offset - len(self._mark))
-        return file.read(len(self._mark)) == self._mark
+        return bool(file.read(len(self._mark)) == self._mark)
 
     def _rows(self, content: bytes) -> list[Row]:
         rows, lines = [], content.split(b"\n")[:-1]
