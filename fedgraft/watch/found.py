@@ -60,11 +60,12 @@ class _Directory(Runs):
         found = [folder for folder in self._path.iterdir() if (folder / _CONFIG).is_file()]
         if found or (self._path / _COMPARISON).is_file():
             self.kind = "comparison"
-        return {folder.name: folder for folder in sorted(found, key=_began)}
+        known = {name: place for place, name in enumerate((self._comparison() or {}).get("runs", []))}
 
+        def order(folder: Path) -> tuple[int, float, str]:
+            return known.get(folder.name, len(known)), (folder / _CONFIG).stat().st_mtime, folder.name
 
-def _began(folder: Path) -> tuple[float, str]:
-    return (folder / _CONFIG).stat().st_mtime, folder.name
+        return {folder.name: folder for folder in sorted(found, key=order)}
 
 
 def _holds_something(path: Path) -> bool:

@@ -53,4 +53,4 @@ def _values(folder: Path) -> int | None:
             shapes = [file.get_slice(name).get_shape() for name in names]
     except (OSError, SafetensorError):
         return None
-    return sum(math.prod(shape) for shape in shapes)
+    return sum(int(math.prod(shape)) for shape in shapes)

@@ -34,7 +34,7 @@ def browser() -> Iterator[Any]:
 
 def shoot(
     driver: Any, address: str, path: Path, *, width: int, ready: str, height: int | None = None, dark: bool = False,
-    element: str = "", scale: float = 1.5,
+    element: str = "", scale: float = 1.5, margin: int = 24,
 ) -> Path:  # fmt: skip
     """Save a picture of a page.
 
@@ -43,6 +43,7 @@ def shoot(
         height: of the picture in CSS pixels; that of the whole page or element, if None.
         element: a selector; the picture is of this element alone.
         scale: pixels for each CSS pixel.
+        margin: CSS pixels of the page to show around an element.
     """
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -55,7 +56,9 @@ def shoot(
     script = "const box = document.querySelector(arguments[0]).getBoundingClientRect();"
     script += "return [box.x, box.y, box.width, box.height]"
     left, top, wide, high = driver.execute_script(script, element or "html")
-    clip = {"x": max(left, 0), "y": top, "width": wide, "height": min(high, height or high), "scale": 1}
+    around = margin if element else 0
+    clip = {"x": left - around, "y": top - around, "width": wide + 2 * around, "scale": 1}
+    clip["height"] = min(high + 2 * around, height or high + 2 * around)
     _size(driver, width, int(top + clip["height"]) + 1, scale)
     shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
     Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB").save(path, quality=82, method=6)
