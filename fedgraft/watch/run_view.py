@@ -64,11 +64,16 @@ def scopes(run: WatchedRun) -> list[dict[str, Any]]:
     found = []
     for name, (_, scope) in run.history.named().items():
         metric = None if protocol is None else protocol.metric(_kind(scope))
+        known = metric is not None and name == scope and bool(metric.meaning)
         found.append(
             {
                 "name": name,
-                "label": metric.label if metric and name == scope and metric.meaning else name,
-                "meaning": metric.meaning if metric and name == scope else "",
+                "label": metric.label
+                if metric and known
+                else f"{name[:1].upper()}{name[1:]}"
+                if name == scope
+                else name,
+                "meaning": metric.meaning if metric and known else "",
                 "colour": protocol.colours.get(scope, "") if protocol else "",
                 "preserved": protocol is not None and _kind(scope) == protocol.preserved,
             }

@@ -8,6 +8,12 @@ from fedgraft.runs.history import Accuracy, LeftOut
 from fedgraft.watch.files import finite
 from fedgraft.watch.run import WatchedRun
 
+_UNKNOWN = (
+    "site", "name", "images", "accuracy", "change", "trained", "last_round", "stale", "left_out", "reason",
+    "reason_round",
+)  # fmt: skip
+"""The keys of a site that has not taken part."""
+
 
 def sites_view(run: WatchedRun, scope: str | None, known: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
     """The sites of a run for the page; docs/watch.md says what the keys hold.
@@ -33,7 +39,8 @@ def sites_view(run: WatchedRun, scope: str | None, known: dict[str, dict[str, An
         last.update(dict.fromkeys(trained[at]["sites"], at))
     newest = max(trained, default=0)
     lines: list[dict[str, Any]] = []
-    for number in _all_sites(run, rows, left_out, last):
+    known = known or {}
+    for number in _all_sites(run, rows, left_out, last, on_a_server=bool(known)):
         name, images = run.deployed_sites.get(number, (None, {}))
         out = left_out.get(str(number), [])
         lines.append(
@@ -48,9 +55,11 @@ def sites_view(run: WatchedRun, scope: str | None, known: dict[str, dict[str, An
                 "left_out": len(out),
                 "reason": out[-1].reason if out else None,
                 "reason_round": out[-1].round if out else None,
-                **((known or {}).get(name or "", {})),
+                **known.get(name or "", {}),
             }
         )
+    seen = {line["name"] for line in lines}
+    lines += [{**dict.fromkeys(_UNKNOWN), "name": name, **said} for name, said in known.items() if name not in seen]
     rounds = [row.round for row in rows]
     return {
         "run": run.name,
@@ -71,10 +80,11 @@ def _usual(run: WatchedRun) -> str | None:
 
 
 def _all_sites(
-    run: WatchedRun, rows: list[Accuracy], left_out: dict[str, list[LeftOut]], last: dict[int, int]
+    run: WatchedRun, rows: list[Accuracy], left_out: dict[str, list[LeftOut]], last: dict[int, int], on_a_server: bool
 ) -> list[int]:
-    """Every site that the run is to have or that a row names."""
-    found = set(range(run.config.sites if run.config else 0)) | set(last) | set(run.deployed_sites)
+    """Every site that a row names; and that the run is to have, unless a server knows their names."""
+    expected = run.config.sites if run.config and not on_a_server else 0
+    found = set(range(expected)) | set(last) | set(run.deployed_sites)
     found.update(int(site) for row in rows[-1:] for site in row.sites if site.isdecimal())
     return sorted(found | {int(site) for site in left_out if site.isdecimal()})
 

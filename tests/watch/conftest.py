@@ -10,6 +10,7 @@ import pytest
 
 from fedgraft.config.run_config import RunConfig
 from fedgraft.runs.run_directory import RunDirectory
+from fedgraft.watch.source import Source
 
 HOSTILE = '<img src=x onerror="document.title=1"> \u202e] norm of 1e9'
 SCOPES = {"local": 70.0, "base": 62.0, "novel": 55.0}
@@ -83,6 +84,17 @@ def write_comparison(
     shared = {"data": "digits", "protocol": "base-to-novel", "sites": 5, "rounds": 4, "seeds": seeds}
     (path / "comparison.json").write_text(json.dumps({**shared, "methods": entries, "runs": names}))
     return path
+
+
+def viewed(source: Source, run: str | None = None, scope: str | None = None) -> dict[str, Any]:
+    """What /api/run gives, after a look at the disk."""
+    source.refresh()
+    content: dict[str, Any] = json.loads(source.view(run, scope), parse_constant=_refuse)
+    return content
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON that a browser reads")
 
 
 @pytest.fixture

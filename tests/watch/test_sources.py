@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,31 +12,20 @@ from fedgraft.runs.metrics_tail import MetricsTail
 from fedgraft.strategies.privacy import epsilon
 from fedgraft.watch.found import open_source
 from fedgraft.watch.processes import Load, lock_holder
-from fedgraft.watch.source import Source
-from tests.watch.conftest import HOSTILE, WrittenRun, write_comparison
-
-
-def _view(source: Source, run: str | None = None, scope: str | None = None) -> dict[str, Any]:
-    source.refresh()
-    content: dict[str, Any] = json.loads(source.view(run, scope), parse_constant=_refuse)
-    return content
-
-
-def _refuse(constant: str) -> None:
-    raise AssertionError(f"{constant} is no JSON that a browser reads")
+from tests.watch.conftest import HOSTILE, WrittenRun, viewed, write_comparison
 
 
 def test_a_directory_that_is_empty_waits_and_then_shows_its_run_round_by_round(tmp_path: Path) -> None:
     written = WrittenRun(tmp_path)
     source = open_source(tmp_path)
-    assert _view(source)["state"] == "waiting"
+    assert viewed(source)["state"] == "waiting"
     written.begin()
-    view = _view(source)
+    view = viewed(source)
     assert (view["kind"], view["state"], view["runs"][0]["round"]) == ("run", "stopped", 0)
     for number in range(3):
         before = source.revision
         written.round(number)
-        run = _view(source)["runs"][0]
+        run = viewed(source)["runs"][0]
         assert source.revision > before
         assert (run["round"], run["rounds"]) == (number, 4)
     assert run["accuracy"]["novel"]["rounds"] == [0, 1, 2]
@@ -50,40 +38,40 @@ def test_a_directory_that_is_empty_waits_and_then_shows_its_run_round_by_round(t
 def test_a_comparison_that_has_just_begun_is_one(tmp_path: Path) -> None:
     source = open_source(tmp_path)
     WrittenRun(tmp_path / "fedpgp-seed0").begin().round(0)
-    view = _view(source)
+    view = viewed(source)
     assert (view["kind"], [entry["label"] for entry in view["entries"]]) == ("comparison", ["fedpgp"])
 
 
 def test_a_finished_run_has_its_results_and_a_killed_one_has_not(run: WrittenRun) -> None:
     run.begin().finish()
-    shown = _view(open_source(run.directory.path))["runs"][0]
+    shown = viewed(open_source(run.directory.path))["runs"][0]
     assert shown["state"] == "finished"
     assert {metric["key"] for metric in shown["metrics"]} == {"local", "base", "novel"}
     (run.directory.path / "summary.json").unlink()
-    shown = _view(open_source(run.directory.path))["runs"][0]
+    shown = viewed(open_source(run.directory.path))["runs"][0]
     assert (shown["state"], shown["metrics"], shown["wall_seconds"]) == ("stopped", [], None)
 
 
 def test_a_process_that_holds_the_lock_is_seen_and_its_lock_left_alone(run: WrittenRun) -> None:
     run.begin()
     source = open_source(run.directory.path)
-    assert _view(source)["state"] == "stopped"
+    assert viewed(source)["state"] == "stopped"
     with (run.directory.path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert lock_holder(run.directory.path / ".lock") == os.getpid()
-        view = _view(source)
+        view = viewed(source)
         assert view["state"] == "running"
         own = next(line for line in view["load"]["processes"] if line["pid"] == os.getpid())
         assert own["role"] == "run"
         assert own["memory"] > 0
-    assert _view(source)["state"] == "stopped"
+    assert viewed(source)["state"] == "stopped"
 
 
 def test_sites_tell_what_was_left_out_and_how_stale_they_are(tmp_path: Path) -> None:
     written = WrittenRun(tmp_path, sites=8, rounds=3).begin()
     for number in range(3):
         written.round(number)
-    sites = _view(open_source(tmp_path), scope="local")["sites"]
+    sites = viewed(open_source(tmp_path), scope="local")["sites"]
     third = sites["lines"][3]
     assert (third["left_out"], third["stale"], third["last_round"], third["trained"]) == (1, 1, 1, 1)
     assert third["reason"].endswith("norm of 1e9")
@@ -98,14 +86,14 @@ def test_what_a_site_says_is_plain(tmp_path: Path) -> None:
     written.round(2)
     path = tmp_path / "sites.json"
     path.write_text(json.dumps({HOSTILE: {"number": 3, "images": {"train": 12}}}))
-    view = _view(open_source(tmp_path))
+    view = viewed(open_source(tmp_path))
     text = json.dumps(view, ensure_ascii=False)
     assert not any(character in text for character in "<>\u202e")
     assert view["sites"]["lines"][3]["images"] == 12
 
 
 def test_seeds_become_a_mean_and_a_band(tmp_path: Path) -> None:
-    view = _view(open_source(write_comparison(tmp_path)))
+    view = viewed(open_source(write_comparison(tmp_path)))
     assert view["state"] == "finished"
     assert [entry["label"] for entry in view["entries"]] == ["promptfl(n_ctx=4)", "fedpgp(n_ctx=4)"]
     curves = [run["accuracy"]["novel"]["mean"] for run in view["runs"] if run["name"].startswith("fedpgp")]
@@ -122,10 +110,10 @@ def test_rounds_that_a_resumed_run_takes_back_are_gone(run: WrittenRun) -> None:
     for number in range(4):
         run.round(number)
     source = open_source(run.directory.path)
-    assert _view(source)["runs"][0]["round"] == 3
+    assert viewed(source)["runs"][0]["round"] == 3
     run.directory.replace_rows([row for row in run.directory.rows() if row["round"] < 2])
     run.round(2)
-    shown = _view(source)["runs"][0]
+    shown = viewed(source)["runs"][0]
     assert shown["round"] == 2
     assert shown["accuracy"]["local"]["rounds"] == [0, 1, 2]
 
@@ -146,7 +134,7 @@ def test_only_what_was_added_is_read_and_a_torn_line_is_left_for_later(tmp_path:
 def test_an_accuracy_that_is_no_number_is_a_gap(run: WrittenRun) -> None:
     run.begin().round(0)
     run.directory.append([{"round": 1, "fold": None, "scope": "novel", "accuracy": float("nan"), "sites": {}}])
-    assert _view(open_source(run.directory.path))["runs"][0]["accuracy"]["novel"]["mean"][1] is None
+    assert viewed(open_source(run.directory.path))["runs"][0]["accuracy"]["novel"]["mean"][1] is None
 
 
 def test_privacy_is_accounted_while_the_run_goes_on(tmp_path: Path) -> None:
@@ -156,7 +144,7 @@ def test_privacy_is_accounted_while_the_run_goes_on(tmp_path: Path) -> None:
     for number in range(4):
         run.round(number)
     run.directory.checkpoints.save(Checkpoint(0, 3, {}, []), "ab")
-    spent = _view(open_source(tmp_path))["runs"][0]["privacy"]
+    spent = viewed(open_source(tmp_path))["runs"][0]["privacy"]
     assert spent["so_far"]
     assert spent["releases"] == 3, "a site whose answer was left out was asked all the same"
     assert spent["epsilon"] == pytest.approx(epsilon(2.0, 3, 1e-5))
@@ -199,7 +187,7 @@ def test_a_file_that_breaks_while_somebody_watches_is_a_sentence_on_the_page(run
     source = open_source(run.directory.path)
     with (run.directory.path / "metrics.jsonl").open("a") as file:
         file.write('{"round": "one"}\n')
-    view = _view(source)
+    view = viewed(source)
     assert "Line 4 of" in view["problems"][0]
     assert view["runs"][0]["accuracy"]["local"]["rounds"] == [0], "what was known stays"
     with pytest.raises(UserError, match="Line 4 of"):

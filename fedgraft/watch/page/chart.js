@@ -82,7 +82,7 @@ export class LineChart {
         y: { range: (_, low, high) => around(this.options.zero ? Math.min(low, 0) : low, high, floor, ceiling) },
       },
       axes: [
-        axis({ grid: { show: false }, size: 28, space: 46, incrs: this.options.time ? undefined : [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000], values: this.options.time ? undefined : (_, places) => places.map((place) => (Number.isInteger(place) ? place : "")) }),
+        axis({ grid: { show: false }, size: 28, space: 46, incrs: this.options.time ? undefined : [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000], values: this.options.time ? undefined : (_, places) => places.map((place) => (Number.isInteger(place) ? this.options.x(place) : "")) }),
         axis({ size: (_, values) => 14 + 7 * Math.max(2, ...(values ?? []).map((value) => value.length)), space: 34, values: (_, places) => places.map((place) => this.options.tick?.(place) ?? this.options.format(place)) }),
       ],
       series: lines, bands, legend: { show: false },

@@ -9,7 +9,7 @@ const SHOWN = 24;
 
 export class MachineLoad {
   update(load, expected) {
-    byId("load-section").hidden = !expected && !load?.samples.length;
+    byId("load-section").hidden = !expected && !load?.samples.length && !load?.processes.length;
     if (byId("load-section").hidden) return;
     const { processes, samples, gpus, cores } = load;
     byId("load-chart").hidden = samples.length < 2;

@@ -64,18 +64,19 @@ function show() {
     return;
   }
   const run = view.runs.find((each) => each.name === view.sites?.run);
-  byId("empty").hidden = Boolean(run);
-  text(byId("empty"), WAITING[view.kind] ?? WAITING.run);
+  byId("empty").hidden = Boolean(run) && run.state !== "waiting";
+  text(byId("empty"), run ? `${run.name} has been submitted and has not begun yet.` : WAITING[view.kind] ?? WAITING.run);
   const [title, subtitle] = heading(run);
   head(title, subtitle);
   progress(run);
   parts.compared.update(view);
   runsTable(view, run?.name, choose);
-  if (!run) return;
+  byId("run-section").hidden = !run || run.state === "waiting";
+  parts.sites.update(view.sites, run?.scopes ?? []);
+  showLoad();
+  if (byId("run-section").hidden) return;
   text(byId("run-head"), view.runs.length > 1 ? run.name : "This run");
   parts.run.update(run);
-  parts.sites.update(view.sites, run.scopes);
-  showLoad();
 }
 
 function heading(run) {
@@ -97,8 +98,8 @@ function head(title, subtitle) {
 }
 
 function progress(run) {
-  byId("progress").hidden = !run;
-  if (!run) return;
+  byId("progress").hidden = !run || run.state === "waiting";
+  if (byId("progress").hidden) return;
   const several = view.kind === "comparison";
   byId("state").dataset.state = several ? view.state : run.state;
   text(byId("state"), several ? view.state : run.state);

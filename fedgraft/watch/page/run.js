@@ -23,7 +23,6 @@ export class RunPanels {
   }
 
   update(run) {
-    byId("run-section").hidden = false;
     const style = styles(run.scopes.map((scope) => scope.name), (name) => run.scopes.find((scope) => scope.name === name).colour);
     cards(run, style);
     const names = run.scopes.filter((scope) => run.accuracy[scope.name]);

@@ -7,7 +7,7 @@ import { HeatMap } from "./heat.js";
 const nameOf = (site) => site.name ?? `Site ${site.site}`;
 const COLUMNS = [
   { key: "site", head: "Site", first: true, cell: nameOf, value: (site) => site.name ?? site.site },
-  { key: "state", head: "State", cell: (site) => chip(site.state), value: (site) => site.state, when: (site) => site.state },
+  { key: "state", head: "State", cell: (site) => (site.state ? chip(site.state) : ""), value: (site) => site.state, when: (site) => site.state },
   { key: "images", head: "Images", number: true, cell: (site) => whole(site.images), when: (site) => site.images },
   { key: "accuracy", head: "Accuracy", number: true, cell: (site) => fixed(site.accuracy) },
   { key: "change", head: "Gain", number: true, cell: (site) => signed(site.change) },
