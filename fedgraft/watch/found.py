@@ -30,7 +30,7 @@ def open_source(path: Path) -> Source:
     if server := next((folder for folder in (path, path / "server") if (folder / _SERVER).is_file()), None):
         from fedgraft.watch.server import Server  # with Flower, which a run's directory does not need
 
-        return Server(server)
+        return Server(server, None if server == path else path / "sites")
     source = _Directory(path)
     source.refresh()
     if not source.runs and _holds_something(path):

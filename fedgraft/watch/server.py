@@ -1,11 +1,14 @@
 """A server's folder as the page shows it: the runs that were submitted, and what the server knows of each site."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedgraft.core.plain_text import NAME_LENGTH, plain
+from fedgraft.deployment.folder_lock import running_pid
 from fedgraft.deployment.server_status import ServerStatus, server_status
+from fedgraft.deployment.status_file import read_status
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.watch.source import Runs
 
@@ -13,10 +16,18 @@ _EVERY_SECONDS = 5.0
 
 
 class Server(Runs):
-    """A server's folder; raises UserError if it is not a server's."""
+    """A server's folder.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        sites: a folder of sites that run on this machine as well, if there is one, for what their processes take.
+
+    Raises:
+        UserError: it is not a server's folder.
+    """
+
+    def __init__(self, path: Path, sites: Path | None = None) -> None:
         self._folder = ServerFolder.open(path)
+        self._sites_here, self._workers = sites, dict[int, str]()
         super().__init__(path, "server", self._submitted)
         self._status: ServerStatus | None = None
         self._looked = 0.0
@@ -27,6 +38,7 @@ class Server(Runs):
         super().refresh()
         if time.monotonic() - self._looked >= _EVERY_SECONDS or self._status is None:
             before, self._status = self._status, server_status(self._folder)
+            self._workers = dict(_processes_of_sites(self._sites_here))
             self._looked = time.monotonic()
             self.revision += self._status != before
 
@@ -56,9 +68,20 @@ class Server(Runs):
         }
 
     def roots(self) -> dict[int, str]:
-        """The server's processes as well."""
+        """The processes of the server, and of the sites on this machine, as well."""
         own = self._status.folder.processes if self._status is not None else []
-        return {process.pid: process.name for process in own if process.running} | super().roots()
+        return {process.pid: process.name for process in own if process.running} | self._workers | super().roots()
 
     def _submitted(self) -> Mapping[str, Path]:
         return {run.out.name: run.out for run in self._folder.queue.runs()}
+
+
+def _processes_of_sites(folder: Path | None) -> Iterable[tuple[int, str]]:
+    """The processes of the sites in a folder that run at present, by number; what each is called."""
+    for site in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
+        said = read_status(site)
+        if said.get("pid") is None or said["pid"] != running_pid(site):
+            continue
+        for name, process in said.get("processes", {}).items():
+            if process.get("running"):
+                yield int(process["pid"]), plain(f"{name} of {site.name}", NAME_LENGTH)

@@ -37,7 +37,7 @@ def make(work: Path, out: Path) -> list[Path]:
         subprocess.run(command, check=True)
     with browser() as driver, served(runs) as all_runs, served(runs / "fedpgp-seed0") as one_run:
         return [
-            shoot(driver, all_runs, out / "watch-comparison.webp", width=1240, height=880, ready=_READY),
+            shoot(driver, all_runs, out / "watch-comparison.webp", width=1240, height=822, ready=_READY),
             shoot(
                 driver,
                 all_runs,

@@ -31,7 +31,7 @@ export class LineChart {
     this.place = el("div", { class: "chart", tabindex: 0, role: "img" });
     this.legend = el("ul", { class: "legend" });
     this.note = el("p", { class: "note" });
-    this.data = el("div");
+    this.data = el("div", { tabindex: 0, role: "region", "aria-label": "Table" });
     this.details = el("details", { class: "data", ontoggle: () => this.tabulate() }, el("summary", {}, "As a table"), this.data);
     panel.replaceChildren(el("h3", {}, options.title), this.place, this.legend, this.note, this.details);
     this.place.addEventListener("keydown", (event) => this.step(event));

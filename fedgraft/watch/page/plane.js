@@ -16,7 +16,7 @@ export class Plane {
   constructor(panel) {
     this.place = el("div", { class: "chart", role: "img" });
     this.legend = el("ul", { class: "legend" });
-    this.data = el("div");
+    this.data = el("div", { tabindex: 0, role: "region", "aria-label": "Table" });
     this.details = el("details", { class: "data", ontoggle: () => this.tabulate() }, el("summary", {}, "As a table"), this.data);
     this.note = el("p", { class: "note" });
     panel.replaceChildren(el("h3", {}, "Generalization against personalization"), this.place, this.legend, this.note, this.details);
