@@ -27,6 +27,7 @@ from fedgraft.cli.server import server_app
 from fedgraft.cli.site import site_app
 from fedgraft.cli.ticket import edge_report, ticket_app
 from fedgraft.cli.track import track
+from fedgraft.cli.watch import watch
 from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.plain_text import one_line
 
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated personalization of one frozen vision-language backbone, from simulation to edge devices.",
 )
-for command in (runs.simulate, runs.compare, report, track, runs.adapter, run, up, export):
+for command in (runs.simulate, runs.compare, report, watch, track, runs.adapter, run, up, export):
     app.command()(command)
 app.command("edge-report")(edge_report)
 for listing in (listings.methods, listings.strategies, listings.protocols):
