@@ -80,6 +80,7 @@ class PFedMoAP(PromptAdapter):
     """A prompt (1, n_ctx, width) that is shared, the pool of all sites' (sites, n_ctx, width), and the site's gate."""
 
     options: PFedMoAPOptions
+    loss_of_features = False
 
     def build(self, generator: torch.Generator) -> None:
         """Prompt and pool, each drawn on its own, and the gate as torch draws its layers."""

@@ -34,6 +34,9 @@ Update = dict[str, NDArray[np.float64]]
 Noise = Callable[[int, bytes], NDArray[np.float64]]
 """Standard normal noise of a given length, the same only for the same round and the same bytes."""
 
+LossTerm = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""What is added to a cross-entropy: of image features (B, dim), class features (C, dim) and labels (B,) among them."""
+
 Drift = Callable[[Arrays], float]
 """How far shared parameters have moved the text features of classes that no site holds."""
 
@@ -91,10 +94,16 @@ class Component:
         return None
 
 
-class Training(Component, ABC):
-    """Changes the gradients of a site's training steps, whatever the method's loss."""
+class Training(Component):
+    """Changes a site's training steps, whatever the method: their gradients, or the loss by a term beside it."""
 
-    @abstractmethod
+    adds_term = False
+    """Whether it has a `term`, for which the method's loss must have a cross-entropy of image and class features."""
+
+    def term(self, rng: np.random.Generator) -> LossTerm | None:
+        """What a site adds in one step to every cross-entropy of image and class features; drawn once for the step."""
+        return None
+
     def gradients(
         self, backward: Callable[[], "list[Tensor]"], sites: "Sequence[Sequence[Parameter]]"
     ) -> "list[Tensor]":
@@ -105,6 +114,7 @@ class Training(Component, ABC):
                 and adds the gradients to `grad`, which is None before the first call.
             sites: the parameters of each site that have a gradient.
         """
+        return backward()
 
 
 class SiteTransform(Component, ABC):
