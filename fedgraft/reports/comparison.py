@@ -10,6 +10,7 @@ from fedgraft.data.results import Metric
 from fedgraft.reports import comparison_plots as plots
 from fedgraft.reports import elements as page
 from fedgraft.reports import units
+from fedgraft.reports.retention import compared_retention
 
 
 def comparison_page(comparison: dict[str, Any], directory: Path) -> str:
@@ -20,7 +21,7 @@ def comparison_page(comparison: dict[str, Any], directory: Path) -> str:
         f"{units.plural(comparison['sites'], 'site')}, {units.plural(comparison['rounds'], 'round')}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}."
     )
-    figures = (_bars(comparison), _tradeoff(comparison))
+    figures = (_bars(comparison), _tradeoff(comparison), compared_retention(comparison))
     sections = [_result(comparison), _published(comparison), *figures, _cost(methods), _runs(comparison, directory)]
     return page.document(f"Methods on {comparison['data']}", subtitle, sections)
 

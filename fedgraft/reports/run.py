@@ -10,6 +10,7 @@ from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.reports import elements as page
 from fedgraft.reports import plots, units
 from fedgraft.reports.reading import Run
+from fedgraft.reports.retention import retention_section
 
 CONFUSED_PAIRS = 10
 
@@ -24,7 +25,7 @@ def run_page(run: Run) -> str:
         f"{units.plural(summary['sites'], 'site')}, {units.plural(summary['rounds'], 'round')}, "
         f"seed {summary['seed']}, on the frozen backbone {summary['backbone']}."
     )
-    sections = (_result(run), _rounds(run), _sites(run), _confusion(run), _cost(summary))
+    sections = (_result(run), _rounds(run), _sites(run), retention_section(summary), _confusion(run), _cost(summary))
     rest = (_privacy(summary), _left_out(run), _configuration(run), _versions(summary))
     return page.document(title, subtitle, [*sections, *rest])
 

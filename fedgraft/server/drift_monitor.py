@@ -1,11 +1,10 @@
 """The drift monitor: measures at the server, without data, how far the features of classes nobody trains on move."""
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.drift_classes import drift_classes
@@ -13,9 +12,9 @@ from fedgraft.core.errors import UserError
 from fedgraft.core.randomness import generator
 from fedgraft.data.examples import DEFAULT_TEMPLATES
 from fedgraft.flower.messages import Arrays
-from fedgraft.methods.adapter import Adapter
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.server.name_probe import NameProbe
 
 _NUDGE = 0.02
 """Standard deviation of a perturbation of the shared parameters that must change the features."""
@@ -42,7 +41,7 @@ class DriftMonitor:
     def require_sensitivity(self) -> None:
         """Raise UserError before training if the features do not depend on what is shared, or exist for the run's
         classes alone."""
-        if self._adapter.class_specific:
+        if self._probe.adapter.class_specific:
             raise UserError(
                 f"The strategy {self._plan.config.strategy!r} measures drift on classes that nobody trains on, but the "
                 f"method {self._plan.config.method!r} learns a context for each class of the run; leave one of them "
@@ -60,19 +59,23 @@ class DriftMonitor:
             )
 
     @cached_property
-    def _adapter(self) -> Adapter:
-        own = {name.lower() for name in self._class_names}
-        names = [name for name in drift_classes(self._backbone.name) if name.lower() not in own]
-        return self._plan.adapter(Vocabulary(self._backbone, names, DEFAULT_TEMPLATES))
+    def _probe(self) -> NameProbe:
+        names = unheld_names(self._backbone, self._class_names)
+        return NameProbe(self._plan, Vocabulary(self._backbone, names, DEFAULT_TEMPLATES))
 
     @cached_property
     def _written(self) -> NDArray[np.float64]:
-        written: NDArray[Any] = self._adapter.vocabulary.zero_shot.cpu().numpy()
-        return written.astype(np.float64)
+        return _plain(self._probe.written)
 
-    @torch.no_grad()
     def _features(self, arrays: Arrays) -> NDArray[np.float64]:
-        adapter = self._adapter
-        adapter.load({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-        features: NDArray[Any] = adapter.class_features(tuple(range(len(self._written)))).cpu().numpy()
-        return features.astype(np.float64)
+        return _plain(self._probe.features(arrays))
+
+
+def unheld_names(backbone: Backbone, class_names: tuple[str, ...]) -> tuple[str, ...]:
+    """The drift classes that are no classes of the run."""
+    own = {name.lower() for name in class_names}
+    return tuple(name for name in drift_classes(backbone.name) if name.lower() not in own)
+
+
+def _plain(features: Tensor) -> NDArray[np.float64]:
+    return features.cpu().numpy().astype(np.float64)
