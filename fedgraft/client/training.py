@@ -76,8 +76,8 @@ def train_together(
         for sites in _passes(active, data, at_once):
             group = [adapters[site] for site in sites]
             batches = [_batch(data[site], steps[site][step]) for site in sites]
-            for site in sites if training else ():
-                adapters[site].beside = training.term(rngs[site])
+            for site in sites:
+                adapters[site].beside = training.term(rngs[site]) if training else None
             values = _gradients(group, batches, data[sites[0]].classes, training)
             for site, batch, value in zip(sites, batches, values, strict=True):
                 losses[site] += float(value.detach()) * len(batch.labels)

@@ -45,8 +45,8 @@ def retention_section(summary: Mapping[str, Any]) -> str:
         parts += [page.paragraph(explained), page.table(head, names)]
     if images:
         explained = "Accuracy on images of classes that nobody holds, in percent; the mean over sites."
-        head = ("Scope", "Hand-written templates", "After the last round")
-        parts += [page.paragraph(explained), page.table(head, images)]
+        columns = ("Scope", "Hand-written templates", "After the last round")
+        parts += [page.paragraph(explained), page.table(columns, images)]
     return page.section("Retention", *parts)
 
 

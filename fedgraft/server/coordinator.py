@@ -145,7 +145,11 @@ class Coordinator:
         """The fold's round driver; noise that protects a deployed site has a secret key."""
         secret = self.plan.protocol.deployed and self.plan.composition.privacy() is not None
         key = self.directory.noise_key() if secret else public_key(self.config.seed)
-        return RoundDriver(self.plan, fold.name or "", self.initial(), key, self._monitor.drift, self.bounds(fold))
+        drift, bounds = self._monitor.drift, self.bounds(fold)
+        known = None
+        if self.plan.composition.needs_slope:
+            known = self._monitor.knowledge(Vocabulary.of(self.backbone, self.split), fold.train_classes)
+        return RoundDriver(self.plan, fold.name or "", self.initial(), key, drift, bounds, known)
 
     def bounds(self, fold: Fold) -> SiteBounds:
         """How many images the sites may count."""

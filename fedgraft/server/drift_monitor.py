@@ -3,6 +3,7 @@
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +39,15 @@ class DriftMonitor:
         """The mean cosine distance of the classes' features from the hand-written ones."""
         return float(np.mean(1 - (self._features(arrays) * self._written).sum(1)))
 
+    def slope(self, arrays: Arrays) -> tuple[float, Arrays]:
+        """The same, with its gradient with respect to each shared array."""
+        written = self._probe.written
+        return self._probe.slope(arrays, lambda features: (1 - (features * written).sum(-1)).mean())
+
+    def knowledge(self, vocabulary: Vocabulary, classes: tuple[int, ...]) -> "NameKnowledge":
+        """What the names of these classes of a vocabulary show, beside the drift."""
+        return NameKnowledge(NameProbe(self._plan, vocabulary, classes), self)
+
     def require_sensitivity(self) -> None:
         """Raise UserError before training if the features do not depend on what is shared, or exist for the run's
         classes alone."""
@@ -52,7 +62,10 @@ class DriftMonitor:
             name: (array + rng.normal(0, _NUDGE, array.shape)).astype(array.dtype)
             for name, array in self._initial.items()
         }
-        if np.allclose(self._features(nudged), self._features(self._initial), atol=1e-7):
+        unseen = np.allclose(self._features(nudged), self._features(self._initial), atol=1e-7)
+        if not unseen and self._plan.composition.needs_slope:
+            unseen = not any(slope.any() for slope in self.slope(nudged)[1].values())
+        if unseen:
             raise UserError(
                 f"The strategy {self._plan.config.strategy!r} measures drift by the text features of class names, but "
                 f"what the method {self._plan.config.method!r} shares does not change them; leave it out."
@@ -69,6 +82,26 @@ class DriftMonitor:
 
     def _features(self, arrays: Arrays) -> NDArray[np.float64]:
         return _plain(self._probe.features(arrays))
+
+
+class NameKnowledge:
+    """`Knowledge` of the classes that sites train on, and of the drift classes."""
+
+    def __init__(self, held: NameProbe, monitor: DriftMonitor) -> None:
+        self._held, self._monitor = held, monitor
+
+    def features(self, arrays: Arrays) -> NDArray[np.float64]:
+        """The method's own class features."""
+        return _plain(self._held.features(arrays))
+
+    def slope(self, arrays: Arrays, targets: NDArray[np.float64], retain: float) -> tuple[float, Arrays]:
+        """Both terms and the sum of their gradients."""
+        wanted = torch.from_numpy(targets).float().to(self._held.written.device)
+        value, slopes = self._held.slope(arrays, lambda features: (1 - (features * wanted).sum(-1)).mean())
+        if not retain:
+            return value, slopes
+        drift, drifting = self._monitor.slope(arrays)
+        return value + retain * drift, {name: slope + retain * drifting[name] for name, slope in slopes.items()}
 
 
 def unheld_names(backbone: Backbone, class_names: tuple[str, ...]) -> tuple[str, ...]:

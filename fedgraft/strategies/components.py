@@ -10,7 +10,7 @@ between rounds is stored as arrays in the checkpoint.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,16 @@ Drift = Callable[[Arrays], float]
 """How far shared parameters have moved the text features of classes that no site holds."""
 
 
+class Knowledge(Protocol):
+    """What the server sees of shared parameters by class names alone."""
+
+    def features(self, arrays: Arrays) -> NDArray[np.float64]:
+        """Unit features (C, dim) of the classes that sites train on."""
+
+    def slope(self, arrays: Arrays, targets: NDArray[np.float64], retain: float) -> tuple[float, Arrays]:
+        """The mean cosine distance of these from targets (C, dim) plus `retain` times the drift, and its gradient."""
+
+
 @dataclass(frozen=True)
 class Round:
     """What every component may know of a round.
@@ -53,6 +63,7 @@ class Round:
         noise: keyed by run and round.
         rounds: the number of rounds in the run.
         drift: how far shared parameters move the features of unseen classes, in cosine distance.
+        knowledge: of class names, for a component that `needs_slope`.
     """
 
     number: int
@@ -62,6 +73,7 @@ class Round:
     noise: Noise
     rounds: int
     drift: Drift
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,10 @@ class Component:
     """A component of a strategy, with its options."""
 
     options: Any
+    needs_drift = False
+    """Whether it measures drift, for which the server must prepare."""
+    needs_slope = False
+    """Whether it follows the gradient of what class names show, which the shared parameters must then have."""
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
@@ -166,9 +182,6 @@ class Rule(Component, ABC):
 
 class Step(Component, ABC):
     """Turns the aggregate into the next shared parameters."""
-
-    needs_drift = False
-    """Whether it measures drift, for which the server must prepare."""
 
     @abstractmethod
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:
