@@ -83,22 +83,21 @@ class Retention:
         return {"names": names, "images": self._images(rows, zero_shot)}
 
     def _names(self, fold: Fold, arrays: Arrays) -> dict[str, dict[str, float]]:
-        """The figures of each probe; none for a method that shares nothing, or has no model of all sites."""
-        probes = {}
+        """The figures of each probe that there can be: none for a method that shares nothing."""
         if not arrays:
             return {}
-        if len(unheld := _spread(unheld_classes(fold))) > 1:
-            probes[UNHELD] = NameProbe(self._plan, self._own, unheld)
-        broad = NameProbe(self._plan, self._broad)
-        if not broad.adapter.class_specific:
-            probes[VOCABULARY] = broad
-        try:
-            return {
-                name: name_retention(probe.features(arrays, impersonal=True), probe.written)
-                for name, probe in probes.items()
-            }
-        except UserError:
-            return {}
+        unheld = _spread(unheld_classes(fold))
+        wanted = {UNHELD: (self._own, unheld)} if len(unheld) > 1 else {}
+        wanted[VOCABULARY] = (self._broad, tuple(range(len(self._broad.class_names))))
+        found = {}
+        for name, (vocabulary, classes) in wanted.items():
+            try:
+                probe = NameProbe(self._plan, vocabulary, classes)
+                if vocabulary is self._own or not probe.adapter.class_specific:
+                    found[name] = name_retention(probe.features(arrays, impersonal=True), probe.written)
+            except UserError:  # no model of all sites, or names that do not fit behind a long context
+                continue
+        return found
 
     def _images(self, rows: Sequence[Row], zero_shot: dict[str, float]) -> dict[str, dict[str, float]]:
         found = {}

@@ -69,6 +69,7 @@ def test_a_personal_model_is_probed_as_the_model_of_all_sites(mini: Backbone) ->
         ("linear-probe", {}, {"unheld"}),
         ("fedpha", {"own_n_ctx": 3}, set()),
         ("zeroshot", {}, set()),
+        ("promptfl", {"n_ctx": 60}, {"unheld"}),
     ],
 )
 def test_only_what_the_server_can_see_is_told(
