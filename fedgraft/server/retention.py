@@ -119,4 +119,5 @@ def _spread(values: Sequence[_T]) -> tuple[_T, ...]:
 
 
 def _mean(figures: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: float(np.mean([each[key] for each in figures])) for key in figures[0]}
+    means = {key: float(np.mean([each[key] for each in figures])) for key in figures[0]}
+    return {**means, "names": round(means["names"])}
