@@ -56,7 +56,7 @@ def train_together(
     Args:
         adapters: of one method and one vocabulary.
         data: of each site; only sites with the same classes share a pass.
-        rngs: of each site.
+        rngs: of each site; what a strategy draws for a step comes after all that the site's images are drawn by.
         server_round: the round, which with the epoch decides the learning rate.
         training: of the strategy, if it changes the steps.
     """
@@ -76,6 +76,8 @@ def train_together(
         for sites in _passes(active, data, at_once):
             group = [adapters[site] for site in sites]
             batches = [_batch(data[site], steps[site][step]) for site in sites]
+            for site in sites:
+                adapters[site].beside = training.term(rngs[site]) if training else None
             values = _gradients(group, batches, data[sites[0]].classes, training)
             for site, batch, value in zip(sites, batches, values, strict=True):
                 losses[site] += float(value.detach()) * len(batch.labels)
@@ -85,6 +87,7 @@ def train_together(
             if ends := steps[site][step].ends:
                 adapters[site].on_epoch_end(ends, config.local_epochs)
     for adapter in adapters:
+        adapter.beside = None
         adapter.on_training_end()
     return [total / count for total, count in zip(losses, seen, strict=True)]
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from fedgraft.backbones.abilities import Loss, Needs
 from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.methods.vocabulary import Vocabulary
+from fedgraft.strategies.components import LossTerm
 
 
 class Batch(NamedTuple):
@@ -54,6 +55,9 @@ class Adapter(nn.Module, ABC):
         options: the method's options.
         generator: the source of the initial values.
         context: for whom the adapter is built.
+
+    Attributes:
+        beside: what is added to each cross-entropy of image and class features in a training step.
     """
 
     options: Any
@@ -61,6 +65,8 @@ class Adapter(nn.Module, ABC):
     """Parameters that never leave the site; all others are shared. `build` may set it."""
     is_drawn: bool = True
     """Whether the initial parameters depend on the seed."""
+    loss_of_features: ClassVar[bool] = True
+    """Whether the loss is made of `cross_entropy`, where what a strategy adds to the loss finds the features."""
 
     def __init__(
         self, vocabulary: Vocabulary, options: Any, generator: torch.Generator, context: AdapterContext | None = None
@@ -69,6 +75,7 @@ class Adapter(nn.Module, ABC):
         self.vocabulary = vocabulary
         self.options = options
         self.adapter_context = context or AdapterContext()
+        self.beside: LossTerm | None = None
         self.build(generator)
         self.to(vocabulary.backbone.device)
 
@@ -171,8 +178,12 @@ class Adapter(nn.Module, ABC):
         return images @ class_features.mT
 
     def cross_entropy(self, images: Tensor, class_features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of logits logit_scale x cosine, for images (B, dim) and class features (C, dim)."""
-        return self._loss_of_logits(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
+        """The loss of logits logit_scale x cosine, for images (B, dim) and class features (C, dim).
+
+        What the strategy of a run adds, `beside`, is added here.
+        """
+        loss = self._loss_of_logits(self.vocabulary.backbone.logit_scale * images @ class_features.mT, labels)
+        return loss if self.beside is None else loss + self.beside(images, class_features, labels)
 
     def cosine_loss(self, cosines: Tensor, labels: Tensor) -> Tensor:
         """The same for cosines (B, C), or what a method has in their place."""

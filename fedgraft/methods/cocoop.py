@@ -34,6 +34,7 @@ class CoCoOp(PromptAdapter):
     """A context (1, n_ctx, width) and the network that shifts it, all shared."""
 
     options: CoCoOpOptions
+    loss_of_features = False
 
     def build(self, generator: torch.Generator) -> None:
         """The context, and the network as torch draws its layers."""

@@ -53,6 +53,7 @@ class FedClip(FeatureAdapter):
     """The gate, shared."""
 
     options: FedClipOptions
+    loss_of_features = False
 
     def network(self, dim: int) -> nn.Module:
         """The gate."""

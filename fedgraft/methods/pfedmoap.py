@@ -91,6 +91,7 @@ class PFedMoAP(PromptAdapter):
     """
 
     options: PFedMoAPOptions
+    loss_of_features = False
 
     def build(self, generator: torch.Generator) -> None:
         """Prompt and pool, each drawn on its own, and the gate as torch draws its layers."""

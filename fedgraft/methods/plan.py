@@ -79,6 +79,8 @@ class Plan:
                 f"The method {config.method!r} keeps its own rule because {method.keeps_its_rule}; remove everything "
                 f"but steps from {config.strategy!r}. Steps such as 'anchored' may follow the rule."
             )
+        if composition.training and composition.training.adds_term:
+            self._require_loss_of_features()
         asked, least = asked_sites(config.sites, config.participation), composition.rule.min_answers()
         if asked < least:
             raise UserError(
@@ -90,6 +92,19 @@ class Plan:
             raise UserError(
                 f"max_site_share = {config.max_site_share:g} needs to see each site's number of examples, which the "
                 f"strategy {config.strategy!r} hides; remove one of the two."
+            )
+
+    def _require_loss_of_features(self) -> None:
+        config = self.config
+        if not self.method.adapter.loss_of_features:
+            raise UserError(
+                f"The strategy {config.strategy!r} adds to the cross-entropy of image and class features, and the loss "
+                f"of the method {config.method!r} has none; leave one of them out."
+            )
+        if config.loss != "softmax":
+            raise UserError(
+                f"The strategy {config.strategy!r} adds a softmax to the loss, which loss = {config.loss!r} replaces; "
+                "leave one of them out."
             )
 
     # --- data and backbone ------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class TipAdapter(Adapter):
     options: TipAdapterOptions
     personal_names = frozenset({"keys"})
     is_drawn = False
+    loss_of_features = False
 
     @property
     def class_specific(self) -> bool:

@@ -68,6 +68,7 @@ class TransportAdapter(PromptAdapter):
     """
 
     options: TransportOptions
+    loss_of_features = False
     mass: float = 1.0
     at_most: bool = False
 

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from fedgraft.reports import elements as page
 from fedgraft.reports.conclusions import conclusions
 from fedgraft.reports.drawing import WIDTH, Drawing
+from fedgraft.reports.retention import compared_retention
 from fedgraft.reports.study import Study
 from fedgraft.reports.study_figures import study_figures
 from fedgraft.reports.study_tables import study_tables
@@ -32,6 +33,8 @@ def comparison_page(study: Study) -> str:
     sections += [page.section("What the seeds show", *map(page.paragraph, conclusions(study)))]
     sections += [_figure(drawing) for name, drawing in figures.items() if name != "cost"]
     sections += [_table(table) for name, table in tables.items() if name != "cost"]
+    if len(study.sets) == 1:
+        sections.append(compared_retention(study.sets[0].content))
     sections += [_table(tables[name]) for name in ("cost",) if name in tables]
     sections += [_figure(figures[name]) for name in ("cost",) if name in figures]
     title, subtitle = _titles(study)

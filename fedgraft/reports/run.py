@@ -12,6 +12,7 @@ from fedgraft.reports import elements as page
 from fedgraft.reports import plots, units
 from fedgraft.reports.drawing import WIDTH, Drawing
 from fedgraft.reports.reading import Run
+from fedgraft.reports.retention import retention_section
 from fedgraft.reports.tables import Cell, Number, Table, measured, to_html
 
 CONFUSED_PAIRS = 10
@@ -32,7 +33,7 @@ def run_page(run: Run) -> str:
     figures = (page.section(title, *parts) for title, parts in shown.items())
     cost = page.section("Cost", to_html(_costs(summary)))
     rest = (_privacy(summary), _left_out(run), _configuration(run), _versions(summary))
-    sections = (page.section("Result", to_html(_results(run))), *figures, cost, *rest)
+    sections = (page.section("Result", to_html(_results(run))), *figures, retention_section(summary), cost, *rest)
     return page.document(_title(summary), subtitle, sections)
 
 

@@ -44,6 +44,29 @@ class OftenLeftOut(_Content):
     reasons: dict[str, int] = Field(min_length=1)
 
 
+class RetainedNames(_Content):
+    """What is still known of a probe's class names."""
+
+    names: float
+    cosine: float
+    centred: float
+    nearest: float
+
+
+class RetainedImages(_Content):
+    """Accuracy on images of classes that nobody holds."""
+
+    zero_shot: float
+    adapted: float
+
+
+class Retention(_Content):
+    """What a model still knows of classes that nobody holds."""
+
+    names: dict[str, RetainedNames] = {}
+    images: dict[str, RetainedImages] = {}
+
+
 class Summary(_Content):
     """summary.json; what only the report shows may be missing."""
 
@@ -64,6 +87,7 @@ class Summary(_Content):
     shared_parameters: int | None = None
     wall_seconds: float | None = None
     privacy: PrivacyAccount | None = None
+    retention: Retention | None = None
     versions: dict[str, str] | None = None
     often_left_out: list[OftenLeftOut] = []
 
@@ -93,6 +117,7 @@ class ComparedMethod(_Content):
 
     method: str
     metrics: dict[str, Statistics]
+    retention: dict[str, Statistics] = {}
     uplink_bytes_per_site_round: float | None = None
     trainable_parameters: int | None = None
     shared_parameters: int | None = None

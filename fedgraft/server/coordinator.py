@@ -26,6 +26,7 @@ from fedgraft.server import summary
 from fedgraft.server.drift_monitor import DriftMonitor
 from fedgraft.server.measurements import Measurements, evaluated, measured
 from fedgraft.server.membership import Membership
+from fedgraft.server.retention import Retention
 from fedgraft.server.rounds import RoundDriver, RoundResult
 from fedgraft.server.router import Reply, Router
 from fedgraft.server.secure_round import SecureRound
@@ -90,10 +91,13 @@ class Coordinator:
         began = time.monotonic()
         router = self._found_sites(grid)
         confusions: dict[str, Any] = {}
+        trained: list[Arrays] = []
         drivers = [self._driver(fold) for fold in self.split.folds]
         for number, (fold, driver) in enumerate(zip(self.split.folds, drivers, strict=True)):
             self.observer.on_fold_start(fold.name, number, len(drivers))
-            confusion = _FoldRun(self, router, driver, number, fold).run()
+            fold_run = _FoldRun(self, router, driver, number, fold)
+            confusion = fold_run.run()
+            trained.append(fold_run.arrays)
             confusions.update({_confusion_name(fold, scope): value for scope, value in confusion.items()})
         self.directory.write_json("confusion.json", {"scopes": confusions})
         rows, fingerprint = self.directory.rows(), self.backbone.fingerprint
@@ -101,6 +105,8 @@ class Coordinator:
         content = summary.run_summary(self.plan, fingerprint, self._adapter, rows, self.zero_shot, seconds)
         by_fold = {fold.name: driver for fold, driver in zip(self.split.folds, drivers, strict=True)}
         content["privacy"] = summary.privacy_account(self.plan, by_fold, rows, content["shared_parameters"])
+        retention = Retention(self.plan, self.backbone, self.split)
+        content["retention"] = retention.measured(trained, rows, self.zero_shot)
         content["often_left_out"] = summary.often_left_out(rows, self.members.names)
         if self.stopped_after is not None:
             content |= {"rounds": self.stopped_after, "stopped_after": self.stopped_after}
@@ -139,7 +145,11 @@ class Coordinator:
         """The fold's round driver; noise that protects a deployed site has a secret key."""
         secret = self.plan.protocol.deployed and self.plan.composition.privacy() is not None
         key = self.directory.noise_key() if secret else public_key(self.config.seed)
-        return RoundDriver(self.plan, fold.name or "", self.initial(), key, self._monitor.drift, self.bounds(fold))
+        drift, bounds = self._monitor.drift, self.bounds(fold)
+        known = None
+        if self.plan.composition.needs_slope:
+            known = self._monitor.knowledge(Vocabulary.of(self.backbone, self.split), fold.train_classes)
+        return RoundDriver(self.plan, fold.name or "", self.initial(), key, drift, bounds, known)
 
     def bounds(self, fold: Fold) -> SiteBounds:
         """How many images the sites may count."""
@@ -151,7 +161,11 @@ class Coordinator:
 
 
 class _FoldRun:
-    """The rounds of one fold, starting from its newest checkpoint."""
+    """The rounds of one fold, starting from its newest checkpoint.
+
+    Attributes:
+        arrays: the shared parameters after the last round so far.
+    """
 
     def __init__(self, coordinator: Coordinator, router: Router, driver: RoundDriver, number: int, fold: Fold) -> None:
         self._coordinator = coordinator
@@ -162,7 +176,7 @@ class _FoldRun:
         self._rounds = self._plan.config.rounds if self._plan.method.trains else 0
         self._bounds, self._names = coordinator.bounds(fold), coordinator.members.names
         self._reported: dict[str, float] = {}
-        self._arrays, self._state, self._first = self._restore(coordinator.initial())
+        self.arrays, self._state, self._first = self._restore(coordinator.initial())
 
     def run(self) -> dict[str, Any]:
         """Train and evaluate up to the last round and return its confusion counts by scope."""
@@ -219,7 +233,7 @@ class _FoldRun:
         rows = summary.training_rows(self._place(server_round), result, replies, content, own, seconds)
         if measure:
             self._report(earlier, measured(replies, self._fold.scopes, self._bounds))
-        self._arrays, self._state = result.arrays, result.state
+        self.arrays, self._state = result.arrays, result.state
         self._reported = {name: value for name, value in result.figures.items() if name == "loss"}
         checkpoint = Checkpoint(self._number, server_round, result.arrays, rows, result.state)
         self._directory.checkpoints.save(checkpoint, self._job.fingerprint)
@@ -237,15 +251,15 @@ class _FoldRun:
         """The round's result, from answers that the server sees or from their sum."""
         rule = self._plan.composition.rule.summed()
         if rule is None:
-            return self._driver.conclude(server_round, self._arrays, replies, self._state)
+            return self._driver.conclude(server_round, self.arrays, replies, self._state)
 
         def require(sound: int, left_out: Sequence[LeftOut]) -> None:
             self._driver.require_quorum(server_round, sound, left_out)
 
         job, asked = replace(self._job, round=server_round), self._driver.participants(server_round)
         members = self._coordinator.members
-        secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self._arrays), require, members.is_own)
-        return self._driver.conclude_sum(server_round, self._arrays, rule, secure.total(replies), self._state)
+        secure = SecureRound(rule, self._router, job, asked, rule.vector_size(self.arrays), require, members.is_own)
+        return self._driver.conclude_sum(server_round, self.arrays, rule, secure.total(replies), self._state)
 
     def _evaluate(self, server_round: int) -> dict[str, Any]:
         """Evaluate every scope at every site; return the confusion counts in the last round."""
@@ -282,7 +296,7 @@ class _FoldRun:
         self._observer.on_round_end(server_round, self._rounds, {**accuracies, **self._reported})
 
     def _content(self, job: Job) -> RecordDict:
-        common = self._plan.composition.rule.common(self._arrays)
+        common = self._plan.composition.rule.common(self.arrays)
         return RecordDict({messages.JOB: job.to_record(), messages.SHARED: to_array_record(common)})
 
     def _own_records(self, sites: Sequence[int]) -> dict[int, RecordDict]:
@@ -290,7 +304,7 @@ class _FoldRun:
         composition = self._plan.composition
         if not composition.rule.sends_each_its_own:
             return {}
-        own = {site: composition.own(site, self._arrays, self._state) for site in sites}
+        own = {site: composition.own(site, self.arrays, self._state) for site in sites}
         return {site: RecordDict({messages.SHARED: to_array_record(arrays)}) for site, arrays in own.items()}
 
     def _place(self, server_round: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from fedgraft.server.router import Reply
 from fedgraft.server.secure_round import MaskedSum
 from fedgraft.server.site_bounds import SiteBounds, ToldBounds
 from fedgraft.strategies.answers import Answer, LeftOut
-from fedgraft.strategies.components import Drift, Outcome, Round, State
+from fedgraft.strategies.components import Drift, Knowledge, Outcome, Round, State
 from fedgraft.strategies.masked_sum import SummedAnswers
 from fedgraft.strategies.norm_bound import Bounded, bounded
 from fedgraft.strategies.site_share import capped
@@ -67,6 +67,7 @@ class RoundDriver:
         noise_key: keys the server's noise; secret if the noise is to protect anything.
         drift: measures the drift of shared parameters.
         bounds: on what sites may count; by default those of the configuration alone.
+        knowledge: what class names show of shared parameters, for a strategy that needs it.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class RoundDriver:
         noise_key: bytes,
         drift: Drift,
         bounds: SiteBounds | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self._plan, self._fold, self._initial = plan, fold, initial
-        self._noise_key, self._drift = noise_key, drift
+        self._noise_key, self._drift, self._knowledge = noise_key, drift, knowledge
         self._bounds = bounds or ToldBounds(plan.config)
 
     def participants(self, server_round: int) -> list[int]:
@@ -195,6 +197,7 @@ class RoundDriver:
             noise=lambda count, content: keyed_normal(self._noise_key, count, "server noise", *place, content),
             rounds=self._plan.config.rounds,
             drift=self._drift,
+            knowledge=self._knowledge,
         )
 
 

@@ -19,6 +19,7 @@ from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.methods.plan import Plan
 from fedgraft.reports import write_report
 from fedgraft.reports.comparison_plots import comparison_figure
+from fedgraft.reports.retention import flat_retention
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.simulation.engine import Resources, open_engine
 from fedgraft.simulation.simulate import simulate_on
@@ -182,13 +183,11 @@ def _comparison(
     for entry in compared:
         runs = [summaries[entry.run_name(seed)] for seed in seeds]
         flat = [flat_results(run["metrics"]) for run in runs]
-        values = {key: [metrics[key] for metrics in flat] for key in flat[0]}
         entries.append(
             {
                 "method": entry.label,
-                "metrics": {
-                    key: {"mean": float(np.mean(v)), "std": float(np.std(v)), "values": v} for key, v in values.items()
-                },
+                "metrics": _over_seeds(flat),
+                "retention": _over_seeds([flat_retention(run) for run in runs]),
                 "uplink_bytes_per_site_round": runs[0]["uplink_bytes_per_site_round"],
                 "trainable_parameters": runs[0]["trainable_parameters"],
                 "shared_parameters": runs[0]["shared_parameters"],
@@ -197,3 +196,9 @@ def _comparison(
         )
     shared = {key: getattr(first, key) for key in ("data", "protocol", "backbone", "sites", "rounds", "shots")}
     return {**shared, "seeds": seeds, "methods": entries, "runs": list(configs)}
+
+
+def _over_seeds(runs: Sequence[dict[str, float]]) -> dict[str, dict[str, Any]]:
+    """Mean, standard deviation and values of each figure that all runs of an entry have."""
+    values = {key: [run[key] for run in runs] for key in runs[0] if all(key in run for run in runs)}
+    return {key: {"mean": float(np.mean(v)), "std": float(np.std(v)), "values": v} for key, v in values.items()}

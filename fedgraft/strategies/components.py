@@ -10,7 +10,7 @@ between rounds is stored as arrays in the checkpoint.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,21 @@ Update = dict[str, NDArray[np.float64]]
 Noise = Callable[[int, bytes], NDArray[np.float64]]
 """Standard normal noise of a given length, the same only for the same round and the same bytes."""
 
+LossTerm = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""What is added to a cross-entropy: of image features (B, dim), class features (C, dim) and labels (B,) among them."""
+
 Drift = Callable[[Arrays], float]
 """How far shared parameters have moved the text features of classes that no site holds."""
+
+
+class Knowledge(Protocol):
+    """What the server sees of shared parameters by class names alone."""
+
+    def features(self, arrays: Arrays) -> NDArray[np.float64]:
+        """Unit features (C, dim) of the classes that sites train on."""
+
+    def slope(self, arrays: Arrays, targets: NDArray[np.float64], retain: float) -> tuple[float, Arrays]:
+        """The mean cosine distance of these from targets (C, dim) plus `retain` times the drift, and its gradient."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,7 @@ class Round:
         noise: keyed by run and round.
         rounds: the number of rounds in the run.
         drift: how far shared parameters move the features of unseen classes, in cosine distance.
+        knowledge: of class names, for a component that `needs_slope`.
     """
 
     number: int
@@ -59,6 +73,7 @@ class Round:
     noise: Noise
     rounds: int
     drift: Drift
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,10 @@ class Component:
     """A component of a strategy, with its options."""
 
     options: Any
+    needs_drift = False
+    """Whether it measures drift, for which the server must prepare."""
+    needs_slope = False
+    """Whether it follows the gradient of what class names show, which the shared parameters must then have."""
 
     def __init__(self, options: Any = None) -> None:
         self.options = options
@@ -91,10 +110,16 @@ class Component:
         return None
 
 
-class Training(Component, ABC):
-    """Changes the gradients of a site's training steps, whatever the method's loss."""
+class Training(Component):
+    """Changes a site's training steps, whatever the method: their gradients, or the loss by a term beside it."""
 
-    @abstractmethod
+    adds_term = False
+    """Whether it has a `term`, for which the method's loss must have a cross-entropy of image and class features."""
+
+    def term(self, rng: np.random.Generator) -> LossTerm | None:
+        """What a site adds in one step to every cross-entropy of image and class features; drawn once for the step."""
+        return None
+
     def gradients(
         self, backward: Callable[[], "list[Tensor]"], sites: "Sequence[Sequence[Parameter]]"
     ) -> "list[Tensor]":
@@ -105,6 +130,7 @@ class Training(Component, ABC):
                 and adds the gradients to `grad`, which is None before the first call.
             sites: the parameters of each site that have a gradient.
         """
+        return backward()
 
 
 class SiteTransform(Component, ABC):
@@ -170,9 +196,6 @@ class Rule(Component, ABC):
 
 class Step(Component, ABC):
     """Turns the aggregate into the next shared parameters."""
-
-    needs_drift = False
-    """Whether it measures drift, for which the server must prepare."""
 
     @abstractmethod
     def next(self, aggregate: Arrays, now: Round, state: State) -> Outcome:

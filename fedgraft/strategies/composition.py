@@ -60,8 +60,13 @@ class Composition:
 
     @property
     def needs_drift(self) -> bool:
-        """Whether a step measures drift."""
-        return any(step.needs_drift for step in self.steps)
+        """Whether the rule or a step measures drift."""
+        return any(component.needs_drift for component in (self.rule, *self.steps))
+
+    @property
+    def needs_slope(self) -> bool:
+        """Whether the rule or a step follows a gradient of what class names show."""
+        return any(component.needs_slope for component in (self.rule, *self.steps))
 
     def privacy(self) -> Privacy | None:
         """The guarantee for each round, or None."""

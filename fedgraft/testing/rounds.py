@@ -1,6 +1,7 @@
 """Rounds without a federation, for tests of rules and steps."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedgraft.core.randomness import keyed_normal
 from fedgraft.flower.messages import Arrays
@@ -31,7 +32,18 @@ def round_after(
         noise=lambda count, place: keyed_normal(key, count, "test", number, place),
         rounds=10,
         drift=drift or _mean_size,
+        knowledge=_NoNames(),
     )
+
+
+class _NoNames:
+    """`Knowledge` where names show nothing: one class, the same under all parameters."""
+
+    def features(self, arrays: Arrays) -> NDArray[np.float64]:
+        return np.ones((1, 1))
+
+    def slope(self, arrays: Arrays, targets: NDArray[np.float64], retain: float) -> tuple[float, Arrays]:
+        return 0.0, {name: np.zeros_like(array) for name, array in arrays.items()}
 
 
 def _mean_size(arrays: Arrays) -> float:

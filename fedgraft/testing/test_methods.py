@@ -158,6 +158,24 @@ def test_several_sites_in_one_pass_have_the_losses_gradients_and_features_of_eac
             assert torch.allclose(features, adapter.class_features(CLASSES), atol=1e-5)
 
 
+def test_what_a_strategy_adds_to_the_loss_finds_the_features_where_the_method_says_so(
+    trained: Method, mini: Backbone
+) -> None:
+    """Otherwise a strategy such as m2mix would be accepted, and do nothing."""
+    adapter = _adapter(trained, mini)
+    data = _batch(mini, form=adapter.representation(mini, adapter.options))
+    seen: list[torch.Size] = []
+
+    def term(images: torch.Tensor, class_features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.extend((images.shape, class_features.shape, labels.shape))
+        return images.sum() * 0
+
+    adapter.beside = term
+    adapter.losses([adapter], [Batch(data.features[:, 0], data.labels)], CLASSES)
+    assert bool(seen) == adapter.loss_of_features
+    assert set(seen) <= {(len(data.labels), mini.dim), (len(CLASSES), mini.dim), (len(data.labels),)}
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_sites_trained_side_by_side_learn_what_each_learns_alone(
     trained: Method, optimizer: Literal["adam", "sgd"], mini: Backbone

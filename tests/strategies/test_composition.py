@@ -53,7 +53,8 @@ OTHER: dict[str, Any] = {
     "fraction": 0.4, "malicious": 2, "noise_multiplier": 0.5, "clipping_norm": 0.05, "delta": 1e-6, "quantile": 0.9,
     "clipping_rate": 0.5, "count_noise": 3.0, "coefficient": 0.2, "when": "every", "lr": 0.5, "momentum": 0.1,
     "beta1": 0.1, "beta2": 0.1, "tau": 0.5, "drift": 0.5, "bits": 28, "max_examples": 5, "threshold": 0.9,
-    "min_sites": 9, "neighbours": 4, "rho": 0.5, "self_weight": 0.9, "sharpness": 1.0,
+    "min_sites": 9, "neighbours": 4, "rho": 0.5, "self_weight": 0.9, "sharpness": 1.0, "weight": 0.5, "alpha": 2.0,
+    "temperature": 0.5, "retain": 9.0, "steps": 3,
 }  # fmt: skip
 
 
@@ -75,6 +76,9 @@ def test_every_option_of_every_component_changes_something(name: str, start: np.
         now, last = (round_of(start, 11, number, drift=drift) for number in (1, 10))
         privacy = component.privacy()
         said: list[object] = [privacy.epsilon(3) if privacy else None]
+        if isinstance(component, Training) and (term := component.term(np.random.default_rng(0))) is not None:
+            rows = torch.nn.functional.normalize(torch.from_numpy(values[0]), dim=-1)
+            return [float(term(rows, rows.roll(1, -1), torch.arange(2)))]
         if isinstance(component, Training):
             weight = torch.nn.Parameter(torch.from_numpy(values[0].copy()))
             component.gradients(lambda: _cubed([weight]), [[weight]])
