@@ -1,6 +1,6 @@
 """Reading a run or comparison directory, with a clear sentence for anything missing or malformed."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
