@@ -21,6 +21,7 @@ from fedgraft.cli.fleet_monitoring import (
     fleet_status,
 )
 from fedgraft.cli.monitoring import server_status, site_status
+from fedgraft.cli.quickstart import quickstart
 from fedgraft.cli.recipes import recipes
 from fedgraft.cli.server import server_app
 from fedgraft.cli.site import site_app
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated personalization of one frozen vision-language backbone, from simulation to edge devices.",
 )
-for command in (runs.simulate, runs.compare, runs.report, runs.adapter, run, up, export):
+for command in (quickstart, runs.simulate, runs.compare, runs.report, runs.adapter, run, up, export):
     app.command()(command)
 app.command("edge-report")(edge_report)
 for listing in (listings.methods, listings.strategies, listings.protocols):
