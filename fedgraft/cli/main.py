@@ -11,6 +11,7 @@ from fedgraft.cli import listings, runs
 from fedgraft.cli.backbones_import import import_backbone
 from fedgraft.cli.data_check import check
 from fedgraft.cli.deploy import run, up
+from fedgraft.cli.doctor import cache_app, doctor
 from fedgraft.cli.edge import device_app, export
 from fedgraft.cli.fleet import fleet_app
 from fedgraft.cli.fleet_monitoring import (
@@ -39,6 +40,8 @@ app = typer.Typer(
 )
 for command in (quickstart, runs.simulate, runs.compare, runs.report, runs.adapter, run, up, export):
     app.command()(command)
+app.command()(doctor)
+app.add_typer(cache_app, name="cache")
 app.command("edge-report")(edge_report)
 for listing in (listings.methods, listings.strategies, listings.protocols):
     app.command(rich_help_panel="What there is")(listing)
