@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     summary = up(images, settings, given.out / "up", lambda sites: None)
     print(f"Accuracy at the sites {summary['metrics']['accuracy']:.1f} %; {given.out / 'up' / 'run' / 'report.html'}")
     site = sorted((given.out / "up" / "sites").iterdir())[0]
-    options = BundleOptions.build({"site_folder": site, "key": given.out / "signing.key", "force": given.smoke})
+    few = {"most_images": 16, "force": True} if given.smoke else {}
+    options = BundleOptions.build({"site_folder": site, "key": given.out / "signing.key", **few})
     print(
         f"Wrote {export_bundle(given.out / 'up' / 'run', given.out / 'bundle', options).out} for the site {site.name}"
     )

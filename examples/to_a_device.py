@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     image = open_source("digits", 0).load(7)
     for quantize in ("none", "int8"):
         chosen = {"site": "0", "quantize": quantize, "web": given.web, "key": key, "force": given.smoke}
+        chosen["most_images"] = 16 if given.smoke else 256
         bundle = export_bundle(run, given.out / quantize, BundleOptions.build(chosen)).out
         predictor, speed = Predictor(bundle, threads=1), bench(bundle, 5, 1, False)
         print(f"{quantize}: golden cosine {predictor.self_test():.6f}, {predictor.predict(image).label}; {speed}")

@@ -138,8 +138,8 @@ def _means(entry: dict[str, Any]) -> dict[str, float]:
 def _gained(results: dict[str, dict[str, float]], best: str, untrained: str) -> str:
     own, before = results[best]["local"], results[untrained]["local"]
     return (
-        f"Gained: {own:.1f} % accuracy on a site's own classes with {best}, {own - before:+.1f} points over the frozen "
-        f"backbone ({untrained}, {before:.1f} %)."
+        f"Gained: {own:.1f} % on a site's own classes with {best}, {own - before:+.1f} points over the frozen backbone "
+        f"({untrained} has {before:.1f} %)."
     )
 
 

@@ -41,7 +41,7 @@ def test_what_it_says_is_what_was_measured(shown: Shown) -> None:
     hm = {name: metrics["hm"]["mean"] for name, metrics in results.items()}
     assert shown.best == max(ENTRIES[1:], key=hm.__getitem__)
     own, before = (results[name]["local"]["mean"] for name in (shown.best, "zeroshot"))
-    assert f"{own:.1f} % accuracy" in shown.sentences[0]
+    assert f"{own:.1f} % on a site's own classes" in shown.sentences[0]
     assert f"{own - before:+.1f} points" in shown.sentences[0]
     assert f"{results[shown.best]['novel']['mean']:.1f} % on novel" in shown.sentences[1]
     assert str(shown.report) in shown.sentences[2]

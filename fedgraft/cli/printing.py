@@ -51,7 +51,11 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
 
 
 def print_comparison(
-    comparison: dict[str, Any], report: Path | None, only: Collection[str] = (), console: Console | None = None
+    comparison: dict[str, Any],
+    report: Path | None,
+    only: Collection[str] = (),
+    console: Console | None = None,
+    timed: bool = True,
 ) -> None:
     """The table of a comparison; mean and standard deviation where there are several seeds.
 
@@ -59,6 +63,7 @@ def print_comparison(
         report: mentioned below the table, if given.
         only: the metrics to show, instead of all.
         console: where to print, instead of the terminal.
+        timed: whether the table has the seconds of a run.
     """
     protocol = PROTOCOLS.load(comparison["protocol"])
     seeds = comparison["seeds"]
@@ -73,18 +78,19 @@ def print_comparison(
         label = protocol.metric(name).label.replace(" ", "\n")
         table.add_column(label, justify="right", overflow="fold", min_width=len("100.0"))
     table.add_column("uplink\nbytes", justify="right", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
+    if timed:
+        table.add_column("seconds", justify="right", no_wrap=True)
     published = comparison.get("published", [])
     console = console or Console()
     broken = console.width < _METHOD_WIDTH + len(" 100.0 ± 0.0") * len(names) + 20
     for entry in comparison["methods"]:
         cells = [_cell(entry["metrics"][name], len(seeds), "\n" if broken else " ") for name in names]
-        cost = [f"{entry['uplink_bytes_per_site_round']:,}", f"{entry['wall_seconds']:.0f}"]
+        cost = [f"{entry['uplink_bytes_per_site_round']:,}", *([f"{entry['wall_seconds']:.0f}"] if timed else [])]
         table.add_row(entry["method"], *cells, *cost, end_section=bool(published))
     for number, row in enumerate(published, 1):
         values = [row["metrics"].get(name) for name in names]
         shown = ["" if value is None else f"{value:.1f}" for value in values]
-        table.add_row(f"{row['method']}, published \\[{number}]", *shown, "", "")
+        table.add_row(f"{row['method']}, published \\[{number}]", *shown)
     console.print(table)
     for number, row in enumerate(published, 1):
         console.print(f"[{number}] {source_of(row)}", markup=False, soft_wrap=True)
