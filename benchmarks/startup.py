@@ -13,10 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-QUICKSTART = (
-    "compare", "--methods", "zeroshot,local,promptfl,fedpgp", "--data", "digits", "--protocol", "base-to-novel",
-    "--sites", "5", "--rounds", "10", "--shots", "64",
-)  # fmt: skip
+QUICKSTART = ("quickstart",)
 
 
 def seconds(*arguments: str, cache: str) -> float:

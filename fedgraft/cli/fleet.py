@@ -9,6 +9,7 @@ import typer
 
 from fedgraft.cli.device_errors import device_errors
 from fedgraft.cli.settings import Json, MetricsPort
+from fedgraft.core import ports
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,7 +22,6 @@ Channel = Annotated[str, typer.Option(help="The channel, such as stable or canar
 Key = Annotated[Path | None, typer.Option(help="The publisher's signing key.", show_default="the user's own")]
 Days = Annotated[float, typer.Option(min=0.01, max=3650, help="Days until devices want a newer document.")]
 _DAY = 86400.0
-_DEFAULT_PORT = 9093
 
 
 @fleet_app.command("serve")
@@ -29,7 +29,7 @@ def fleet_serve(
     folder: Folder,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="The port that devices reach.", show_default="as before or 9093"),
+        typer.Option(min=0, max=65535, help="The port that devices reach.", show_default=f"as before or {ports.FLEET}"),
     ] = None,
     host: Annotated[list[str] | None, typer.Option(help="A name or address of the registry, for a new folder.")] = None,
     publisher: Annotated[
@@ -52,7 +52,7 @@ def fleet_serve(
     fresh = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if fresh:
         hosts = list(dict.fromkeys([*(host or []), socket.gethostname(), "localhost", "127.0.0.1"]))
-        FleetFolder.create(folder, hosts, port or _DEFAULT_PORT, _publisher(publisher))
+        FleetFolder.create(folder, hosts, port or ports.FLEET, _publisher(publisher))
         typer.echo(f"Wrote {folder} for {', '.join(hosts)}. Every device needs {folder / 'ca.pem'} and a token.")
     opened = FleetFolder.open(folder)
     log_lines_to(folder / "registry.log", "registry")

@@ -2,6 +2,7 @@
 
 import errno
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import click
@@ -11,7 +12,9 @@ from fedgraft.cli import listings, runs
 from fedgraft.cli.backbones_import import import_backbone
 from fedgraft.cli.data_check import check
 from fedgraft.cli.deploy import run, up
+from fedgraft.cli.doctor import cache_app, doctor
 from fedgraft.cli.edge import device_app, export
+from fedgraft.cli.examples import add_examples
 from fedgraft.cli.fleet import fleet_app
 from fedgraft.cli.fleet_monitoring import (
     device_agent,
@@ -21,6 +24,7 @@ from fedgraft.cli.fleet_monitoring import (
     fleet_status,
 )
 from fedgraft.cli.monitoring import server_status, site_status
+from fedgraft.cli.quickstart import quickstart
 from fedgraft.cli.recipes import recipes
 from fedgraft.cli.report import report
 from fedgraft.cli.server import server_app
@@ -35,31 +39,39 @@ _INTERRUPTED, _LONGEST = 130, 2000
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Federated personalization of one frozen vision-language backbone, from simulation to edge devices.",
+    epilog="Start with: fedgraft quickstart. Each command shows examples with --help.",
 )
-for command in (runs.simulate, runs.compare, report, watch, track, runs.adapter, run, up, export):
-    app.command()(command)
-app.command("edge-report")(edge_report)
-for listing in (listings.methods, listings.strategies, listings.protocols):
-    app.command(rich_help_panel="What there is")(listing)
-app.command(rich_help_panel="What there is")(recipes)
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Federations on this machine": (quickstart, runs.simulate, runs.compare, report, watch, track, runs.adapter),
+    "Federations across machines": (up, run),
+    "Devices": (export, edge_report),
+    "What there is": (listings.methods, listings.strategies, listings.protocols, recipes),
+    "This machine": (doctor,),
+}
+_GROUPS: dict[str, dict[str, typer.Typer]] = {
+    "Federations across machines": {"server": server_app, "site": site_app},
+    "Devices": {"device": device_app, "ticket": ticket_app, "fleet": fleet_app},
+    "What there is": {"data": listings.data_app, "backbones": listings.backbones_app},
+    "This machine": {"cache": cache_app},
+}
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+for panel, groups in _GROUPS.items():
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel=panel)
 server_app.command("status")(server_status)
 site_app.command("status")(site_status)
-app.add_typer(listings.data_app, name="data", rich_help_panel="What there is")
 listings.data_app.command("check")(check)
-app.add_typer(listings.backbones_app, name="backbones", rich_help_panel="What there is")
 listings.backbones_app.command("import")(import_backbone)
 device_app.command("agent")(device_agent)
 fleet_app.command("status")(fleet_status)
 fleet_app.command("export-report")(fleet_export_report)
 fleet_app.command("backup")(fleet_backup)
 fleet_app.command("simulate")(fleet_simulate)
-for name, group in (
-    ("site", site_app), ("server", server_app), ("ticket", ticket_app), ("device", device_app), ("fleet", fleet_app),
-):  # fmt: skip
-    app.add_typer(group, name=name)
+add_examples(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -74,7 +86,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command; a mistake in the input is one sentence and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="fedgraft")
         if code == _INTERRUPTED:  # returned by click after Ctrl-C outside standalone mode
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)

@@ -1,5 +1,6 @@
 """Results as tables on a terminal."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,21 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
     console.print(f"Report: {report}", soft_wrap=True)
 
 
-def print_comparison(comparison: dict[str, Any], report: Path) -> None:
-    """The table of a comparison; mean and standard deviation where there are several seeds."""
+def print_comparison(
+    comparison: dict[str, Any],
+    report: Path | None,
+    only: Collection[str] = (),
+    console: Console | None = None,
+    timed: bool = True,
+) -> None:
+    """The table of a comparison; mean and standard deviation where there are several seeds.
+
+    Args:
+        report: mentioned below the table, if given.
+        only: the metrics to show, instead of all.
+        console: where to print, instead of the terminal.
+        timed: whether the table has the seconds of a run.
+    """
     protocol = PROTOCOLS.load(comparison["protocol"])
     seeds = comparison["seeds"]
     title = (
@@ -60,28 +74,31 @@ def print_comparison(comparison: dict[str, Any], report: Path) -> None:
     table = Table(title=f"{title}, seeds {', '.join(map(str, seeds))}", box=box.SIMPLE_HEAD, pad_edge=False)
     table.padding = (0, 0, 0, 1)  # ten columns on 80 characters
     table.add_column("method", overflow="fold", min_width=_METHOD_WIDTH)  # entries may differ at their ends alone
-    for name in comparison["methods"][0]["metrics"]:
+    names = [name for name in comparison["methods"][0]["metrics"] if not only or name in only]
+    for name in names:
         label = protocol.metric(name).label.replace(" ", "\n")
         table.add_column(label, justify="right", overflow="fold", min_width=len("100.0"))
     table.add_column("uplink\nbytes", justify="right", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
+    if timed:
+        table.add_column("seconds", justify="right", no_wrap=True)
     published = comparison.get("published", [])
-    console = Console()
-    broken = console.width < _METHOD_WIDTH + len(" 100.0 ± 0.0") * len(comparison["methods"][0]["metrics"]) + 20
+    console = console or Console()
+    broken = console.width < _METHOD_WIDTH + len(" 100.0 ± 0.0") * len(names) + 20
     for entry in comparison["methods"]:
-        cells = [_cell(statistics, len(seeds), "\n" if broken else " ") for statistics in entry["metrics"].values()]
-        cost = [f"{entry['uplink_bytes_per_site_round']:,}", f"{entry['wall_seconds']:.0f}"]
+        cells = [_cell(entry["metrics"][name], len(seeds), "\n" if broken else " ") for name in names]
+        cost = [f"{entry['uplink_bytes_per_site_round']:,}", *([f"{entry['wall_seconds']:.0f}"] if timed else [])]
         table.add_row(entry["method"], *cells, *cost, end_section=bool(published))
     for number, row in enumerate(published, 1):
-        values = [row["metrics"].get(name) for name in comparison["methods"][0]["metrics"]]
+        values = [row["metrics"].get(name) for name in names]
         shown = ["" if value is None else f"{value:.1f}" for value in values]
-        table.add_row(f"{row['method']}, published \\[{number}]", *shown, "", "")
+        table.add_row(f"{row['method']}, published \\[{number}]", *shown)
     console.print(table)
     for number, row in enumerate(published, 1):
         console.print(f"[{number}] {source_of(row)}", markup=False, soft_wrap=True)
     for sentence in comparison.get("missing", []):
         console.print(sentence, markup=False, soft_wrap=True)
-    console.print(f"Report: {report}", soft_wrap=True)
+    if report is not None:
+        console.print(f"Report: {report}", soft_wrap=True)
 
 
 def runs_table(runs: list[dict[str, Any]]) -> Table:

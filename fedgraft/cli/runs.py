@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedgraft.cli.fields import with_fields
-from fedgraft.cli.settings import Config, Json, Set, Track, layered, settings_from
+from fedgraft.cli.settings import Config, Json, Set, Track, Workers, layered, seeds_from, settings_from
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError
 
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from fedgraft.recipes.recipe import Recipe
 
 _METHODS = "zeroshot,local,promptfl,fedpgp"
-Workers = Annotated[
-    int | None, typer.Option(help="Worker processes; they never change the result.", show_default="one per GPU or CPU")
-]
 GpusPerWorker = Annotated[float | None, typer.Option(help="GPUs per worker, possibly a fraction; runs on Ray.")]
 RayAddress = Annotated[
     str | None, typer.Option(help='HOST:PORT of a running Ray cluster, or "auto" for the one on this machine.')
@@ -106,7 +103,7 @@ def compare(
         comparison = run(
             given,
             [text.strip() for text in texts if text.strip()],
-            _seeds(seeds) or ([seed] if seed is not None else list(chosen.seeds if chosen else [0])),
+            seeds_from(seeds) or ([seed] if seed is not None else list(chosen.seeds if chosen else [0])),
             out,
             resume=resume,
             resources=Resources(workers, gpus_per_worker=gpus_per_worker, ray_address=ray_address),
@@ -166,10 +163,3 @@ def _recipe(name: str | None, smoke: bool, given: dict[str, Any], out: Path) -> 
     given.clear()
     given.update(settings)
     return recipe
-
-
-def _seeds(text: str | None) -> list[int]:
-    try:
-        return [int(seed) for seed in (text or "").split(",") if seed.strip()]
-    except ValueError:
-        raise UserError(f"--seeds takes whole numbers separated by commas, not {text!r}.") from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedgraft.cli.settings import Json, MetricsPort
+from fedgraft.core import ports
 
 if TYPE_CHECKING:
     from fedgraft.flower.run_state import Wanted
@@ -18,7 +19,6 @@ server_app = typer.Typer(no_args_is_help=True, help="A deployed server: its fold
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The server's folder.")]
 Name = Annotated[str, typer.Argument(help="The site's name on the server.")]
 Run = Annotated[str, typer.Argument(help="The run directory, or its name.")]
-_DEFAULT_PORT = 9092
 _AS = "as before"
 
 
@@ -26,7 +26,7 @@ _AS = "as before"
 def server_init(
     folder: Folder,
     host: Annotated[list[str] | None, typer.Option(help="A name or address by which sites reach the server.")] = None,
-    port: Annotated[int, typer.Option(help="The port that sites reach.")] = _DEFAULT_PORT,
+    port: Annotated[int, typer.Option(help="The port that sites reach.")] = ports.SERVER,
 ) -> None:
     """Create a server's folder with a certificate authority and a certificate."""
     from fedgraft.runs.certificates import is_host

@@ -25,7 +25,6 @@ from fedgraft.fleet.database import Database
 from fedgraft.runs.certificates import write_certificates
 
 FORMAT = 1
-DEFAULT_PORT = 9093
 
 
 @dataclass(frozen=True)

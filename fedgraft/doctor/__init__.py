@@ -1,0 +1,1 @@
+"""What this machine and installation can do, and what will fail on it, before anything fails."""
