@@ -25,6 +25,8 @@ from tests.documentation.blocks import PAGES, ROOT, Block, blocks
 
 TOOLS = ("fedgraft", "$", "python", "make", "pip", "flwr")
 SHELL = ("console", "bash")
+QUICK_START = "fedgraft compare --methods fedpgp --data digits --protocol base-to-novel --out runs/quickstart"
+"""What pages assume that the quick start has left."""
 SMALLER = {
     "ticket draw": ["--induction-steps", "2", "--distillation-steps", "2"],
     "ticket evaluate": ["--attacked", "8"],
@@ -62,11 +64,19 @@ def _pages(wanted: Callable[[Block], bool]) -> list[Path]:
     return [page for page in PAGES if any(map(wanted, blocks(page)))]
 
 
+def _runs(block: Block) -> bool:
+    return block.language in (*SHELL, "python") and not block.reason and not _is_an_example(block)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", _pages(lambda block: block.language in SHELL and not block.reason), ids=str)
-def test_the_commands_of_a_page_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for block in blocks(page):
-        if block.language not in SHELL or block.reason:
+@pytest.mark.parametrize("page", _pages(_runs), ids=str)
+def test_the_commands_and_programs_of_a_page_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = list(filter(_runs, blocks(page)))
+    if any("runs/quickstart" in block.text for block in running):
+        assert _status(_smaller(QUICK_START.split()), monkeypatch) == 0
+    for block in running:
+        if block.language == "python":
+            exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
             continue
         for words in block.commands:
             if words[0] == "fedgraft":
@@ -123,14 +133,6 @@ def _parse(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
 def _is_an_example(block: Block) -> bool:
     """Whether a program is a file of the examples, which have tests of their own."""
     return any(path.read_text() == block.text for path in (ROOT / "examples").rglob("*.py"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", _pages(lambda block: block.language == "python" and not block.reason), ids=str)
-def test_the_programs_of_a_page_run(page: Path, folder: Path) -> None:
-    for block in blocks(page):
-        if block.language == "python" and not block.reason and not _is_an_example(block):
-            exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("page", _pages(lambda block: block.language == "toml"), ids=str)
