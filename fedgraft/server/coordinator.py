@@ -225,12 +225,12 @@ class _FoldRun:
         earlier, began = server_round - 1, time.monotonic()
         measure = self._is_evaluated(earlier) and self._measures_later(earlier)
         content = self._content(replace(self._job, round=server_round, measure=measure))
-        sites = self._driver.participants(server_round)
-        own = self._own_records(sites)
+        own = self._own_records(sites := self._driver.participants(server_round))
         replies = self._router.ask(MessageType.TRAIN, content, sites, own)
         result = self._conclude(server_round, replies)
         seconds = time.monotonic() - began
-        rows = summary.training_rows(self._place(server_round), result, replies, content, own, seconds)
+        downlink = summary.downlink_bytes(content, own)
+        rows = summary.training_rows(self._place(server_round), result, replies, downlink, seconds)
         if measure:
             self._report(earlier, measured(replies, self._fold.scopes, self._bounds))
         self.arrays, self._state = result.arrays, result.state
@@ -301,11 +301,10 @@ class _FoldRun:
 
     def _own_records(self, sites: Sequence[int]) -> dict[int, RecordDict]:
         """What each of some sites receives besides, where the rule sends each its own."""
-        composition = self._plan.composition
-        if not composition.rule.sends_each_its_own:
+        own, state = self._plan.composition.own, self._state
+        if not self._plan.composition.rule.sends_each_its_own:
             return {}
-        own = {site: composition.own(site, self.arrays, self._state) for site in sites}
-        return {site: RecordDict({messages.SHARED: to_array_record(arrays)}) for site, arrays in own.items()}
+        return {s: RecordDict({messages.SHARED: to_array_record(own(s, self.arrays, state))}) for s in sites}
 
     def _place(self, server_round: int) -> dict[str, Any]:
         return {"round": server_round, "fold": self._fold.name}

@@ -24,25 +24,19 @@ OFTEN = 3
 
 
 def training_rows(
-    place: dict[str, Any],
-    result: RoundResult,
-    replies: Sequence[Reply],
-    content: RecordDict,
-    own: Mapping[int, RecordDict],
-    seconds: float,
+    place: dict[str, Any], result: RoundResult, replies: Sequence[Reply], downlink: int, seconds: float
 ) -> list[Row]:
     """The rows of a round of training: its outcome, and a row for each site that was left out.
 
     Args:
         place: round and fold.
-        content: that each site received.
-        own: that each site received besides.
+        downlink: bytes that a site received.
     """
     row = {
         **place,
         "scope": "train",
         **result.figures,
-        "downlink_bytes_per_site": wire_size(content) + _mean([*map(wire_size, own.values())]) + result.more_downlink,
+        "downlink_bytes_per_site": downlink + result.more_downlink,
         "uplink_bytes_per_site": result.more_uplink
         + _mean([wire_size(reply.content) for reply in replies if reply.content is not None]),
         "seconds": round(seconds, 3),
@@ -55,6 +49,11 @@ def training_rows(
         row["shortened"] = {str(site): round(times, 3) for site, times in sorted(result.shortened.items())}
     left_out = [left_out_row(place, entry.site, entry.reason) for entry in result.left_out]
     return [row, *left_out]
+
+
+def downlink_bytes(content: RecordDict, own: Mapping[int, RecordDict]) -> int:
+    """Bytes that a site receives: what all of them do, and the mean of what single ones receive besides."""
+    return wire_size(content) + _mean([wire_size(record) for record in own.values()])
 
 
 def unused_sentence(server_round: int, reason: str) -> str:

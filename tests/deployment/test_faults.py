@@ -85,6 +85,28 @@ def test_sites_that_receive_parameters_of_their_own_receive_them_whatever_happen
     assert calm["shared"]["0/0/sigma"] != calm["shared"]["0/1/sigma"]
 
 
+@pytest.mark.parametrize("method", ["feddpa", "pfedmoap"])
+def test_a_method_with_a_message_or_an_adapter_for_each_site_ends_alike(method: str, deploy: Deploy) -> None:
+    config = CONFIG.model_copy(update={"method": method, "method_options": {}, "rounds": 2})
+    calm, _ = _run(deploy, 0, {}, config)
+    disturbed, happened = _run(deploy, 0, dict.fromkeys(MISHAPS, 0.1), config)
+    assert happened
+    assert disturbed == calm
+
+
+def test_deployed_noise_has_a_secret_key_of_each_site(deploy: Deploy) -> None:
+    """Noise that follows from the run's seed, which server and sites know, would protect nothing."""
+    config = CONFIG.model_copy(update={"method": "dp-fpl", "rounds": 1})
+    root, sites = deploy()
+    with InProcessGrid(sites, 0, {}) as grid:
+        privacy = run_to_the_end(config, root / "run", grid)["privacy"]
+    assert privacy["local"]["releases"] > 0
+    keys = [next(site.state.rglob("noise.key")).read_bytes() for site in sites]
+    assert keys[0] != keys[1]
+    one, other = (_run(deploy, 0, {}, config)[0]["personal"] for _ in range(2))
+    assert one != other
+
+
 def test_a_site_named_by_its_folder_alone_has_to_give_its_number_to_be_exported(deploy: Deploy) -> None:
     """Which mean is its own the folder does not tell, and any other would be another site's."""
     root, sites = deploy()
