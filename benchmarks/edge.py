@@ -1,9 +1,9 @@
 """Latency and size of a backbone's image tower as devices run it, and of swapping a class bank.
 
-`python -m benchmarks.edge --backbone FOLDER --out runs/edge`, with any Hugging Face CLIP folder. Models are made first,
-each in its own process; they are then timed in turn, batch 1, each time in a fresh process and several times over, so
-that a drift of the machine affects all alike. `fedgraft edge-report runs/edge` draws the `latency.jsonl` it writes.
-`--cpu-time` counts the processor's time, which other work on the machine affects less; `--variants` takes some.
+`python -m benchmarks.edge --backbone FOLDER --out runs/edge`, with any Hugging Face CLIP folder, or `photo` with some
+`--variants`. Models are made first, each in its own process; they are then timed in turn, batch 1, each time in a fresh
+process and several times over, so that a drift of the machine affects all alike. `fedgraft edge-report runs/edge` draws
+the `latency.jsonl` it writes. `--cpu-time` counts the processor's time, which other work on the machine affects less.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def make(backbone_name: str, out: Path, names: list[str]) -> None:
     if not wanted:
         return
     from fedgraft.backbones import load_backbone
+    from fedgraft.backbones.loading import located
     from fedgraft.core.files import write_bytes
     from fedgraft.edge_export.number_formats import find_format
     from fedgraft.edge_export.onnx_model import export_onnx
@@ -65,7 +66,7 @@ def make(backbone_name: str, out: Path, names: list[str]) -> None:
         ticket = draw_ticket(backbone, TicketConfig.build(settings))
     else:
         ticket = dense_ticket(backbone)
-    side = ticket.vision.shape.image_size
+    side = located(backbone_name).sizes().image_size
     tower = with_patches(ticket, parse_steps(first.keep_patches))
     model = export_onnx(tower.vision, (side, side), {"side": str(side)})
     for variant in wanted:
@@ -187,7 +188,7 @@ def _fresh(*options: str) -> str:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", help="a Hugging Face CLIP folder")
+    parser.add_argument("--backbone", help="a Hugging Face CLIP folder, or photo")
     parser.add_argument("--out", type=Path, default=Path("runs/edge"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
