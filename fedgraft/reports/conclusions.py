@@ -12,6 +12,8 @@ from fedgraft.reports.study import Study
 from fedgraft.reports.units import plural
 
 _ALPHA = 0.05
+_FEW = 8
+"""Methods up to which a sentence has their intervals; the table has them all."""
 _PLENTY = 12
 """Pairs with which the smallest p is no limit in practice."""
 
@@ -27,6 +29,8 @@ def differences(study: Study, metric: Metric) -> dict[str, Difference]:
 
 def conclusions(study: Study) -> list[str]:
     """Sentences: what can be shown at all, and what is shown by the headline result."""
+    if len(study.methods) < 2:
+        return []
     metric = study.headline
     found = differences(study, metric)
     if not found:
@@ -54,12 +58,13 @@ def _verdict(study: Study, metric: Metric, found: dict[str, Difference]) -> list
     groups: dict[str, list[str]] = {"higher": [], "lower": [], "": []}
     for method, difference in found.items():
         side = ("higher" if difference.mean > 0 else "lower") if difference.is_clear else ""
-        interval = f"{difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f}"
-        groups[side].append(f"{method} ({interval})")
+        interval = f" ({difference.mean:+.1f}, {difference.low:+.1f} to {difference.high:+.1f})"
+        groups[side].append(f"{method}{interval if len(found) <= _FEW else ''}")
     told = [f"{side}: {', '.join(names)}" for side, names in groups.items() if names and side]
     if groups[""]:
         told.append(f"not told apart: {', '.join(groups[''])}")
-    return [f"{metric.label} against {study.reference}, in points with 95 % intervals: {'; '.join(told)}."]
+    how = ", in points with 95 % intervals" if len(found) <= _FEW else ""
+    return [f"{metric.label} against {study.reference}{how}: {'; '.join(told)}."]
 
 
 def _over_sets(study: Study) -> list[str]:

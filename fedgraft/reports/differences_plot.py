@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedgraft.reports.drawing import BLANK, INK, MUTED, RC, WIDTH, brief, wrapped
+from fedgraft.reports.drawing import BLANK, INK, MUTED, RC, WIDTH, brief, row_height, wrapped
 from fedgraft.reports.marks import Mark
 from fedgraft.reports.significance import Difference
 
@@ -18,9 +18,8 @@ def differences_figure(
     """Differences in percentage points by result and method; filled where the interval leaves zero out."""
     names = list(dict.fromkeys(name for methods in results.values() for name in methods))
     labels = [wrapped(name, 14 if width < WIDTH else 24) for name in names]
-    lines = max((label.count("\n") for label in labels), default=0) + 1
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(width, 0.62 + len(names) * max(0.22, 0.14 * lines)))
+        figure = Figure(figsize=(width, 0.62 + len(names) * row_height(labels, 0.22)))
         columns = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
         for axes, (label, methods) in zip(columns, results.items(), strict=True):
             axes.axvline(0, color=INK, linewidth=0.8)

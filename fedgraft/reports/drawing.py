@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,12 @@ def wrapped(name: str, limit: int = 24) -> str:
             lines.append("")
         lines[-1] += piece
     return "\n".join(brief(line.strip(), limit + 8) for line in lines)
+
+
+def row_height(labels: Sequence[str], least: float) -> float:
+    """Inches from row to row, so that labels of one or more lines leave each other room."""
+    lines = [label.count("\n") + 1 for label in labels]
+    return max([least, *(0.065 * (one + other) + 0.03 for one, other in pairwise(lines))])
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, brief, wrapped
+from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, brief, row_height, wrapped
 from fedgraft.reports.marks import Mark
 
 FEW = 30
@@ -28,9 +28,8 @@ def site_spread_figure(
     """
     names = [name for name in marks if any(name in methods for methods in scopes.values())]
     labels = [wrapped(name, 14 if width < WIDTH else 24) for name in names]
-    lines = max(label.count("\n") for label in labels) + 1
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(width, 0.62 + len(names) * max(0.3, 0.14 * lines)))
+        figure = Figure(figsize=(width, 0.62 + len(names) * row_height(labels, 0.3)))
         columns = figure.subplots(1, len(scopes), sharey=True, squeeze=False)[0]
         for axes, (scope, methods) in zip(columns, scopes.items(), strict=True):
             for position, name in enumerate(names):

@@ -65,7 +65,10 @@ def _tradeoffs(study: Study) -> list[Drawing]:
 def _differences(study: Study) -> list[Drawing]:
     if study.seeds < 2 and len(study.sets) < 2:
         return []
-    results = {metric.label: found for metric in study.drawn[:PANELS] if (found := differences(study, metric))}
+    shown = study.drawn[:PANELS]
+    if study.headline in study.drawn and study.headline not in shown:
+        shown = [*shown[:-1], study.headline]
+    results = {metric.label: found for metric in shown if (found := differences(study, metric))}
     if not results:
         return []
     where = "seeds" if len(study.sets) == 1 else "seeds and data sets"

@@ -63,6 +63,7 @@ def test_what_is_said_is_what_the_seeds_can_show(tmp_path: Path) -> None:
     assert "higher: fedpgp (+4.2, +4.0 to +4.5)" in told
     one = conclusions(study(tmp_path, {"zeroshot": [60.0], "fedpgp": [64.0]}))
     assert one == ["One seed shows no significance: run the comparison with --seeds 0,1,2 or more."]
+    assert conclusions(study(tmp_path, {"fedpgp": [64.0, 65]})) == [], "there is nothing to compare it with"
     directory = write_comparison(tmp_path / "old", {"zeroshot": [1.0, 2], "fedpgp": [3.0, 4]})
     content = json.loads((directory / "comparison.json").read_text())
     for method in content["methods"]:
