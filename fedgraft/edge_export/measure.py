@@ -122,7 +122,7 @@ def _saturation(model: bytes, pixels: FloatArray, reference: FloatArray, bank: F
     loaded = onnx.load_from_string(model)
     pairs = saturating_pairs(loaded)
     if not pairs:
-        return None if pairs is None else SaturationRecord(pairs=0)
+        return None if pairs is None else SaturationRecord(pairs=0, images=0, top1_agreement=None)
     rows = evenly(np.arange(len(pixels)), _EMULATED)
     found = compare(reference[rows], saturating_embeddings(loaded, pixels[rows]), bank)
     return SaturationRecord(
