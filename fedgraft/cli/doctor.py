@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fedgraft.doctor.finding import Finding
 
 cache_app = typer.Typer(no_args_is_help=True, help="What is kept between runs: sizes, and how to clear it.")
+_MANY = 10
+"""So many fine findings of an area share one line."""
 _MARKS = {"fine": "[green]fine[/]", "note": "[yellow]note[/]", "fails": "[bold red]fails[/]"}
 
 
@@ -77,7 +79,13 @@ def _show(found: "list[Finding]") -> None:
         table.add_column(column, overflow="fold")
     for area, findings in groupby(found, key=lambda finding: finding.area):
         table.add_row(f"[bold]{escape(area)}[/]", "", "")
-        for finding in findings:
+        shown = list(findings)
+        fine = [finding for finding in shown if finding.state == "fine"]
+        if len(fine) > _MANY:
+            versions = ", ".join(f"{finding.name} {finding.text}" for finding in fine)
+            table.add_row(_MARKS["fine"], f"{len(fine)} of {len(shown)}", escape(versions))
+            shown = [finding for finding in shown if finding not in fine]
+        for finding in shown:
             text = escape(finding.text) + (f" → {escape(finding.fix)}" if finding.fix else "")
             table.add_row(_MARKS[finding.state], escape(finding.name), text)
     console.print(table)

@@ -43,7 +43,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "site status": ("fedgraft site status north --json",),
     "export": (
         "fedgraft export runs/quickstart/fedpgp-seed0 --site 3 --quantize int8 --out bundle",
-        "fedgraft export runs/quickstart/fedpgp-seed0 --sparsity 0.5 --ticket robust --web --out bundle.zip",
+        "fedgraft export runs/digits --sparsity 0.5 --ticket robust --web --out bundle.zip",
     ),
     "device predict": ("fedgraft device predict bundle photo.png",),
     "device bench": ("fedgraft device bench bundle --threads 1",),
