@@ -62,13 +62,15 @@ class DriftMonitor:
             name: (array + rng.normal(0, _NUDGE, array.shape)).astype(array.dtype)
             for name, array in self._initial.items()
         }
-        unseen = np.allclose(self._features(nudged), self._features(self._initial), atol=1e-7)
-        if not unseen and self._plan.composition.needs_slope:
-            unseen = not any(slope.any() for slope in self.slope(nudged)[1].values())
-        if unseen:
+        if np.allclose(self._features(nudged), self._features(self._initial), atol=1e-7):
             raise UserError(
                 f"The strategy {self._plan.config.strategy!r} measures drift by the text features of class names, but "
                 f"what the method {self._plan.config.method!r} shares does not change them; leave it out."
+            )
+        if self._plan.composition.needs_slope and not any(slope.any() for slope in self.slope(nudged)[1].values()):
+            raise UserError(
+                f"The strategy {self._plan.config.strategy!r} follows the gradient of class names' text features, but "
+                f"in what the method {self._plan.config.method!r} shares they have none; leave it out."
             )
 
     @cached_property

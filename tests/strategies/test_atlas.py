@@ -130,6 +130,7 @@ def test_the_slope_is_how_the_names_change(method: str, options: dict[str, objec
         ("fedsa-lora", {}, "shares does not change them"),
         ("fedit", {"tower": "image"}, "shares does not change them"),
         ("fedclip", {}, "shares does not change them"),
+        ("fedmgp", {}, "they have none"),
         ("linear-probe", {}, "learns a context for each class"),
     ],
 )
