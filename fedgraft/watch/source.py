@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.plain_text import NAME_LENGTH, plain
-from fedgraft.watch.processes import Load
+from fedgraft.watch.processes import RUN, Load
 from fedgraft.watch.run import WatchedRun
 from fedgraft.watch.run_view import run_view
 from fedgraft.watch.seeds import entries_view, labels
@@ -89,7 +89,7 @@ class Runs:
 
     def roots(self) -> dict[int, str]:
         """The processes at work, and what each is called."""
-        return {run.worker: "run" for run in self.runs.values() if run.worker is not None}
+        return {run.worker: RUN for run in self.runs.values() if run.worker is not None}
 
     def knows(self, run: str | None) -> bool:
         """Whether there is a run of the name."""
