@@ -16,6 +16,9 @@ from fedgraft.watch.sites_view import sites_view
 FORMAT = 1
 """Of /api/run; grows when a key changes its meaning."""
 
+_KEPT_TEXTS = 12
+"""Parts of the JSON that are kept besides one for each run: the sites of so many runs and scopes."""
+
 
 class Source(Protocol):
     """What can be watched."""
@@ -153,7 +156,10 @@ class Runs:
         return self._kept(f"sites {run.name} {scope}", run.revision, lambda: sites_view(run, scope))
 
     def _kept(self, key: str, revision: int, make: Callable[[], Any]) -> str:
-        known = self._texts.get(key)
+        known = self._texts.pop(key, None)
         if known is None or known[0] != revision:
-            known = self._texts[key] = revision, json.dumps(make(), allow_nan=False)
+            known = revision, json.dumps(make(), allow_nan=False)
+        self._texts[key] = known
+        if len(self._texts) > len(self.runs) + _KEPT_TEXTS:  # that which was not asked for longest
+            del self._texts[next(iter(self._texts))]
         return known[1]
