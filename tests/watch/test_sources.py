@@ -208,3 +208,13 @@ def test_a_file_that_breaks_while_somebody_watches_is_a_sentence_on_the_page(run
     assert view["runs"][0]["accuracy"]["local"]["rounds"] == [0], "what was known stays"
     with pytest.raises(UserError, match="Line 4 of"):
         open_source(run.directory.path)
+
+
+def test_a_directory_that_may_not_be_read_is_a_sentence(run: WrittenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    run.directory.path.mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
+        open_source(run.directory.path)
