@@ -32,8 +32,12 @@ def open_source(path: Path) -> Source:
 
         return Server(server, None if server == path else path / "sites")
     source = _Directory(path)
-    source.refresh()
-    if not source.runs and _holds_something(path):
+    try:
+        source.refresh()
+        strange = not source.runs and _holds_something(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    if strange:
         raise UserError(f"{path} holds no run; {_EXPECTED}.")
     problems = [run.problem for run in source.runs.values() if run.problem]
     if problems and len(problems) == len(source.runs):

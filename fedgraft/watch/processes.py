@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 
 LOCKS = Path("/proc/locks")
+RUN = "run"
+"""What the process that holds a run's lock is called; its children are the run's workers."""
 _EVERY_SECONDS, _KEPT = 2.0, 180
 _GPU_QUERY = ("nvidia-smi", "--query-gpu=index,name,utilization.gpu,memory.used,memory.total")
 _APPS_QUERY = ("nvidia-smi", "--query-compute-apps=pid,used_memory")
@@ -66,7 +68,7 @@ class Load:
         """Look at processes and all their children, unless that was just done.
 
         Args:
-            roots: what each process is called, by its number; its children are its workers.
+            roots: what each process is called, by its number.
         """
         now = time.monotonic()
         if now - self._at < _EVERY_SECONDS and roots == self._roots:
@@ -106,13 +108,15 @@ class Load:
             yield pid, role
             for child in children:
                 if child.pid not in roots:
-                    yield child.pid, "worker"
+                    yield child.pid, "worker" if role == RUN else f"{role}, child"
 
     def _line(self, pid: int, role: str, gpu: Mapping[int, int]) -> dict[str, Any] | None:
         try:
             is_new = pid not in self._known
             process = self._known.setdefault(pid, psutil.Process(pid))
             with process.oneshot():
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    return None
                 cpu, memory = process.cpu_percent(None), process.memory_info().rss
         except psutil.Error:
             self._known.pop(pid, None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedgraft.core.plain_text import plain
 from fedgraft.data.protocols.protocol import flat_results
+from fedgraft.data.results import Metric
 from fedgraft.watch.files import finite
 from fedgraft.watch.privacy import spent_so_far
 from fedgraft.watch.run import WatchedRun
@@ -62,23 +63,27 @@ def scopes(run: WatchedRun) -> list[dict[str, Any]]:
     """The series of accuracy in the order of the file, each with what the protocol says about its scope."""
     protocol = run.protocol
     found = []
-    for name, (_, scope) in run.history.named().items():
-        metric = None if protocol is None else protocol.metric(_kind(scope))
-        known = metric is not None and name == scope and bool(metric.meaning)
+    for name, (fold, scope) in run.history.named().items():
+        metric = None if protocol is None or fold is not None else protocol.metric(_kind(scope))
         found.append(
             {
                 "name": name,
-                "label": metric.label
-                if metric and known
-                else f"{name[:1].upper()}{name[1:]}"
-                if name == scope
-                else name,
-                "meaning": metric.meaning if metric and known else "",
+                "label": _label(name, scope, metric),
+                "meaning": metric.meaning if metric else "",
                 "colour": protocol.colours.get(scope, "") if protocol else "",
                 "preserved": protocol is not None and _kind(scope) == protocol.preserved,
             }
         )
     return found
+
+
+def _label(name: str, scope: str, metric: Metric | None) -> str:
+    """The heading of a series: as the protocol calls the scope, with the part that it measures."""
+    if metric is None:
+        return name
+    kind, separator, part = scope.partition(": ")
+    label = metric.label if metric.meaning else f"{kind[:1].upper()}{kind[1:]}"
+    return f"{label}{separator}{part}"
 
 
 def plane(run: WatchedRun) -> dict[str, Any] | None:
@@ -127,7 +132,7 @@ def _mean(parts: list[dict[int, float]]) -> dict[int, float]:
 
 
 def _progress(run: WatchedRun) -> dict[str, Any]:
-    """The round, of how many; how far the run is over all folds that have begun; and how long the rest may take."""
+    """The round, of how many; how far the newest fold is; and how long its rest may take."""
     trained = run.history.training
     fold = next(reversed(trained), None)
     newest = run.history.newest_round(fold) if trained or run.history.evaluations else 0

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.plain_text import NAME_LENGTH, plain
-from fedgraft.watch.processes import Load
+from fedgraft.watch.processes import RUN, Load
 from fedgraft.watch.run import WatchedRun
 from fedgraft.watch.run_view import run_view
 from fedgraft.watch.seeds import entries_view, labels
@@ -15,6 +15,9 @@ from fedgraft.watch.sites_view import sites_view
 
 FORMAT = 1
 """Of /api/run; grows when a key changes its meaning."""
+
+_KEPT_TEXTS = 12
+"""Parts of the JSON that are kept besides one for each run: the sites of so many runs and scopes."""
 
 
 class Source(Protocol):
@@ -89,7 +92,7 @@ class Runs:
 
     def roots(self) -> dict[int, str]:
         """The processes at work, and what each is called."""
-        return {run.worker: "run" for run in self.runs.values() if run.worker is not None}
+        return {run.worker: RUN for run in self.runs.values() if run.worker is not None}
 
     def knows(self, run: str | None) -> bool:
         """Whether there is a run of the name."""
@@ -153,7 +156,10 @@ class Runs:
         return self._kept(f"sites {run.name} {scope}", run.revision, lambda: sites_view(run, scope))
 
     def _kept(self, key: str, revision: int, make: Callable[[], Any]) -> str:
-        known = self._texts.get(key)
+        known = self._texts.pop(key, None)
         if known is None or known[0] != revision:
-            known = self._texts[key] = revision, json.dumps(make(), allow_nan=False)
+            known = revision, json.dumps(make(), allow_nan=False)
+        self._texts[key] = known
+        if len(self._texts) > len(self.runs) + _KEPT_TEXTS:  # that which was not asked for longest
+            del self._texts[next(iter(self._texts))]
         return known[1]

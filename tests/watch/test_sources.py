@@ -137,6 +137,22 @@ def test_an_accuracy_that_is_no_number_is_a_gap(run: WrittenRun) -> None:
     assert viewed(open_source(run.directory.path))["runs"][0]["accuracy"]["novel"]["mean"][1] is None
 
 
+def test_folds_and_parts_of_a_scope_are_series_of_their_own(tmp_path: Path) -> None:
+    folds = WrittenRun(tmp_path / "folds", protocol="leave-one-domain-out", data="shapes").begin()
+    parts = WrittenRun(tmp_path / "parts", protocol="multi-dataset").begin()
+    for at in (0, 1):
+        value = {"round": at, "accuracy": 10.0 + at, "sites": {"0": 10.0 + at}}
+        folds.directory.append({**value, "fold": fold, "scope": "target"} for fold in ("photo", "sketch"))
+        names = ("local: pets", "local: dtd", "base: pets")
+        parts.directory.append({**value, "fold": None, "scope": name} for name in names)
+    view = viewed(open_source(tmp_path / "folds"), scope="sketch")
+    assert [scope["label"] for scope in view["runs"][0]["scopes"]] == ["photo", "sketch"]
+    assert (view["sites"]["fold"], view["runs"][0]["plane"]) == ("sketch", None)
+    run = viewed(open_source(tmp_path / "parts"))["runs"][0]
+    assert [scope["label"] for scope in run["scopes"]] == ["Local: pets", "Local: dtd", "Base: pets"]
+    assert (run["plane"]["xs"], run["plane"]["ys"]) == ([10.0, 11.0], [10.0, 11.0])
+
+
 def test_privacy_is_accounted_while_the_run_goes_on(tmp_path: Path) -> None:
     from fedgraft.runs.checkpoints import Checkpoint
 
@@ -191,4 +207,14 @@ def test_a_file_that_breaks_while_somebody_watches_is_a_sentence_on_the_page(run
     assert "Line 4 of" in view["problems"][0]
     assert view["runs"][0]["accuracy"]["local"]["rounds"] == [0], "what was known stays"
     with pytest.raises(UserError, match="Line 4 of"):
+        open_source(run.directory.path)
+
+
+def test_a_directory_that_may_not_be_read_is_a_sentence(run: WrittenRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    run.directory.path.mkdir()
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match="cannot be read: Permission denied"):
         open_source(run.directory.path)

@@ -14,7 +14,7 @@ export class MachineLoad {
     const { processes, samples, gpus, cores } = load;
     byId("load-chart").hidden = samples.length < 2;
     if (samples.length >= 2) {
-      this.chart ??= new LineChart(byId("load-chart"), { title: "Processor, % of one core", format: (value) => percent(value, 0), tick: whole, zero: true, range: [0, null], height: 180, head: "Seconds ago", x: (value) => whole(-value) });
+      this.chart ??= new LineChart(byId("load-chart"), { title: "Processor, % of one core", format: (value) => percent(value, 0), tick: whole, zero: true, range: [0, null], height: 180, head: "Seconds ago", x: (value) => whole(Math.abs(value)) });
       const newest = samples.at(-1)[0];
       this.chart.update({ series: [{ label: "all processes", xs: samples.map(([at]) => Math.round((at - newest) * 10) / 10), ys: samples.map(([, cpu]) => cpu), colour: css("blue") }], last: 0, note: `${plural(cores, "core")} make ${cores * 100} %.` });
     }

@@ -9,7 +9,7 @@ import { Plane } from "./plane.js";
 const SHOWN_SCOPES = 6;
 const CURVES = [
   { key: "loss", title: "Training loss", format: (value) => fixed(value, 3), tick: significant, series: [["loss", "Loss"]] },
-  { key: "drift", title: "Drift from the hand-written prompts", format: (value) => fixed(value, 4), tick: significant, series: [["drift", "Cosine distance"]] },
+  { key: "drift", title: "Drift", format: (value) => fixed(value, 4), tick: significant, series: [["drift", "Cosine distance"]] },
   { key: "bytes", title: "Bytes per site and round", format: bytes, zero: true, series: [["uplink_bytes_per_site", "Uplink"], ["downlink_bytes_per_site", "Downlink"]] },
   { key: "answered", title: "Answers that counted", format: whole, zero: true, series: [["answered", "Sites"]] },
   { key: "seconds", title: "Seconds per round", format: (value) => fixed(value, 1), tick: significant, zero: true, series: [["seconds", "Seconds"]] },
