@@ -57,6 +57,8 @@ class BundleOptions(ClassBankOptions):
     distillation_steps: int | None = Field(None, ge=0, description="of a drawn ticket; as `ticket draw` by default")
     quantize: str = Field("none", description="number format: none, int8, fp16")
     retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")
+    dim: int | None = Field(None, ge=1, description="leading dimensions of the features to keep; all by default")
+    depth: int | None = Field(None, ge=1, description="layers of the image tower to keep; all by default")
     web: bool = Field(False, description="add a page that runs the bundle in a browser")
 
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.ticket_backbone import is_ticket
 from fedgraft.backbones.vision_tower import VisionTower
@@ -35,8 +37,13 @@ def _require_unchanged(adapter: Adapter, tower: str) -> None:
         )
 
 
-def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> ExportedTower:
+def chosen_tower(
+    trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer, own: nn.Module | None = None
+) -> ExportedTower:
     """The dense image tower, or the ticket that the options name.
+
+    Args:
+        own: the dense image tower, if it is not the whole one of the adapter.
 
     Raises:
         UserError: there is no such ticket, it is of another backbone, it cannot be that sparse, or the method changes
@@ -53,7 +60,7 @@ def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, 
         if is_ticket(folder):
             _require_unchanged(adapter, f"the ticket {folder}, on which the run was trained,")
             return Ticket.read(folder)
-        vision = adapter.image_encoder()
+        vision = adapter.image_encoder() if own is None else own
         if isinstance(vision, VisionTower):
             return dense_ticket(backbone, vision)
         return DenseTower(dense_spec(backbone), vision)

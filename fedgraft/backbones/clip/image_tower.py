@@ -8,6 +8,7 @@ Visual prompts stand behind class token and patches and have no position, as pub
 et al. 2023). Before the first layer they pass the tower's first layer norm with the other tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,6 +45,19 @@ class ClipImageTower:
         """Unit-norm features of the class token and every patch, (B, tokens, dim) in float32."""
         hidden = self._tower(pixel_values=pixels).last_hidden_state
         return F.normalize(self._projection(self._tower.post_layernorm(hidden)).float(), dim=-1)
+
+    @torch.no_grad()
+    def exits(self, pixels: Tensor, layers: Sequence[int]) -> Tensor:
+        """The class token after some numbers of layers and after all, behind the last norm, (B, exits + 1, width)."""
+        hidden, found = self._tower.pre_layrnorm(self._tower.embeddings(pixels)), {}
+        for count, layer in enumerate(self._tower.encoder.layers, 1):
+            hidden = self._layer(layer, hidden, hidden, {})
+            found[count] = self._tower.post_layernorm(hidden[:, 0]).float()
+        return torch.stack([found[count] for count in (*layers, self.depth)], dim=1)
+
+    def projected(self, tokens: Tensor) -> Tensor:
+        """Unit-norm features (B, dim) of class tokens (B, width) behind the last norm."""
+        return F.normalize(self._projection(tokens.to(self._projection.weight.dtype)).float(), dim=-1)
 
     def features(self, states: Tensor, layer: int, deltas: Deltas, prompts: Tensor | None = None) -> Tensor:
         """Unit-norm features (B, dim) from the input of a layer, differentiable in deltas and prompts.
