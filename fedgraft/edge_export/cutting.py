@@ -7,7 +7,6 @@ dimensions as classes, predictions stay the same. A bundle keeps that map, so th
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +16,17 @@ from torch import Tensor, nn
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.drift_classes import drift_classes
 from fedgraft.backbones.loading import located
+from fedgraft.backbones.vision_tower import VisionTower
 from fedgraft.core.errors import UserError
 from fedgraft.core.observer import Observer
 from fedgraft.device.bundle import Bundle
 from fedgraft.edge_export.bundle_manifest import CutRecord, CutsRecord
-from fedgraft.edge_export.dense_tower import ExportedTower
+from fedgraft.edge_export.dense_tower import DenseTower, ExportedTower
 from fedgraft.edge_export.measure import EmbeddedImages
 from fedgraft.edge_export.measurement_images import Gate
 from fedgraft.edge_export.options import BundleOptions
 from fedgraft.edge_export.parity import accuracy, torch_embeddings
+from fedgraft.edge_export.tickets.ticket import Ticket
 from fedgraft.edge_export.trained_run import class_features, features_of
 from fedgraft.methods.adapter import Adapter
 from fedgraft.methods.cuts import Cuts
@@ -81,8 +82,10 @@ class Cut:
         """An exported tower with the map behind it."""
         if self.projection is None:
             return tower
-        cut: Any = replace(tower, vision=projected(tower.vision, self.projection))
-        return cut
+        vision = projected(tower.vision, self.projection)
+        if isinstance(tower, Ticket) and isinstance(vision, VisionTower):
+            return replace(tower, vision=vision)
+        return DenseTower(tower.spec, vision)
 
     def adapter(self, adapter: Adapter) -> Adapter:
         """An adapter whose class features are mapped."""

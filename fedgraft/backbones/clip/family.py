@@ -126,8 +126,7 @@ class ClipBackbone(Backbone):
 
     def image_projection(self) -> Tensor:
         """The visual projection."""
-        weight: Tensor = self._model.visual_projection.weight
-        return weight.detach().float().cpu().clone()
+        return self._image.projection()
 
     def reprojected_encoder(self, projection: Tensor, layers: int | None = None) -> VisionTower:
         """A `VisionTower`, with fewer layers if they are given."""

@@ -55,6 +55,11 @@ class ClipImageTower:
             found[count] = self._tower.post_layernorm(hidden[:, 0]).float()
         return torch.stack([found[count] for count in (*layers, self.depth)], dim=1)
 
+    def projection(self) -> Tensor:
+        """The weights of the visual projection, (dim, width), a copy in float32 on the CPU."""
+        weight: Tensor = self._projection.weight
+        return weight.detach().float().cpu().clone()
+
     def projected(self, tokens: Tensor) -> Tensor:
         """Unit-norm features (B, dim) of class tokens (B, width) behind the last norm."""
         return F.normalize(self._projection(tokens.to(self._projection.weight.dtype)).float(), dim=-1)

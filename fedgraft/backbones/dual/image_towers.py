@@ -15,7 +15,9 @@ from fedgraft.backbones.deltas import Deltas, LinearMap
 from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, tower_of_clip
 
 WHOLE = ImageAbilities()
-CLIP_VISION = ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, prunes=True)
+CLIP_VISION = ImageAbilities(
+    cuts=True, prompts=True, deep_prompts=True, patches=True, exits=True, low_rank=True, prunes=True
+)
 
 
 class ImageTower(ABC):
