@@ -99,14 +99,15 @@ class Matryoshka(Adapter):
     def loss(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> Tensor:
         """The mean cross-entropy of all cuts, and how far their predictions are from those of the whole."""
         dim, texts = self.vocabulary.backbone.dim, self._mapped_texts(classes)
-        cosines = [
-            prefix(rows, size) @ prefix(texts, size).mT
+        pairs = [
+            (prefix(rows, size), prefix(texts, size))
             for rows in self._mapped(images)
             for size in (*self.options.nested(dim), dim)
         ]
-        loss = torch.stack([self.cosine_loss(own, labels) for own in cosines]).mean()
-        if len(cosines) > 1 and self.options.align:
-            *cut, whole = [(self.vocabulary.backbone.logit_scale * own).log_softmax(-1) for own in cosines]
+        loss = torch.stack([self.cross_entropy(*pair, labels) for pair in pairs]).mean()
+        if len(pairs) > 1 and self.options.align:
+            scale = self.vocabulary.backbone.logit_scale
+            *cut, whole = [(scale * images @ classes.mT).log_softmax(-1) for images, classes in pairs]
             gaps = [F.kl_div(own, whole.detach(), reduction="batchmean", log_target=True) for own in cut]
             loss = loss + self.options.align * torch.stack(gaps).mean()
         return loss
