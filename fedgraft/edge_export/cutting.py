@@ -1,7 +1,7 @@
 """Cutting an exported classifier to the first layers of its image tower and the first dimensions of its features.
 
 A run of a method that trains cuts is cut along its own dimensions. Any other is rotated first, so that the first
-dimensions span the bundle's and the run's classes, and then what the backbone knows of other classes: with as many
+dimensions span the bundle's classes, the next the run's, and the last what the backbone knows of others: with as many
 dimensions as classes, predictions stay the same. A bundle keeps that map, so that later class banks fit its encoder.
 """
 
@@ -102,6 +102,7 @@ class Cutting:
 
     def __init__(self, plan: Plan, adapter: Adapter, run_adapter: Adapter, options: BundleOptions) -> None:
         self._adapter, self._dim, self._wanted = run_adapter, run_adapter.vocabulary.backbone.dim, options
+        self._bundled = adapter
         self._trained = plan.method.adapter.cuts(plan.options, self._dim)
         self.dim = options.dim or self._dim
         self.depth = options.depth if options.depth in self._trained.depths else None
@@ -128,9 +129,10 @@ class Cutting:
             sizes = ", ".join(map(str, self._trained.dims))
             observer.on_notice(f"The run was not trained to be cut to {self.dim} dimensions, but to {sizes}.")
         else:
+            classes = len(self._bundled.vocabulary.class_names)
             observer.on_notice(
-                f"The run was not trained to be cut to {self.dim} dimensions: its features are rotated, so that the "
-                "first ones span its classes."
+                f"The run was not trained to be cut to {self.dim} dimensions, so its features are rotated first; "
+                f"from {classes} dimensions on, predictions among its {classes} classes stay as they are."
             )
 
     def shallow_encoder(self) -> nn.Module | None:
@@ -210,11 +212,8 @@ class _CutAdapter(Adapter):
 
 
 def _directions(adapter: Adapter, run_adapter: Adapter) -> Tensor:
-    """An orthogonal matrix (dim, dim) whose first rows span the classes of the bundle and the run."""
-    banks = (
-        [class_features(adapter)] if adapter is run_adapter else [class_features(run_adapter), class_features(adapter)]
-    )
-    vocabulary = run_adapter.vocabulary
-    text = vocabulary.backbone.text
+    """An orthogonal matrix (dim, dim): its first rows span the classes of the bundle, the next those of the run."""
+    text, vocabulary = run_adapter.vocabulary.backbone.text, run_adapter.vocabulary
+    banks = [class_features(own) for own in dict.fromkeys((adapter, run_adapter))]
     others = text.encode_classes(drift_classes(vocabulary.backbone.name), vocabulary.templates[:1])
-    return principal_directions(torch.cat(banks), others)
+    return principal_directions(*banks, others)
