@@ -45,6 +45,7 @@ class ImageAbilities:
         deep_prompts: whether others can replace them before the layers that follow.
         stops: whether it can be stopped at a layer in a step, so that what follows depends on the layer's input.
         patches: whether it gives the projected features of all patches.
+        exits: whether it can end behind any of its layers, so that a classifier can stand there.
         low_rank: whether its linear maps can be changed by low-rank adapters.
         branches: whether something can be added to the output of a layer.
         prunes: whether it can be pruned, so that tickets can be drawn from it.
@@ -57,6 +58,7 @@ class ImageAbilities:
     deep_prompts: bool = False
     stops: bool = False
     patches: bool = False
+    exits: bool = False
     low_rank: bool = False
     branches: bool = False
     prunes: bool = False
@@ -94,6 +96,7 @@ class Abilities:
             "text tower": "causal" if self.text.causal else "bidirectional",
             "branches beside layers": "text and image tower" if self.text.branches and self.image.branches else "no",
             "patch features": "yes" if self.image.patches else "no",
+            "early classifiers": "yes" if self.image.exits else "no",
             "losses": ", ".join(self.losses),
             "preprocessing": "resize and crop" if self.crops else "resize without a crop",
         }
@@ -141,6 +144,8 @@ class Needs:
         cut: whether the image tower is cut at a layer.
         stops: whether it is stopped at a layer in every step.
         patches: whether the features of all patches are used.
+        exit: the most layers after which the image tower ends early; 0 where it always runs to its end.
+        dim: the largest number of leading dimensions that the features are cut to; 0 where they are not.
         prunes: whether a ticket is drawn.
         merge_layer: the last layer of the image tower, counted from 1, in which patches are merged; 0 for none.
         exports: whether the image tower is exported.
@@ -157,6 +162,8 @@ class Needs:
     cut: bool = False
     stops: bool = False
     patches: bool = False
+    exit: int = 0
+    dim: int = 0
     prunes: bool = False
     merge_layer: int = 0
     exports: bool = False
@@ -217,6 +224,7 @@ class Needs:
             found.append("has an image tower that cannot be stopped at a layer")
         if self.patches and not image.patches:
             found.append("gives no features of patches")
+        found += self._of_cuts(image, sizes)
         if self.prunes and not image.prunes:
             found.append("has an image tower that cannot be pruned, so there are no tickets of it; export it dense")
         if self.merge_layer and not image.merges:
@@ -235,6 +243,18 @@ class Needs:
         if layers is not None and self.merge_layer > layers:
             found.append(
                 f"has {layers} layers in its image tower, and patches are to be merged in layer {self.merge_layer}"
+            )
+        return found
+
+    def _of_cuts(self, image: ImageAbilities, sizes: Sizes) -> list[str]:
+        found = []
+        if self.dim > sizes.dim:
+            found.append(f"has features of {sizes.dim} dimensions, which cannot be cut to {self.dim}")
+        if self.exit and not image.exits:
+            found.append("has an image tower that cannot end behind an early layer")
+        if sizes.image_layers is not None and self.exit >= sizes.image_layers:
+            found.append(
+                f"has {sizes.image_layers} layers in its image tower, which cannot end early after {self.exit}"
             )
         return found
 

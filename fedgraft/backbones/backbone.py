@@ -175,13 +175,16 @@ class Backbone(ABC):
         """What is cached of images, in float32 and without gradients.
 
         Returns:
-            (B, dim), or the input of a layer (B, tokens, width), or all patches (B, 1 + patches, dim).
+            (B, dim), or the input of a layer (B, tokens, width), or all patches (B, 1 + patches, dim), or what the
+            projection reads at each exit and at the end (B, exits + 1, width).
 
         Raises:
             UserError: the family does not give this form.
         """
         if form.patches:
             raise UserError(f"The backbone {self.name!r} gives no features of patches.")
+        if form.exits:
+            raise UserError(self._no_exit)
         if form.layer is not None:
             raise UserError(f"The image tower of {self.name!r} cannot be cut at a layer.")
         return self.encode_images(pixels)
@@ -254,6 +257,26 @@ class Backbone(ABC):
             UserError: the family cannot be exported, or takes no visual prompts.
         """
         raise UserError(f"The backbone {self.name!r} is of a family that cannot be exported.")
+
+    def image_projection(self) -> Tensor:
+        """The last map of the image tower, (dim, width), a copy in float32 on the CPU.
+
+        Raises:
+            UserError: the family's towers cannot end behind an early layer.
+        """
+        raise UserError(self._no_exit)
+
+    def reprojected_encoder(self, projection: Tensor, layers: int | None = None) -> nn.Module:
+        """`image_encoder` with another last map (any dim, width), of all layers or of the first ones alone.
+
+        Raises:
+            UserError: as in `image_projection`.
+        """
+        raise UserError(self._no_exit)
+
+    @property
+    def _no_exit(self) -> str:
+        return f"The image tower of {self.name!r} cannot end behind an early layer."
 
     def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> PrunableTower:
         """The image tower as one that can be pruned, a copy in float32 on the CPU.

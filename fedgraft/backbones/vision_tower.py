@@ -237,6 +237,17 @@ class PromptedTower(nn.Module):
         return F.normalize(tower.visual_projection(tower.post_layernorm(states[:, 0])).float(), dim=-1)
 
 
+def reprojected_tower(tower: VisionTower, projection: Tensor, layers: int | None = None) -> VisionTower:
+    """A copy with another projection (any dim, width), of all layers or of the first ones alone."""
+    own = tower.shape
+    shape = replace(own, dim=len(projection), heads=own.heads[:layers], units=own.units[:layers])
+    copy = VisionTower(shape)
+    known = copy.state_dict().keys()
+    weights = {name: tensor.detach().clone() for name, tensor in tower.state_dict().items() if name in known}
+    copy.load_state_dict({**weights, "visual_projection.weight": projection.detach().float().cpu().clone()})
+    return copy.eval().requires_grad_(False)
+
+
 def tower_of_clip(model: Any, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
     """A copy, in float32 on the CPU, of the image tower of a Hugging Face `CLIPModel`.
 

@@ -14,6 +14,7 @@ from fedgraft.core.plain_text import NAME_LENGTH, plain
 from fedgraft.data.protocols.protocol import flat_results
 
 if TYPE_CHECKING:
+    from fedgraft.edge_export.bundle_manifest import CutsRecord
     from fedgraft.edge_export.export import Exported
 
 
@@ -151,6 +152,8 @@ def print_export(written: "Exported") -> None:
             f"Accuracy on {kept.images} test images of the scope {kept.scope!r}: {kept.bundle:.2f} %, dense "
             f"{kept.dense:.2f} %."
         )
+    if manifest.cuts is not None:
+        lines += _cuts(manifest.cuts)
     if fitted.ece is not None:
         where = "held-out" if fitted.held_out else "training"
         lines.append(
@@ -162,6 +165,19 @@ def print_export(written: "Exported") -> None:
     lines.append(f"Signed by {written.signer.hex()}.")
     for line in lines:
         print(line)
+
+
+def _cuts(cuts: "CutsRecord") -> list[str]:
+    """What the classifier was cut to, and the accuracy of each cut."""
+    layers = "all layers" if cuts.depth is None else f"{cuts.depth} layers"
+    lines = [f"The classifier is cut to {cuts.dim} of {cuts.whole_dim} dimensions and {layers}."]
+    if cuts.scope is None:
+        return lines
+    lines.append(f"Accuracy of each cut on {cuts.images} test images of the scope {cuts.scope!r}, in float32:")
+    for depth in dict.fromkeys(cut.depth for cut in cuts.cuts):
+        own = ", ".join(f"{cut.accuracy:.2f} % at {cut.dim}" for cut in cuts.cuts if cut.depth == depth)
+        lines.append(f"  {'all' if depth is None else depth} layers: {own} dimensions")
+    return lines
 
 
 def _cell(statistics: dict[str, float], seeds: int, between: str) -> str:

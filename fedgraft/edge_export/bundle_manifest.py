@@ -141,6 +141,26 @@ class GeneralizationRecord(_Part):
     allowed_drop: Percent
 
 
+class CutRecord(_Part):
+    """A cut of the classifier, and its accuracy in percent in float32; null without test images."""
+
+    dim: int = Field(ge=1, le=LARGEST_DIM)
+    depth: int | None = Field(ge=1, description="layers of the image tower; null for all")
+    accuracy: Percent | None
+
+
+class CutsRecord(_Part):
+    """What the classifier was cut to, and how every cut of it classifies the test images of a scope."""
+
+    dim: int = Field(ge=1, le=LARGEST_DIM)
+    depth: int | None = Field(ge=1, description="layers of the image tower; null for all")
+    whole_dim: int = Field(ge=1, le=LARGEST_DIM)
+    trained: bool = Field(description="whether the run was trained to be cut to these dimensions")
+    scope: str | None = Field(description="as in generalization; null without test images")
+    images: Count
+    cuts: list[CutRecord]
+
+
 class CalibrationRecord(_Part):
     """How cosines become probabilities, and the probability below which an image is "unknown"."""
 
@@ -180,6 +200,7 @@ class BundleManifest(_Part):
     parity: ParityRecord
     targets: list[TargetRecord] = Field(default_factory=list, description="beside model.onnx")
     generalization: GeneralizationRecord | None
+    cuts: CutsRecord | None = None
     calibration: CalibrationRecord
     golden: GoldenRecord | None
     licence: str | None = Field(description="of the weights, as stated by the exporter")

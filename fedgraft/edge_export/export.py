@@ -22,15 +22,18 @@ from fedgraft.edge_export import bundle_writer, measure
 from fedgraft.edge_export.bundle_manifest import (
     BackboneRecord,
     BundleManifest,
+    CutsRecord,
     GoldenRecord,
     ParityRecord,
     RunRecord,
     TargetRecord,
 )
+from fedgraft.edge_export.cutting import Cut, Cutting, require_cut
 from fedgraft.edge_export.dense_tower import ExportedTower
 from fedgraft.edge_export.encoder import Encoder, bundled_encoder, traced_encoder
 from fedgraft.edge_export.golden import golden
 from fedgraft.edge_export.measurement_images import (
+    Gate,
     MeasurementImages,
     evenly,
     folder_images,
@@ -73,12 +76,17 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
     observer = observer or Observer()
     number_format = find_format(options.quantize)
     targets = find_targets(options.target, options.quantize)
+    require_cut(run, options)
     draft = _Draft(run, out, options, observer, needs_of(options))
     contents: bundle_writer.Contents = {}
     if options.web:
         observer.on_notice("Taking onnxruntime-web from the cache or from the npm registry.")
         contents |= page_files()
-    tower = chosen_tower(draft.trained, draft.adapter, options, observer)
+    cutting = Cutting(draft.trained.plan, draft.adapter, draft.run_adapter, options)
+    cutting.announce(observer)
+    whole = chosen_tower(draft.trained, draft.adapter, options, observer, cutting.shallow_encoder())
+    tower = cutting.cut.tower(whole)
+    draft.cut(cutting.cut)
     observer.on_notice("Tracing the image tower into ONNX.")
     ranges = draft.quantization_pixels(number_format.calibration_images)
     encoder = traced_encoder(tower, draft.image_size, number_format, ranges, options.opset)
@@ -87,8 +95,9 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
     embedded = draft.embedded(encoder)
     model, most = encoder.content, options.most_images
     parity = measure.parity(embedded, tower.vision, model, draft.bank, number_format, most)
+    cuts = cutting.record(embedded, draft.gate, whole.vision)
     golden_file, golden_record = golden(draft.embedder(encoder), number_format, options.golden_images)
-    contents |= {MODEL: model, **golden_file}
+    contents |= {MODEL: model, **golden_file, **cutting.files()}
     for target in targets:
         observer.on_notice(f"Converting the image tower for {target.name}.")
         prepared = Tower(tower.vision, model, draft.image_size)
@@ -96,7 +105,7 @@ def export_bundle(run: Path, out: Path, options: BundleOptions, observer: Observ
         contents |= files
         draft.targets.append(record)
     contents |= bundle_writer.preprocessor_file(draft.trained.backbone.preprocessor_config())
-    return draft.write("bundle", encoder, embedded, parity, contents, 1, golden_record)
+    return draft.write("bundle", encoder, embedded, parity, contents, 1, golden_record, cuts)
 
 
 def export_class_bank(
@@ -113,6 +122,7 @@ def export_class_bank(
     old = open_bundle(bundle)
     encoder, parity = bundled_encoder(old, draft.trained.backbone)
     _require_own_encoder(draft, old)
+    draft.cut(Cut.of_bundle(old, draft.trained.backbone.dim))
     embedded = draft.embedded(encoder)
     return draft.write("classes", encoder, embedded, parity, {}, old.manifest.version + 1)
 
@@ -154,19 +164,19 @@ class _Draft:
                 f"Several classes of the run in {run} have the name {twice!r}, and a bundle tells classes apart by "
                 "name; train on classes whose names differ."
             )
-        self._run_adapter = self.trained.adapter(names)
+        self.run_adapter = self.trained.adapter(names)
         self._labels = options.labels or names
-        if self._run_adapter.class_specific:
+        if self.run_adapter.class_specific:
             self._labels = self._trained_labels(options.labels)
-        own = self._run_adapter.class_specific or self._labels == names
-        self.adapter = self._run_adapter if own else self.trained.adapter(self._labels)
+        own = self.run_adapter.class_specific or self._labels == names
+        self.adapter = self.run_adapter if own else self.trained.adapter(self._labels)
         quantized = find_format(options.quantize).calibration_images if isinstance(options, BundleOptions) else 0
         self._images = _images(self.trained, options, quantized)
         self._preprocessing = measure.device_preprocessing(self.trained.backbone)
         gate = self._images.gate
-        if gate is not None and self._run_adapter.class_specific and not set(gate.class_names) <= set(self._labels):
+        if gate is not None and self.run_adapter.class_specific and not set(gate.class_names) <= set(self._labels):
             gate = None
-        self._gate = None if gate is None else (gate, features_of(self._run_adapter, gate.classes).numpy())
+        self._gate = None if gate is None else (gate, features_of(self.run_adapter, gate.classes).numpy())
         self._retuned_epochs = 0
         self.targets: list[TargetRecord] = []
 
@@ -200,10 +210,21 @@ class _Draft:
     def retune(self, tower: ExportedTower, epochs: int) -> None:
         """Train the prompt on the ticket for the run's classes, and carry it over to other labels."""
         self._observer.on_notice(f"Re-tuning the prompt on the ticket for {epochs} epochs.")
-        retune(self.trained, self._run_adapter, tower, self._images, epochs)
+        retune(self.trained, self.run_adapter, tower, self._images, epochs)
         self._retuned_epochs = epochs
-        if self.adapter is not self._run_adapter:
-            self.adapter.load({**self._run_adapter.shared(), **self._run_adapter.personal()})
+        if self.adapter is not self.run_adapter:
+            self.adapter.load({**self.run_adapter.shared(), **self.run_adapter.personal()})
+
+    def cut(self, cut: Cut) -> None:
+        """Take the class features from here on as they are cut."""
+        same = self.adapter is self.run_adapter
+        self.run_adapter = cut.adapter(self.run_adapter)
+        self.adapter = self.run_adapter if same else cut.adapter(self.adapter)
+
+    @property
+    def gate(self) -> Gate | None:
+        """What generalization is measured on."""
+        return None if self._gate is None else self._gate[0]
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -245,12 +266,13 @@ class _Draft:
         contents: bundle_writer.Contents,
         next_version: int,
         golden_record: GoldenRecord | None = None,
+        cuts: CutsRecord | None = None,
     ) -> Exported:
         """Judge the export, then sign and write it; raises UserError if a gate is not passed."""
         options, backbone = self._options, self.trained.backbone
         generalization = None
         if self._gate is not None:
-            generalization = measure.generalization(embedded, *self._gate, self._run_adapter, options.max_novel_drop)
+            generalization = measure.generalization(embedded, *self._gate, self.run_adapter, options.max_novel_drop)
         failed = measure.failures(parity, generalization, self.targets)
         if failed and not options.force:
             raise UserError(f"No bundle was written. {' '.join(failed)} --force writes it all the same.")
@@ -259,7 +281,7 @@ class _Draft:
             kind=kind,
             version=next_version if options.bundle_version is None else options.bundle_version,
             encoder=encoder.digest,
-            dim=backbone.dim,
+            dim=self.bank.shape[1],
             classes=len(self._labels),
             run=_run_record(self.trained, self._retuned_epochs),
             backbone=BackboneRecord(name=self.trained.plan.config.backbone, fingerprint=backbone.fingerprint),
@@ -268,7 +290,8 @@ class _Draft:
             parity=parity,
             targets=self.targets,
             generalization=generalization,
-            calibration=measure.calibration(embedded, self._run_adapter, self._labels, self.bank, options.unknown_rate),
+            cuts=cuts,
+            calibration=measure.calibration(embedded, self.run_adapter, self._labels, self.bank, options.unknown_rate),
             golden=golden_record,
             licence=options.licence,
             forced=failed,

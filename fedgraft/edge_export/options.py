@@ -66,6 +66,8 @@ class BundleOptions(ClassBankOptions):
     opset: int = Field(18, ge=17, le=23, description="version of ONNX's operators; 17 for old runtimes")
     golden_images: Path | None = Field(None, description="images class/image that devices get for their self test")
     retune: int = Field(0, ge=0, description="epochs of training the site's prompt on the ticket")
+    dim: int | None = Field(None, ge=1, description="leading dimensions of the features to keep; all by default")
+    depth: int | None = Field(None, ge=1, description="layers of the image tower to keep; all by default")
     web: bool = Field(False, description="add a page that runs the bundle in a browser")
 
     @field_validator("keep_patches")

@@ -8,6 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedgraft.core.errors import UserError
+from fedgraft.device.manifest import MODEL
+
 FloatArray = NDArray[np.float32]
 _BATCH = 32
 
@@ -54,8 +57,19 @@ def torch_embeddings(vision: nn.Module, pixels: FloatArray) -> FloatArray:
 
 
 def onnx_embeddings(model: bytes, pixels: FloatArray) -> FloatArray:
-    """Embeddings (n, dim) of an ONNX model, image by image as on a device: int8 scales a whole batch at once."""
+    """Embeddings (n, dim) of an ONNX model, image by image as on a device: int8 scales a whole batch at once.
+
+    Raises:
+        UserError: onnxruntime cannot run the model on this machine.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(["embedding"], {"pixels": image[None]})[0] for image in pixels])
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run(["embedding"], {"pixels": image[None]})[0] for image in pixels])
+    except Exception as error:  # onnxruntime has no common error class
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"onnxruntime {onnxruntime.__version__} cannot run the {MODEL} of this export: {reason} Export in "
+            "another number format (--quantize), or with another onnxruntime."
+        ) from error

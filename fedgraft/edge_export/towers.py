@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import nn
+
 from fedgraft.backbones.abilities import Needs
 from fedgraft.backbones.patch_tower import PatchTower
 from fedgraft.backbones.prunable import PrunableTower
@@ -39,14 +41,19 @@ def _require_unchanged(adapter: Adapter, tower: str) -> None:
         )
 
 
-def chosen_tower(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> ExportedTower:
+def chosen_tower(
+    trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer, own: nn.Module | None = None
+) -> ExportedTower:
     """The dense image tower, or the ticket that the options name, with as many patches as they keep.
+
+    Args:
+        own: the dense image tower, if it is not the whole one of the adapter.
 
     Raises:
         UserError: there is no such ticket, it is of another backbone, it cannot be that sparse, the method changes
             the image tower and the ticket has none of that, or the tower's patches cannot be merged.
     """
-    return with_patches(_whole(trained, adapter, options, observer), parse_steps(options.keep_patches))
+    return with_patches(_whole(trained, adapter, options, observer, own), parse_steps(options.keep_patches))
 
 
 def with_patches(tower: Ticket | DenseTower, steps: tuple[PatchStep, ...]) -> ExportedTower:
@@ -67,7 +74,9 @@ def with_patches(tower: Ticket | DenseTower, steps: tuple[PatchStep, ...]) -> Ex
     return ReducedTower(tower.spec, merged, written, tower.fingerprint, tower.parameters, tower.nonzero)
 
 
-def _whole(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer) -> Ticket | DenseTower:
+def _whole(
+    trained: TrainedRun, adapter: Adapter, options: BundleOptions, observer: Observer, own: nn.Module | None
+) -> Ticket | DenseTower:
     backbone = trained.backbone
     if options.ticket not in _DRAWN:
         if options.sparsity:
@@ -79,7 +88,7 @@ def _whole(trained: TrainedRun, adapter: Adapter, options: BundleOptions, observ
         if is_ticket(folder):
             _require_unchanged(adapter, f"the ticket {folder}, on which the run was trained,")
             return Ticket.read(folder)
-        vision = adapter.image_encoder()
+        vision = adapter.image_encoder() if own is None else own
         if isinstance(vision, PrunableTower):
             return dense_ticket(backbone, vision)
         return DenseTower(dense_spec(backbone), vision)

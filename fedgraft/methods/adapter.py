@@ -13,6 +13,7 @@ from fedgraft.backbones import Backbone
 from fedgraft.backbones.abilities import Loss, Needs
 from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
+from fedgraft.methods.cuts import Cuts
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.strategies.components import LossTerm
 
@@ -205,6 +206,15 @@ class Adapter(nn.Module, ABC):
     def image_encoder(self) -> nn.Module:
         """A copy of the image tower that matches the class features, for exports; the backbone's unless adapted."""
         return self.vocabulary.backbone.image_encoder()
+
+    @classmethod
+    def cuts(cls, options: Any, dim: int) -> Cuts:
+        """The sizes besides the whole that the classifier is trained to be cut to, of a backbone's dimension; none."""
+        return Cuts()
+
+    def shallow_encoder(self, depth: int) -> nn.Module:
+        """`image_encoder` up to one of the depths of `cuts`."""
+        raise NotImplementedError
 
     def vision_tower(self) -> PrunableTower:
         """The same as a tower that can be pruned; raises UserError if the family's cannot be."""

@@ -307,6 +307,31 @@ def test_the_features_of_patches_stand_behind_those_of_the_image(abilities: Abil
     assert torch.equal(backbone.finish_images(kept, form), kept[:, 0])
 
 
+def test_a_tower_that_can_end_early_is_the_whole_one_at_its_end(abilities: Abilities, backbone: Backbone) -> None:
+    form, pixels = Representation(exits=(1,)), _pixels(backbone)
+    if not abilities.image.exits:
+        for refused in (
+            partial(backbone.represent_images, pixels, form),
+            backbone.image_projection,
+            partial(backbone.reprojected_encoder, torch.eye(backbone.dim)),
+        ):
+            with pytest.raises(UserError, match="cannot end behind an early layer"):
+                refused()
+        return
+    kept, projection = backbone.represent_images(pixels, form), backbone.image_projection()
+    assert kept.shape[1:] == backbone.image_shape(form)
+    whole = backbone.encode_images(pixels)
+    assert torch.allclose(backbone.finish_images(kept, form), whole, atol=1e-5)
+    assert torch.allclose(torch.nn.functional.normalize(kept[:, -1] @ projection.mT, dim=-1), whole, atol=1e-5)
+    few = projection[:5]
+    for row, layers in ((0, 1), (1, None)):
+        encoder = backbone.reprojected_encoder(few, layers)
+        expected = torch.nn.functional.normalize(kept[:, row] @ few.mT, dim=-1)
+        assert torch.allclose(encoder(pixels), expected, atol=1e-5)
+    assert not torch.equal(projection, backbone.image_projection().add_(1))
+    assert torch.equal(projection, backbone.image_projection())
+
+
 def test_a_sigmoid_loss_has_a_bias(abilities: Abilities, backbone: Backbone) -> None:
     assert "softmax" in abilities.losses
     assert ("sigmoid" in abilities.losses) == (backbone.logit_bias is not None)

@@ -177,3 +177,15 @@ def test_a_model_is_smaller_where_its_matrices_or_its_numbers_are(traced: Traced
 def test_a_format_that_does_not_exist_is_named_with_those_that_do() -> None:
     with pytest.raises(UserError, match="Known: none, int8, int8-static, fp16"):
         find_format("int4")
+
+
+def test_a_model_that_onnxruntime_cannot_run_is_one_line() -> None:
+    node = onnx.helper.make_node("ConvInteger", ["pixels", "pixels"], ["embedding"])
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("pixels", "embedding")]
+    graph = onnx.helper.make_graph([node], "wrong", ports[:1], ports[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    with pytest.raises(
+        UserError, match=r"cannot run the model.onnx of this export: .* Export in another number format"
+    ) as error:
+        onnx_embeddings(model.SerializeToString(), np.zeros((1, 3, 8, 8), np.float32))
+    assert "\n" not in str(error.value)

@@ -93,6 +93,8 @@ def test_what_it_can_do_is_not_refused() -> None:
         (Needs(visual_depth=5), "has 4 layers in its image tower, and visual prompts are asked for 5"),
         (Needs(cut=True), "cannot be cut at a layer"),
         (Needs(patches=True), "no features of patches"),
+        (Needs(exit=2), "cannot end behind an early layer"),
+        (Needs(dim=17), "has features of 16 dimensions, which cannot be cut to 17"),
         (Needs(prunes=True), "cannot be pruned, so there are no tickets of it; export it dense"),
     ],
 )

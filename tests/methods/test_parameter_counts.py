@@ -63,6 +63,7 @@ TABLE: dict[str, tuple[Count, Count]] = {
     "fedpgp": (lambda w, v, d: 16 * w + 16 * 8 + 8 * w, lambda w, v, d: 16 * w),
     "fedtpg": (_tpg, _tpg),
     "linear-probe": (lambda w, v, d: CLASSES * d, lambda w, v, d: CLASSES * d),
+    "matryoshka": (lambda w, v, d: 2 * d * d, lambda w, v, d: 2 * d * d),
     **dict.fromkeys(("fedit", "fedex-lora", "flora", "flexlora", "hetlora", "lora-fair"), (_low_rank, _low_rank)),
     "fedsa-lora": (_low_rank, lambda w, v, d: _low_rank(w, v, d) // 2),
     "ffa-lora": (lambda w, v, d: _low_rank(w, v, d) // 2, lambda w, v, d: _low_rank(w, v, d) // 2),

@@ -26,7 +26,7 @@ from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
 from fedgraft.backbones.loading import MINI, mini_folder
 from fedgraft.backbones.pretrained import load_pretrained, read_config
 from fedgraft.backbones.representation import FEATURES, Representation
-from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, tower_of_clip
+from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, reprojected_tower, tower_of_clip
 from fedgraft.core.errors import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -72,19 +72,23 @@ class ClipBackbone(Backbone):
         return F.normalize(self._model.visual_projection(pooled).float(), dim=-1)
 
     def image_shape(self, form: Representation = FEATURES) -> tuple[int, ...]:
-        """(dim,), (tokens, width) below a layer, or (tokens, dim) with all patches."""
+        """(dim,), (tokens, width) below a layer, (tokens, dim) with all patches, or (exits + 1, width)."""
         tokens, width = self._image.states_shape
+        if form.exits:
+            return len(form.exits) + 1, width
         if form.patches:
             return tokens, self.dim
         return (self.dim,) if form.layer is None else (tokens, width)
 
     def represent_images(self, pixels: Tensor, form: Representation = FEATURES) -> Tensor:
-        """Features, those of all patches, or the input of a layer, in float32."""
+        """Features, those of all patches, the input of a layer, or class tokens at exits, in float32."""
         if form == FEATURES:
             return self.encode_images(pixels)
         own = pixels.to(self._model.visual_projection.weight)
         if form.patches:
             return self._image.patch_features(own)
+        if form.exits:
+            return self._image.exits(own, form.exits)
         return self.encode_images(pixels) if form.layer is None else self._image.states(own, form.layer)
 
     def finish_images(
@@ -95,6 +99,8 @@ class ClipBackbone(Backbone):
         prompts: Tensor | None = None,
     ) -> Tensor:
         """The features themselves, or the rest of the image tower."""
+        if form.exits:
+            return self._image.projected(represented[:, -1])
         if form.layer is None:
             return super().finish_images(represented, form, deltas, prompts)
         return self._image.features(represented, form.layer, deltas or {}, prompts)
@@ -117,6 +123,14 @@ class ClipBackbone(Backbone):
         """A `VisionTower`, or one that puts the prompts before its layers."""
         tower = self.vision_tower(weights)
         return tower if prompts is None else PromptedTower(tower, prompts).eval().requires_grad_(False)
+
+    def image_projection(self) -> Tensor:
+        """The visual projection."""
+        return self._image.projection()
+
+    def reprojected_encoder(self, projection: Tensor, layers: int | None = None) -> VisionTower:
+        """A `VisionTower`, with fewer layers if they are given."""
+        return reprojected_tower(self.vision_tower(), projection, layers)
 
     def vision_tower(self, weights: Mapping[str, Tensor] | None = None) -> VisionTower:
         """A copy of the image tower, with weights as rounded to the precision in which they were loaded."""
@@ -201,6 +215,7 @@ FAMILY = Family(
             deep_prompts=True,
             stops=True,
             patches=True,
+            exits=True,
             low_rank=True,
             branches=True,
             prunes=True,

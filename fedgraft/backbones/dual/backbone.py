@@ -21,6 +21,7 @@ from fedgraft.backbones.family import Request
 from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
 from fedgraft.backbones.prunable import PrunableTower
 from fedgraft.backbones.representation import FEATURES, Representation
+from fedgraft.backbones.vision_tower import reprojected_tower
 from fedgraft.core.errors import UserError
 from fedgraft.device.preprocessing import Preprocessing
 
@@ -78,14 +79,18 @@ class DualBackbone(Backbone):
         return F.normalize(self._image.embed(pixels.to(self.device, self._dtype)).float(), dim=-1)
 
     def image_shape(self, form: Representation = FEATURES) -> tuple[int, ...]:
-        """(dim,); where layers can be told apart, (tokens, width) below one, or (tokens, dim) with all patches."""
+        """(dim,); where layers can be told apart, also the other forms, see `Representation`."""
+        if form.exits and isinstance(self._image, ClipVisionTower):
+            return len(form.exits) + 1, self._image.states_shape[1]
         if self._layered is None or (form.layer is None and not form.patches):
             return (self.dim,)
         tokens, width = self._layered.states_shape
         return (tokens, self.dim) if form.patches else (tokens, width)
 
     def represent_images(self, pixels: Tensor, form: Representation = FEATURES) -> Tensor:
-        """Features, those of all patches, or the input of a layer, in float32."""
+        """Features, or another form where layers can be told apart, in float32."""
+        if form.exits and isinstance(self._image, ClipVisionTower):
+            return self._image.exits(pixels.to(self.device, self._dtype), form.exits)
         if self._layered is None or (form.layer is None and not form.patches):
             return super().represent_images(pixels, form)
         own = pixels.to(self.device, self._dtype)
@@ -99,6 +104,8 @@ class DualBackbone(Backbone):
         prompts: Tensor | None = None,
     ) -> Tensor:
         """The features themselves, or the rest of the image tower."""
+        if form.exits and isinstance(self._image, ClipVisionTower):
+            return self._image.projected(represented[:, -1])
         if self._layered is None or form.layer is None:
             return super().finish_images(represented, form, deltas, prompts)
         return self._layered.features(represented, form.layer, deltas or {}, prompts)
@@ -130,6 +137,18 @@ class DualBackbone(Backbone):
         if isinstance(self._image, ClipVisionTower):
             return self._image.pruned(weights or {})
         return super().vision_tower(weights)
+
+    def image_projection(self) -> Tensor:
+        """CLIP's visual projection; see `Backbone.image_projection`."""
+        if not isinstance(self._image, ClipVisionTower):
+            return super().image_projection()
+        return self._image.projection()
+
+    def reprojected_encoder(self, projection: Tensor, layers: int | None = None) -> nn.Module:
+        """A copy of CLIP's image tower; see `Backbone.reprojected_encoder`."""
+        if not isinstance(self._image, ClipVisionTower):
+            return super().reprojected_encoder(projection, layers)
+        return reprojected_tower(self._image.pruned({}), projection, layers)
 
 
 def abilities_in(folder: Path, text: TextAbilities, image: ImageAbilities) -> Abilities:

@@ -1,9 +1,7 @@
 """A vision transformer with a pooled class token (Dosovitskiy et al. 2021) in two parts: below a layer, and from it on.
 
-Everything below the first adapted or prompted layer is frozen and computed once for each image. Of the last layer only
-the class token's row is computed; nor is the output of prompts that the next layer replaces. The features equal those
-of the plain forward pass. Visual prompts stand behind class token and patches and have no position, as before CLIP's
-image tower (Khattak et al. 2023).
+Everything below the first adapted or prompted layer is frozen and computed once for each image, and of the last layer
+only the class token's row is computed. The features equal those of the plain forward pass.
 """
 
 from abc import abstractmethod
@@ -15,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedgraft.backbones.abilities import ImageAbilities, require_layers
+from fedgraft.backbones.abilities import ImageAbilities
 from fedgraft.backbones.deltas import Changed, Deltas, LinearMap, linear
 from fedgraft.backbones.dual.image_towers import LayeredImageTower
+from fedgraft.backbones.prompted_layers import PromptedLayers
 
 PLAIN_VIT = ImageAbilities(cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True)
 _PREFIX = "vision_model."
 
 
-class ClassTokenVit(LayeredImageTower):
+class ClassTokenVit(PromptedLayers, LayeredImageTower):
     """What the libraries' transformers share; reads the modules' own weights and holds no copy of them.
 
     Args:
@@ -44,44 +43,28 @@ class ClassTokenVit(LayeredImageTower):
         """The input of the first layer, (B, tokens, width)."""
 
     @abstractmethod
-    def _normed_prompts(self, prompts: Tensor) -> Tensor:
-        """Prompts before the first layer, as the other tokens are normalized there."""
-
-    @abstractmethod
-    def _layer(self, layer: Any, states: Tensor, rows: int, changed: Changed) -> Tensor:
-        """A layer's output for the first rows (B, rows, width) of its input (B, T, width)."""
-
-    @abstractmethod
     def _pooled(self, states: Tensor) -> Tensor:
         """Embeddings (..., dim) of any norm from the last layer's states (..., width)."""
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The pooled and projected class token."""
-        return self._pooled(self._forward(self._embedded(pixels), 0, {}, None))
+        return self._pooled(self._above(self._embedded(pixels), 0, {}, None, 1)[:, 0])
 
     @torch.no_grad()
     def states(self, pixels: Tensor, layer: int) -> Tensor:
         """The input of a layer, (B, tokens, width) in float32."""
-        hidden = self._embedded(pixels)
-        for own in self._layers[:layer]:
-            hidden = self._layer(own, hidden, hidden.shape[1], {})
-        return hidden.float()
+        return self._below(self._embedded(pixels), layer).float()
 
     @torch.no_grad()
     def patch_features(self, pixels: Tensor) -> Tensor:
         """Class token and patches, each pooled and projected as the class token is."""
-        hidden = self._embedded(pixels)
-        for own in self._layers:
-            hidden = self._layer(own, hidden, hidden.shape[1], {})
-        return F.normalize(self._pooled(hidden).float(), dim=-1)
+        return F.normalize(self._pooled(self._below(self._embedded(pixels), len(self._layers))).float(), dim=-1)
 
     def features(self, states: Tensor, layer: int, deltas: Deltas, prompts: Tensor | None = None) -> Tensor:
         """Unit-norm features (B, dim) from the input of a layer; see `Backbone.finish_images`."""
-        depth, total = 0 if prompts is None else prompts.shape[1], len(self._layers)
-        require_layers(total, layer, depth)
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(next(self._model.parameters()).dtype)
-        return F.normalize(self._pooled(self._forward(hidden, layer, changed, prompts)).float(), dim=-1)
+        return F.normalize(self._pooled(self._above(hidden, layer, changed, prompts, 1)[:, 0]).float(), dim=-1)
 
     def linear_maps(self) -> dict[str, LinearMap]:
         """The maps of attention and MLP in every layer."""
@@ -102,19 +85,6 @@ class ClassTokenVit(LayeredImageTower):
         own = {name.removeprefix(_PREFIX): tensor.detach().float().cpu() for name, tensor in weights.items()}
         tower._model.load_state_dict({**tower._model.state_dict(), **own})
         return _Encoder(tower, prompts).eval().requires_grad_(False)
-
-    def _forward(self, hidden: Tensor, first: int, changed: Changed, prompts: Tensor | None) -> Tensor:
-        """The class token's state (B, width) behind the last layer."""
-        tokens, depth = hidden.shape[1], 0 if prompts is None else prompts.shape[1]
-        for index in range(first, len(self._layers)):
-            if prompts is not None and index - first < depth:
-                own = prompts[:, index - first].to(hidden.dtype).expand(hidden.shape[0], -1, -1)
-                mine = self._normed_prompts(own) if index == 0 else own
-                hidden = torch.cat([hidden[:, :tokens], mine], dim=1)
-            replaced = index + 1 - first < depth
-            rows = 1 if index == len(self._layers) - 1 else tokens if replaced else hidden.shape[1]
-            hidden = self._layer(self._layers[index], hidden, rows, changed)
-        return hidden[:, 0]
 
     def _attended(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention of (B, heads, R, head width), as (B, R, width)."""

@@ -16,7 +16,7 @@ from fedgraft.backbones.vision_tower import PromptedTower, VisionTower, tower_of
 
 WHOLE = ImageAbilities()
 CLIP_VISION = ImageAbilities(
-    cuts=True, prompts=True, deep_prompts=True, patches=True, low_rank=True, prunes=True, merges=True
+    cuts=True, prompts=True, deep_prompts=True, patches=True, exits=True, low_rank=True, prunes=True, merges=True
 )
 
 

@@ -5,6 +5,7 @@ pooling scores all patches with one small product; see `attention`.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -35,6 +36,8 @@ class SiglipDenseTower(PatchTower):
         self.head = _Pooling(shape)
         own = torch.empty(0, 1, shape.width) if prompts is None else prompts.detach().float().cpu().clone()
         self.prompts = nn.Parameter(own)
+        self.projection: nn.Linear | None = None
+        """Behind the pooling, where the embeddings are others than the backbone's."""
 
     @property
     def blocks(self) -> list[TowerLayer]:
@@ -53,7 +56,8 @@ class SiglipDenseTower(PatchTower):
 
     def pool(self, states: Tensor, sizes: Tensor | None = None) -> Tensor:
         """The pooled and normalized states of the patches."""
-        return F.normalize(self.head(self.post_layernorm(states), sizes).float(), dim=-1)
+        pooled = self.head(self.post_layernorm(states), sizes)
+        return F.normalize((pooled if self.projection is None else self.projection(pooled)).float(), dim=-1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The pooled and normalized states of the patches, whatever becomes of the prompts."""
@@ -146,4 +150,14 @@ def dense_tower(model: Any, weights: Mapping[str, Tensor] | None, prompts: Tenso
         tensors[f"head.out_proj.{name}"] = tensors.pop(f"head.attention.out_proj.{name}")
     tower = SiglipDenseTower(shape, prompts)
     tower.load_state_dict({**tensors, "prompts": tower.prompts})
+    return tower.eval().requires_grad_(False)
+
+
+def reprojected(tower: SiglipDenseTower, projection: Tensor, layers: int | None = None) -> SiglipDenseTower:
+    """A tower, changed in place, with a map (any dim, width) behind the pooling, of all layers or the first ones."""
+    own = tower.shape
+    tower.shape = replace(own, dim=len(projection), heads=own.heads[:layers], units=own.units[:layers])
+    tower.layers = tower.layers[:layers]
+    tower.projection = nn.Linear(own.width, len(projection), bias=False)
+    tower.projection.weight = nn.Parameter(projection.detach().float().cpu().clone())
     return tower.eval().requires_grad_(False)

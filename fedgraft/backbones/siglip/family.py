@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from fedgraft.backbones.family import Family, Request, model_type
 from fedgraft.backbones.fingerprint import fingerprint, preprocessing_digest
 from fedgraft.backbones.pretrained import load_pretrained, read_config
 from fedgraft.backbones.representation import FEATURES, Representation
-from fedgraft.backbones.siglip.dense_tower import dense_tower
+from fedgraft.backbones.siglip.dense_tower import dense_tower, reprojected
 from fedgraft.backbones.siglip.image_tower import SiglipImageTower
 from fedgraft.backbones.siglip.sample import write_sample
 from fedgraft.backbones.siglip.text_tower import SiglipTextTower
@@ -67,16 +68,20 @@ class SiglipBackbone(Backbone):
         return self._image.features(self._image.states(self._own(pixels), 0), 0, {})
 
     def image_shape(self, form: Representation = FEATURES) -> tuple[int, ...]:
-        """(dim,), (patches, width) below a layer, or (1 + patches, dim) with all patches."""
+        """(dim,), (patches, width) below a layer, (1 + patches, dim) with all patches, or (exits + 1, dim)."""
         patches, width = self._image.states_shape
         if form.patches:
             return 1 + patches, self.dim
+        if form.exits:
+            return len(form.exits) + 1, self.dim
         return (self.dim,) if form.layer is None else (patches, width)
 
     def represent_images(self, pixels: Tensor, form: Representation = FEATURES) -> Tensor:
-        """Features, those of all patches, or the input of a layer, in float32."""
+        """Features, those of all patches, the input of a layer, or what is pooled at exits, in float32."""
         if form.patches:
             return self._image.patch_features(self._own(pixels))
+        if form.exits:
+            return self._image.exits(self._own(pixels), form.exits)
         return self.encode_images(pixels) if form.layer is None else self._image.states(self._own(pixels), form.layer)
 
     def finish_images(
@@ -87,6 +92,8 @@ class SiglipBackbone(Backbone):
         prompts: Tensor | None = None,
     ) -> Tensor:
         """The features themselves, or the rest of the image tower, whose pooling reads the patches and no prompts."""
+        if form.exits:
+            return F.normalize(represented[:, -1].float(), dim=-1)
         if form.layer is None:
             return super().finish_images(represented, form, deltas, prompts)
         return self._image.features(represented, form.layer, deltas or {}, prompts)
@@ -114,6 +121,14 @@ class SiglipBackbone(Backbone):
     def image_encoder(self, weights: Mapping[str, Tensor] | None = None, prompts: Tensor | None = None) -> nn.Module:
         """The dense tower, with weights as rounded to the precision in which they were loaded."""
         return dense_tower(self._model, weights, prompts)
+
+    def image_projection(self) -> Tensor:
+        """What is pooled is the feature: the identity."""
+        return torch.eye(self.dim)
+
+    def reprojected_encoder(self, projection: Tensor, layers: int | None = None) -> nn.Module:
+        """The dense tower with a map behind its pooling, and with fewer layers if they are given."""
+        return reprojected(dense_tower(self._model, None, None), projection, layers)
 
     def _own(self, pixels: Tensor) -> Tensor:
         return pixels.to(self.device, getattr(torch, self.precision))
@@ -205,6 +220,7 @@ FAMILY = Family(
             deep_prompts=True,
             stops=True,
             patches=True,
+            exits=True,
             low_rank=True,
             branches=True,
             merges=True,

@@ -7,6 +7,7 @@ Visual prompts stand behind the patches and have no position. The pooling reads 
 prompts, so that of the last layer only the patches are computed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,6 +79,16 @@ class SiglipImageTower:
             own = prompts[:, index - layer].to(hidden.dtype).expand(len(hidden), -1, -1)
             hidden = self._layer(self._tower.encoder.layers[index], hidden, torch.cat([hidden, own], dim=1), {})
         return hidden.float()
+
+    @torch.no_grad()
+    def exits(self, pixels: Tensor, layers: Sequence[int]) -> Tensor:
+        """What is pooled after some numbers of layers and after all, (B, exits + 1, dim) in float32."""
+        hidden, found, wanted = self._tower.embeddings(pixels), {}, {*layers, self.depth}
+        for count, layer in enumerate(self._tower.encoder.layers, 1):
+            hidden = self._layer(layer, hidden, hidden, {})
+            if count in wanted:
+                found[count] = self._pooled(self._tower.post_layernorm(hidden)).float()
+        return torch.stack([found[count] for count in (*layers, self.depth)], dim=1)
 
     def _pooled(self, states: Tensor) -> Tensor:
         """Attention of the learnt query to the patches, (B, patches, width) to (B, dim)."""
