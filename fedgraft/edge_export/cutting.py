@@ -52,9 +52,7 @@ def require_cut(run: Path, options: BundleOptions) -> None:
     if options.depth is not None and (options.sparsity or options.ticket != "natural"):
         raise UserError("--depth cuts the dense image tower; leave out --sparsity and --ticket, or --depth.")
     if options.keep_patches:
-        raise UserError(
-            "--keep-patches merges patches in a tower of the whole size; leave it out, or --dim and --depth."
-        )
+        raise UserError("--keep-patches is for a tower of the whole size; leave it out, or --dim and --depth.")
     plan = Plan.of(RunDirectory(run).config())
     backbone = located(plan.config.backbone)
     sizes = backbone.sizes()

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from fedgraft.backbones import Backbone
 from fedgraft.backbones.abilities import Needs
-from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.backbones.prunable import PrunableTower
+from fedgraft.backbones.representation import FEATURES, Representation
 from fedgraft.config.options import Options
 from fedgraft.core.errors import UserError
 from fedgraft.methods.adapter import Adapter
