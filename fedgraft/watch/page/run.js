@@ -3,7 +3,7 @@
 import { LineChart } from "./chart.js";
 import { styles } from "./colours.js";
 import { byId, el, fill, table } from "./dom.js";
-import { bytes, duration, fixed, percent, plural, rounds, signed, significant, whole } from "./format.js";
+import { bytes, duration, fixed, plural, rounds, signed, significant, whole } from "./format.js";
 import { Plane } from "./plane.js";
 
 const SHOWN_SCOPES = 6;
@@ -111,5 +111,3 @@ function privacy(spent) {
   fill(byId("privacy"), el("dl", { class: "facts" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))),
     el("p", { class: "note" }, `${when}Two federations that differ in ${spent.relation} can hardly be told apart by the shared parameters of all rounds. Losses and accuracies are not covered.`));
 }
-
-export const accuracyOf = (run, name) => percent(run.accuracy[name]?.mean.at(-1));
