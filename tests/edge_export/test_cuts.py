@@ -92,6 +92,9 @@ def test_the_encoder_has_the_layers_and_dimensions_that_are_left(
     assert weights < whole - layer - (128 - 32) * 144 + 1000
     assert torch.allclose(_bank(shallow.out), prefix(class_features(adapter), 32), atol=1e-6)
     assert PROJECTION not in manifest.files
+    later = Cut.of_bundle(open_bundle(shallow.out), 128).projection
+    assert later is not None
+    assert torch.equal(later, torch.eye(128)[:32])
 
 
 def test_a_device_verifies_and_predicts_with_a_cut_bundle(
