@@ -104,7 +104,8 @@ class Matryoshka(Adapter):
             for rows in self._mapped(images)
             for size in (*self.options.nested(dim), dim)
         ]
-        loss = torch.stack([self.cross_entropy(*pair, labels) for pair in pairs]).mean()
+        cuts = [self.cosine_loss(images @ classes.mT, labels) for images, classes in pairs[:-1]]
+        loss = torch.stack([*cuts, self.cross_entropy(*pairs[-1], labels)]).mean()
         if len(pairs) > 1 and self.options.align:
             scale = self.vocabulary.backbone.logit_scale
             *cut, whole = [(scale * images @ classes.mT).log_softmax(-1) for images, classes in pairs]
