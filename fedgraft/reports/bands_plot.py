@@ -45,7 +45,7 @@ def bands_figure(
             axes.set_title(label, fontsize=8.5)
             axes.set_ylim(max(-2.0, axes.get_ylim()[0]), min(102.0, axes.get_ylim()[1]))
             axes.grid(axis="y")
-            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 2.5, 5, 10]))
         for axes in grid.flat[len(curves) :]:
             axes.set_visible(False)
         for axes in grid[-1]:

@@ -48,7 +48,7 @@ def cost_figure(
                     markersize=3.0 if plain else mark.size, markerfacecolor=INK if plain else mark.face,
                 )  # fmt: skip
             axes.set_xlabel(kind, fontsize=8)
-            axes.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
+            axes.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3, steps=[1, 2, 2.5, 5, 10]))
             axes.grid()
         spreads = [0.0 if numbered else method.spread for method in methods]
         low = min((method.reached - spread for method, spread in zip(methods, spreads, strict=True)), default=0.0)

@@ -43,7 +43,7 @@ def site_spread_figure(
             if low < 50 and high > 100:
                 axes.set_xticks([0, 50, 100] if low < 0.1 else [50, 100])
             else:
-                axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=2))
+                axes.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2, steps=[1, 2, 5, 10]))
             axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
             axes.tick_params(axis="x", labelsize=7.5)
