@@ -25,7 +25,7 @@ from fedgraft.simulation.engine import Resources
 
 ENTRIES = ("zeroshot", "local", "promptfl", "fedpgp", "fedit+anchored(drift=0.08)")
 SETTINGS: dict[str, Any] = {"data": "shapes", "sites": 5, "rounds": 10, "shots": 16, "schedule": "cosine"}
-"""With a rate that falls to zero, another thread count moves figures by half a point; with a constant one, by three."""
+"""A rate that falls to zero: another thread count then moves figures by less than a point, instead of three."""
 SITE = 3
 _PROTOCOL = {"protocol": "base-to-novel"}
 """Fixed, because what was gained and kept are metrics of this protocol."""
