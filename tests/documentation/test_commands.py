@@ -65,6 +65,11 @@ def _pages(wanted: Callable[[Block], bool]) -> list[Path]:
     return [page for page in PAGES if any(map(wanted, blocks(page)))]
 
 
+def _is_an_example(block: Block) -> bool:
+    """Whether a program is a file of the examples, which have tests of their own."""
+    return any(path.read_text() == block.text for path in (ROOT / "examples").rglob("*.py"))
+
+
 def _runs(block: Block) -> bool:
     return block.language in (*SHELL, "python") and not block.reason and not _is_an_example(block)
 
