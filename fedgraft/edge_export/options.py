@@ -58,7 +58,7 @@ class BundleOptions(ClassBankOptions):
     distillation_steps: int | None = Field(None, ge=0, description="of a drawn ticket; as `ticket draw` by default")
     keep_patches: str = Field(
         "",
-        description="fractions of the patches that are left behind some layers, by merging those most alike; all",
+        description="merge patches that are alike: the fraction left in some layers, as 0.5@4,0.5@8; all by default",
         examples=["0.5@4,0.5@8"],
     )
     quantize: str = Field("none", description="number format: none, int8, int8-static, fp16")
