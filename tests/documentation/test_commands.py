@@ -136,11 +136,6 @@ def _parse(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
             runpy.run_module(module, run_name="__main__")
 
 
-def _is_an_example(block: Block) -> bool:
-    """Whether a program is a file of the examples, which have tests of their own."""
-    return any(path.read_text() == block.text for path in (ROOT / "examples").rglob("*.py"))
-
-
 @pytest.mark.parametrize("page", _pages(lambda block: block.language == "toml"), ids=str)
 def test_the_configurations_of_a_page_are_read(page: Path) -> None:
     for block in blocks(page):
