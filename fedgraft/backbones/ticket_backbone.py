@@ -175,8 +175,8 @@ def ticket_source(folder: Path) -> KnownFolder:
 
 
 def ticket_sizes(folder: Path) -> Sizes:
-    """The sizes of its source, which pruning keeps but for its layers' own."""
-    return replace(ticket_source(folder).sizes(), image_layers=None)
+    """The sizes of its source, which pruning keeps: what leaves is inside the layers."""
+    return ticket_source(folder).sizes()
 
 
 def ticket_abilities(folder: Path) -> Abilities:
