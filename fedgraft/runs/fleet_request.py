@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fedgraft.core.errors import UserError
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.runs.audit_log import AuditLog
 from fedgraft.runs.fleet_report import FleetReport, read_report
 from fedgraft.runs.retrain_rule import RetrainRule
@@ -117,5 +117,11 @@ def _judged(report: FleetReport, retrain_if: str) -> tuple[bool, list[str]]:
 
 def _last_trained(log: AuditLog) -> datetime | None:
     """When the site last answered a training, of any run; None if it has not yet."""
-    times = [entry["time"] for entry in log.fresh() if entry["event"] == "sent" and entry.get("kind") == "train"]
-    return max(map(datetime.fromisoformat, times), default=None)
+    times = list[datetime]()
+    for entry in log.fresh():
+        try:
+            if entry["event"] == "sent" and entry["kind"] == "train":
+                times.append(datetime.fromisoformat(entry["time"]).astimezone(UTC))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunFailed(f"An entry of the audit log cannot be read: {entry}; see `fedgraft site log`.") from error
+    return max(times, default=None)

@@ -10,7 +10,7 @@ import tomli_w
 from typer.testing import CliRunner
 
 from fedgraft.cli.main import app
-from fedgraft.core.errors import UserError
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.site_status import site_status
 from fedgraft.runs.audit_log import AuditLog
 from fedgraft.runs.fleet_report import MOST_BYTES
@@ -104,6 +104,16 @@ def test_a_run_answers_the_reports_that_were_made_before_and_shortly_after_it(tm
         found = fleet_request(site, later + timedelta(hours=1))
         assert found is not None
         assert found.asks is asks
+
+
+def test_a_damaged_audit_log_is_one_line_and_no_yes(tmp_path: Path) -> None:
+    site = _site(tmp_path)
+    AuditLog(site.audit_log).append("sent", {"round": 1})
+    with pytest.raises(RunFailed, match="An entry of the audit log cannot be read"):
+        fleet_request(site)
+    status = site_status(site)
+    assert status.fleet is None
+    assert any("audit log cannot be read" in problem for problem in status.folder.problems)
 
 
 @pytest.mark.parametrize(
