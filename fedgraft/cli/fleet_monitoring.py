@@ -47,12 +47,14 @@ def fleet_export_report(
     smallest: Annotated[int, typer.Option(min=1, help="Smaller groups and counts are left out.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Say as TOML whether unknown images or drift call for another federation, with the telemetry behind it."""
+    """Say whether unknown images or drift call for another federation, with the telemetry; a site.toml can name it."""
     from fedgraft.core.files import write_text
     from fedgraft.fleet.fleet_folder import FleetFolder
-    from fedgraft.fleet.report import Triggers, as_toml, fleet_report
+    from fedgraft.fleet.report import as_toml, fleet_report
+    from fedgraft.runs.retrain_rule import RetrainRule
 
-    report = fleet_report(FleetFolder.open(folder), Triggers(unknown, drift), smallest)
+    rule = RetrainRule((("unknown", unknown), ("drift", drift)))
+    report = fleet_report(FleetFolder.open(folder), rule, smallest)
     text = json.dumps(report) if as_json else as_toml(report)
     if out is None:
         typer.echo(text)

@@ -23,7 +23,7 @@ from fedgraft.cli.fleet_monitoring import (
     fleet_simulate,
     fleet_status,
 )
-from fedgraft.cli.monitoring import server_status, site_status
+from fedgraft.cli.monitoring import server_status, site_due, site_status
 from fedgraft.cli.quickstart import quickstart
 from fedgraft.cli.recipes import recipes
 from fedgraft.cli.report import report
@@ -64,6 +64,7 @@ for panel, groups in _GROUPS.items():
         app.add_typer(group, name=name, rich_help_panel=panel)
 server_app.command("status")(server_status)
 site_app.command("status")(site_status)
+site_app.command("due")(site_due)
 listings.data_app.command("check")(check)
 listings.backbones_app.command("import")(import_backbone)
 device_app.command("agent")(device_agent)

@@ -1,4 +1,4 @@
-"""`fedgraft server status` and `fedgraft site status`: tables for people, JSON and an exit code for monitoring."""
+"""`fedgraft server status`, `fedgraft site status` and `fedgraft site due`: tables, JSON, exit codes for monitoring."""
 
 import json
 import sys
@@ -62,9 +62,33 @@ def site_status(
             console.print("Peers: no list, so other sites' keys in masked sums are not checked.")
         else:
             console.print(f"Peers: {escape(', '.join(status.peers)) or 'none, so it takes part in no masked sum'}.")
+        if status.fleet is not None and not status.fleet.stale:  # that is a problem below
+            console.print(escape(status.fleet.in_words))
         for run, newest in status.runs.items():
             console.print(f"Run {escape(run)}: trained up to round {newest}.")
     _end(asdict(status), as_json, status.folder.problems)
+
+
+def site_due(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing; the exit code is the answer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say whether the site's devices ask for the next federation: exit code 0 if they do, 1 if they do not."""
+    from fedgraft.core.errors import UserError
+    from fedgraft.runs.fleet_request import fleet_request
+    from fedgraft.runs.site_folder import SiteFolder
+
+    request = fleet_request(SiteFolder.open(folder))
+    if request is None:
+        raise UserError(
+            f"{folder / 'site.toml'} names no report of devices; give the file that `fedgraft fleet export-report "
+            f"--out` writes as report in the table [fleet]."
+        )
+    if not quiet:
+        typer.echo(json.dumps(asdict(request)) if as_json else request.in_words)
+    if not request.asks:
+        raise typer.Exit(1)
 
 
 def _print_folder(console: Console, title: str, status: "FolderStatus", where: str) -> None:

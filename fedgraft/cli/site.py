@@ -56,14 +56,16 @@ def site_check(
 
     from fedgraft.client.site_check import check_site
     from fedgraft.core.errors import UserError
+    from fedgraft.runs.fleet_request import fleet_request
     from fedgraft.runs.site_folder import SiteFolder
 
     site = SiteFolder.open(folder)
+    fleet = fleet_request(site)
     images, settings = data or site.data, site.settings
     own_backbone = settings.backbone or settings.backbones.get(backbone, backbone)
     found = check_site(images, settings.labels, own_backbone, method, settings.policy)
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        typer.echo(json.dumps({**asdict(found), "fleet": asdict(fleet) if fleet else None}))
     else:
         for name, count in found.images.items():
             typer.echo(f"{count:6d}  {name}")
@@ -74,6 +76,8 @@ def site_check(
             f"Estimated: {found.features_seconds:.1f} s once for image features, {found.round_seconds:.1f} s of "
             f"training per round, {found.memory_mb:.0f} MB of memory."
         )
+        if fleet is not None:
+            typer.echo(fleet.in_words)
     if found.mistakes:
         more = f" (and {len(found.mistakes) - 1} more)" if len(found.mistakes) > 1 else ""
         raise UserError(f"{found.mistakes[0]}{more}")

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedgraft.core.errors import UserError
+from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.deployment.folder_status import FolderStatus, folder_status
 from fedgraft.flower.node_status import NodeStatus
+from fedgraft.runs.fleet_request import FleetRequest, fleet_request
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.runs.site_peers import read_peers
 
@@ -22,6 +23,7 @@ class SiteStatus:
         task: the kind of message that the worker is handling.
         runs: the newest round of each run whose personal state the site keeps.
         peers: the sites whose keys it knows; None if it has no list and masks with any key that the server passes on.
+        fleet: what its devices ask for; None if site.toml names no report of theirs, or it cannot be used.
     """
 
     name: str
@@ -36,6 +38,7 @@ class SiteStatus:
     task: str
     runs: dict[str, int]
     peers: list[str] | None
+    fleet: FleetRequest | None
 
 
 def site_status(site: SiteFolder) -> SiteStatus:
@@ -53,6 +56,13 @@ def site_status(site: SiteFolder) -> SiteStatus:
         peers = None if (known := read_peers(site)) is None else sorted(known)
     except UserError as error:
         found.problems.append(str(error))
+    fleet = None
+    try:
+        fleet = fleet_request(site)
+        if fleet is not None and fleet.stale:
+            found.problems.append(fleet.in_words)
+    except (UserError, RunFailed) as error:
+        found.problems.append(str(error))
     return SiteStatus(
         name=site.settings.name,
         server=str(said.get("server", "")),
@@ -66,6 +76,7 @@ def site_status(site: SiteFolder) -> SiteStatus:
         task=str(said.get("task", "")) if running else "",
         runs=_newest_rounds(site.state),
         peers=peers,
+        fleet=fleet,
     )
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
+from fedgraft.core.conditions import Figure, parse_conditions
 from fedgraft.core.errors import UserError
 
-_TERM = re.compile(r"\s*([a-z_]+)\s*>\s*(\d+(?:\.\d+)?)\s*%\s*")
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 FIGURES = {
-    "failed": "devices that went back or refused the release, of those that tried it",
-    "unknown": "predictions of the release that were called unknown",
+    "failed": Figure("devices that went back or refused the release, of those that tried it", "failed>2%"),
+    "unknown": Figure("predictions of the release that were called unknown", "unknown>20%"),
 }
 """What a halting condition may name, in percent."""
 
@@ -28,16 +28,7 @@ class HaltRule:
     @classmethod
     def parse(cls, text: str) -> Self:
         """From a text such as "failed>2% or unknown>20%"; raises UserError if it is another."""
-        terms = []
-        for part in text.split(" or "):
-            found = _TERM.fullmatch(part)
-            if found is None or found[1] not in FIGURES or float(found[2]) > 100:
-                raise UserError(
-                    f"{part.strip()!r} in --halt-if is not a condition; write one as failed>2%, or several as "
-                    f'"failed>2% or unknown>20%"; known: {", ".join(FIGURES)}, from 0 to 100 %.'
-                )
-            terms.append((found[1], float(found[2])))
-        return cls(tuple(terms))
+        return cls(parse_conditions(text, FIGURES, "--halt-if"))
 
     def broken(self, percentages: Mapping[str, float]) -> str | None:
         """In words, the first condition that holds; None if none does.

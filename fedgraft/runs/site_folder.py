@@ -1,6 +1,6 @@
 """A site's folder: its configuration, its keys, its personal state, its feature cache and its logs.
 
-site.toml      name, image folder, labels, backbones, and the site's policy
+site.toml      name, image folder, labels, backbones, the site's policy, and its devices' report
 keys/site      private key (P-384, OpenSSH format), mode 0600; it never leaves the site
 keys/site.pub  public key, for `fedgraft server admit`
 keys/new/      a new key pair that waits for its certificate, see key_rotation
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fedgraft.core.errors import UserError
 from fedgraft.core.files import new_private_folder, secret_file, write_private, write_text
 from fedgraft.core.plain_text import name_problem
+from fedgraft.runs.fleet_request import FleetSettings
 from fedgraft.runs.flower_app_folder import write_app
 from fedgraft.runs.site_policy import SitePolicy
 
@@ -42,6 +43,7 @@ class SiteSettings(BaseModel):
     on_bad_image: Literal["fail", "skip"] = Field(default="fail", description="skip: leave out what cannot be read")
     labels: dict[str, str] = Field(default_factory=dict, description="the federation's class for a folder's name")
     policy: SitePolicy = Field(default_factory=SitePolicy, description="which runs the site takes part in, and how")
+    fleet: FleetSettings = Field(default_factory=FleetSettings, description="when the site's devices ask for a run")
 
     @field_validator("name")
     @classmethod

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,17 @@ def test_each_image_that_cannot_be_read_is_named(images: Path, tmp_path: Path) -
     assert found.images["green square"] == 10
     for name, said in zip(("0.png", "1.png"), found.mistakes, strict=True):
         assert str(own / "green_square" / name) in said
-    SiteFolder.create(tmp_path / "site", "north", own)
+    site = SiteFolder.create(tmp_path / "site", "north", own)
+    file = site.path / "site.toml"
+    file.write_text(file.read_text().replace('report = ""', 'report = "report.toml"'))
+    made = datetime.now(UTC).isoformat()
+    (site.path / "report.toml").write_text(
+        f'fleet = "f"\nmade = "{made}"\nfederate = true\nreasons = ["much is unknown"]\n'
+    )
     done = _fedgraft("site", "check", str(tmp_path / "site"), "--method", "zeroshot")
     assert done.returncode == 2
     assert "34 images of 3 classes" in done.stdout
+    assert "The devices ask for the next federation: much is unknown." in done.stdout
     assert "0.png cannot be decoded" in done.stderr
     assert "(and 1 more)" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -24,6 +24,7 @@ from fedgraft.fleet.page import serve_page, status_page
 from fedgraft.fleet.simulated_bundle import bundle_contents, signed, write_files
 from fedgraft.fleet.simulation import FleetSimulation, simulate_fleet
 from fedgraft.fleet.status import fleet_status
+from fedgraft.runs.site_folder import SiteFolder
 from tests.fleet.conftest import KEY, Fleet
 
 Run = Callable[..., tuple[int, str, str]]
@@ -236,6 +237,19 @@ def test_a_report_says_whether_to_federate_again_and_hides_small_groups(told: Fl
     assert line["classes"] == {"red": 30}
     code, said, _ = run("fleet", "export-report", told.folder.path, "--unknown", "50", "--json")
     assert json.loads(said)["federate"] is False
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_site_reads_what_export_report_writes(told: Fleet, run: Run, tmp_path: Path, words: list[str]) -> None:
+    site = SiteFolder.create(tmp_path / "site", "north")
+    for least, due in (("20", 0), ("50", 1)):
+        run("fleet", "export-report", told.folder.path, "--out", site.path / "report", "--unknown", least, *words)
+        (site.path / "site.toml").write_text('name = "north"\n[fleet]\nreport = "report"\n')
+        code, said, _ = run("site", "due", site.path)
+        assert code == due
+        assert ("group 'gate', version 1: 40.0 % of the predictions are unknown, more than 20 %" in said) is (due == 0)
+    (site.path / "site.toml").write_text('name = "north"\n[fleet]\nreport = "report"\nretrain_if = "unknown>39%"\n')
+    assert run("site", "due", site.path)[0] == 0
 
 
 def test_metrics_tell_figures_and_no_device(told: Fleet) -> None:
