@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-_PORT = 8420
+from fedgraft.core.ports import WATCH
 
 
 def watch(
     run: Annotated[Path, typer.Argument(help="The directory of a run or a comparison; a server's or fleet's folder.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0 for any that is free.")] = _PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The page's port; 0 for any that is free.")] = WATCH,
     host: Annotated[
         str, typer.Option(help="The address to serve on; one that others can reach asks them for a token.")
     ] = "127.0.0.1",
