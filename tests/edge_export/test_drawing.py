@@ -158,6 +158,15 @@ def test_a_ticket_of_another_backbone_is_refused(mini: Backbone, random_clip: Ba
         load_backbone(str(tmp_path))
 
 
+def test_a_ticket_of_the_first_format_which_names_no_family_is_read(mini: Backbone, tmp_path: Path) -> None:
+    ticket = draw_ticket(mini, _config(distillation_steps=0))
+    ticket.save(tmp_path)
+    description = json.loads((tmp_path / "ticket.json").read_text())
+    assert description.pop("family") == "clip"
+    (tmp_path / "ticket.json").write_text(json.dumps({**description, "format": 1}))
+    assert Ticket.load(tmp_path, mini).fingerprint == ticket.fingerprint
+
+
 def test_a_changed_or_torn_ticket_is_refused(mini: Backbone, tmp_path: Path) -> None:
     draw_ticket(mini, _config(distillation_steps=0)).save(tmp_path)
     weights = load_file(tmp_path / "ticket.safetensors")
