@@ -1,7 +1,6 @@
 """Rules that send each site its own parameters: in training, evaluation, a resumed run, exports and deployments."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fedgraft.edge_export.adapter_folder import trained_adapter
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
+from tests.simulation.conftest import HalfwayCopy
 
 CONFIG = RunConfig(
     method="promptfl", data="digits", sites=3, rounds=4, shots=4, local_epochs=2, eval_every=2, participation=0.67,
@@ -22,23 +22,12 @@ CONFIG = RunConfig(
 )  # fmt: skip
 
 
-class _Copier(Observer):
-    """Copies the run as it is on disk when an evaluation of a round is reported."""
-
-    def __init__(self, run: Path, copy: Path) -> None:
-        self.run, self.copy = run, copy
-
-    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
-        if server_round == 2:
-            shutil.copytree(self.run, self.copy)
-
-
 @pytest.fixture(scope="module")
 def runs(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
     """A whole run, what was on disk after its second round, and its summary."""
     folder = tmp_path_factory.mktemp("runs")
     whole, half = folder / "whole", folder / "half"
-    return whole, half, simulate_on(engine, CONFIG, whole, False, _Copier(whole, half))
+    return whole, half, simulate_on(engine, CONFIG, whole, False, HalfwayCopy(whole, half))
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:
@@ -106,7 +95,7 @@ def test_a_pool_of_prompts_goes_to_each_site_in_part_and_a_resumed_run_draws_the
         }
     )
     whole, half = tmp_path / "whole", tmp_path / "half"
-    summary = simulate_on(engine, config, whole, False, _Copier(whole, half))
+    summary = simulate_on(engine, config, whole, False, HalfwayCopy(whole, half))
     assert simulate_on(engine, config, half, True, Observer())["metrics"] == summary["metrics"]
     assert _rows(half) == _rows(whole)
     prompt = 4 * summary["shared_parameters"]

@@ -1,7 +1,6 @@
 """A user's strategy inside a run: what the server remembers survives a kill, and the summary says what was promised."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,12 @@ from fedgraft.reports import write_report
 from fedgraft.simulation.engine import Engine
 from fedgraft.simulation.simulate import simulate_on
 from fedgraft.strategies.privacy import epsilon
+from tests.simulation.conftest import HalfwayCopy
 
 CONFIG = RunConfig(
     method="promptfl", data="digits", sites=3, rounds=4, shots=4, local_epochs=1, eval_every=2,
     strategy="adaptive-dp(clipping_norm=0.05, noise_multiplier=0.5)", method_options={"n_ctx": 2},
 )  # fmt: skip
-
-
-class _Copier(Observer):
-    """Copies the run as it is on disk when an evaluation of a round is reported."""
-
-    def __init__(self, run: Path, copy: Path) -> None:
-        self.run, self.copy = run, copy
-
-    def on_round_end(self, server_round: int, rounds: int, metrics: dict[str, float]) -> None:
-        if server_round == 2:
-            shutil.copytree(self.run, self.copy)
 
 
 def _figures(run: Path, name: str) -> list[float]:
@@ -41,7 +30,7 @@ def runs(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """A whole run, what was on disk after its second round, and its summary."""
     folder = tmp_path_factory.mktemp("runs")
     whole, half = folder / "whole", folder / "half"
-    return whole, half, simulate_on(engine, CONFIG, whole, False, _Copier(whole, half))
+    return whole, half, simulate_on(engine, CONFIG, whole, False, HalfwayCopy(whole, half))
 
 
 def test_an_adapted_clipping_norm_survives_a_kill(runs: tuple[Path, Path, dict[str, Any]], engine: Engine) -> None:
