@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedgraft.reports.drawing import BLANK, INK, MUTED, RC, WIDTH, brief, row_height, wrapped
+from fedgraft.reports.drawing import BLANK, INK, RC, WIDTH, brief, name_rows, row_height, wrapped
 from fedgraft.reports.marks import Mark
 from fedgraft.reports.significance import Difference
 
@@ -36,10 +36,5 @@ def differences_figure(
             axes.set_title(brief(label, 14), fontsize=8.5)
             axes.margins(x=0.12)
             axes.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2, steps=[1, 2, 5, 10]))
-            axes.grid(axis="x")
-            axes.tick_params(axis="y", length=0)
-            axes.tick_params(axis="x", labelsize=7.5)
-        columns[0].set_yticks(range(len(names)), labels, color=INK, fontsize=8)
-        columns[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel(f"points above {brief(reference, 24)}", fontsize=8.5, color=MUTED)
+        name_rows(figure, columns, labels, f"points above {brief(reference, 24)}")
         return figure

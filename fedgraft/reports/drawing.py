@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedgraft.core.files import write_bytes
@@ -99,6 +100,17 @@ def row_height(labels: Sequence[str], least: float) -> float:
     """Inches from row to row, so that labels of one or more lines leave each other room."""
     lines = [label.count("\n") + 1 for label in labels]
     return max([least, *(0.065 * (one + other) + 0.03 for one, other in pairwise(lines))])
+
+
+def name_rows(figure: Figure, panels: Sequence[Axes], labels: Sequence[str], below: str) -> None:
+    """Name the rows that panels side by side share, from the top down, and below them what is measured."""
+    for axes in panels:
+        axes.grid(axis="x")
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=7.5)
+    panels[0].set_yticks(range(len(labels)), labels, color=INK, fontsize=8)
+    panels[0].set_ylim(len(labels) - 0.5, -0.5)
+    figure.supxlabel(below, fontsize=8.5, color=MUTED)
 
 
 def apart(values: Sequence[float], gap: float) -> list[float]:

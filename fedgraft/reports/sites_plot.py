@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedgraft.reports.drawing import INK, MUTED, RC, WIDTH, brief, row_height, wrapped
+from fedgraft.reports.drawing import INK, RC, WIDTH, brief, name_rows, row_height, wrapped
 from fedgraft.reports.marks import Mark
 
 FEW = 30
@@ -44,12 +44,7 @@ def site_spread_figure(
                 axes.set_xticks([0, 50, 100] if low < 0.1 else [50, 100])
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2, steps=[1, 2, 5, 10]))
-            axes.grid(axis="x")
-            axes.tick_params(axis="y", length=0)
-            axes.tick_params(axis="x", labelsize=7.5)
-        columns[0].set_yticks(range(len(names)), labels, color=INK, fontsize=8)
-        columns[0].set_ylim(len(names) - 0.5, -0.5)
-        figure.supxlabel("accuracy of a site, %", fontsize=8.5, color=MUTED)
+        name_rows(figure, columns, labels, "accuracy of a site, %")
         return figure
 
 
