@@ -213,8 +213,8 @@ class Adapter(nn.Module, ABC):
         return Cuts()
 
     def shallow_encoder(self, depth: int) -> nn.Module:
-        """`image_encoder` up to one of the depths of `cuts`."""
-        raise NotImplementedError
+        """`image_encoder` up to one of the depths of `cuts`; raises ValueError if they name none."""
+        raise ValueError(f"{type(self).__name__} has no classifier behind layer {depth}")
 
     def vision_tower(self) -> PrunableTower:
         """The same as a tower that can be pruned; raises UserError if the family's cannot be."""
