@@ -3,9 +3,11 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-for _switch, _off in (
+for _switch, _off in (  # no library tells its makers anything, unless the user has set its variable otherwise
     ("FLWR_TELEMETRY_ENABLED", "0"),
     ("FLWR_DISABLE_UPDATE_CHECK", "1"),
+    ("HF_HUB_DISABLE_TELEMETRY", "1"),
+    ("ORT_DISABLE_TELEMETRY", "1"),
     ("RAY_USAGE_STATS_ENABLED", "0"),
     ("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"),
 ):

@@ -7,6 +7,10 @@
 The same sources are published as `fedgraft-device`, which installs without torch and Flower.
 """
 
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once, when it is imported
+
 from fedgraft.device.bundle import Bundle, open_bundle
 from fedgraft.device.ed25519 import read_public_key
 from fedgraft.device.errors import BundleError, DeviceError, ImageError

@@ -1,9 +1,11 @@
 """OpenVINO's intermediate representation, made from model.onnx: openvino/model.xml and its weights, model.bin."""
 
 import io
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +15,16 @@ from fedgraft.edge_export.targets.target import Contents, FloatArray, Target, To
 _GRAPH, _WEIGHTS = "openvino/model.xml", "openvino/model.bin"
 
 
-def _convert(tower: Tower) -> Contents:
+def _openvino() -> Any:
+    """The library without its telemetry, which reports every import: without that package it has a stand-in."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
+    return openvino
+
+
+def _convert(tower: Tower) -> Contents:
+    openvino = _openvino()
     with silence(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.xml"
         openvino.save_model(openvino.convert_model(io.BytesIO(tower.onnx)), path, compress_to_fp16=False)
@@ -24,8 +33,7 @@ def _convert(tower: Tower) -> Contents:
 
 def _embed(files: Mapping[str, bytes], pixels: FloatArray) -> FloatArray:
     """In float32: by default OpenVINO takes bfloat16 where a processor has it."""
-    import openvino
-
+    openvino = _openvino()
     core = openvino.Core()
     model = core.read_model(model=files[_GRAPH], weights=files[_WEIGHTS])
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
