@@ -157,14 +157,13 @@ class Federation:
             member.running.stop()
             member.running = None
 
-    def processes(self, word: str, parent: int | None = None) -> list[int]:
-        """The processes of the server, or of a process group, whose command lines hold a word."""
-        group = self.server.processes["superexec"].pid if parent is None else parent
-        found = []
+    def server_apps(self) -> list[int]:
+        """The server's processes of runs."""
+        group, found = self.server.processes["superexec"].pid, []
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 command = (path / "cmdline").read_bytes().decode(errors="replace")
-                if word in command and os.getpgid(int(path.name)) == group:
+                if "serverapp" in command and os.getpgid(int(path.name)) == group:
                     found.append(int(path.name))
             except OSError:
                 continue

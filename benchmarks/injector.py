@@ -31,7 +31,7 @@ class Injector:
         self._strikes: dict[str, Callable[[], bool]] = {
             "SuperLink killed": lambda: _killed([federation.server.processes["superlink"].pid]),
             "gateway killed": lambda: _killed([federation.server.processes["gateway"].pid]),
-            "ServerApp killed": lambda: _killed(federation.processes("serverapp")),
+            "ServerApp killed": lambda: _killed(federation.server_apps()),
             "server restarted": _done(federation.restart_server),
             "server certificate rotated": _done(lambda: federation.folder.rotate([])),
             FOLLOWER_ENDED: _done(end_follower),
@@ -68,7 +68,7 @@ class Injector:
         site, federation = member.running, self._federation
         assert site is not None
         if event.what == "message process killed":
-            return _killed(federation.processes("clientapp", site.superexec.pid))
+            return _killed(site.superexec.grandchildren() or [])
         if event.what.endswith(" killed"):
             process = {"worker": site.worker, "SuperNode": site.supernode, "SuperExec": site.superexec}
             return _killed([process[event.what.removesuffix(" killed")].pid])

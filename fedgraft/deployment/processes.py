@@ -144,11 +144,12 @@ class Process:
             rotate_in_place(self.log)
             self._begins = self._seen = 0
 
-    def others(self) -> list[int] | None:
-        """The other living processes of its group, which it has started; None where /proc does not tell."""
+    def grandchildren(self) -> list[int] | None:
+        """The living processes of its group that its children have started; None where /proc does not tell."""
         if self._process is None or not Path("/proc/self/stat").exists():
             return None
-        return [pid for pid in _living(self._process.pid) if pid != self._process.pid]
+        own = self._process.pid
+        return [pid for pid, parent in _living(own).items() if own not in (pid, parent)]
 
     def last_line(self) -> str:
         """The last line of its output."""
@@ -179,14 +180,14 @@ class Process:
         self._process.wait()
 
 
-def _living(group: int) -> list[int]:
-    """The processes of a group that have not ended, by /proc/PID/stat: "PID (COMMAND) STATE PARENT GROUP ..."."""
-    found = []
+def _living(group: int) -> dict[int, int]:
+    """The parents of a group's processes that have not ended, by /proc/PID/stat: "PID (COMMAND) STATE PARENT GROUP"."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+            state, parent, of = path.read_text().rpartition(")")[2].split()[:3]
             if int(of) == group and state not in "ZX":
-                found.append(int(path.parent.name))
+                found[int(path.parent.name)] = int(parent)
     return found
 
 

@@ -206,8 +206,8 @@ class RunningSite:
         That happens when the process for the message ends after it has taken the task and before it has fetched the
         message, or when another process uses the task's token: Flower then keeps waiting.
         """
-        others, now = self.superexec.others(), time.monotonic()
-        busy = others is None or bool(others) or running_task(self._sockets) is not None
+        messages, now = self.superexec.grandchildren(), time.monotonic()  # forked from its zygote
+        busy = messages is None or bool(messages) or running_task(self._sockets) is not None
         if busy or read_node_status(self._node_status).doing != WAITING:
             self._unanswered_since = None
         elif self._unanswered_since is None:

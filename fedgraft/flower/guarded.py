@@ -4,6 +4,7 @@ flower-superlink   opens the control interface to the operator alone, and the fl
 flwr               sends the operator's secret
 flower-supernode   shows the site's certificate to the gateway
 flower-superexec   starts an app's process with its token on standard input, where no process list shows it
+zygote             is what the processes for messages are forked from, where the kernel is Linux
 flwr-clientapp     runs the app of the installed package, whatever the server hands out, confined to what it needs
 flwr-serverapp     the same at the server; why it cannot begin stands in the run's ended.json
 
@@ -21,6 +22,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from fedgraft.flower import internals
 from fedgraft.flower.confinement import confine, landlock_version, python_paths
 from fedgraft.flower.node_status import NodeStatusFile
 from fedgraft.flower.run_state import Ended, Outcome, RunState
+from fedgraft.flower.zygote import Zygote, serve
 
 OPERATOR_FILE, GATEWAY_FILE = "FEDGRAFT_OPERATOR_FILE", "FEDGRAFT_GATEWAY_FILE"
 """Environment variables that name the files of the two secrets."""
@@ -45,7 +48,8 @@ NODE_STATUS = "FEDGRAFT_NODE_STATUS"
 """The environment variable that names the file in which a SuperNode says what it is doing."""
 OPERATOR_HEADER, GATEWAY_HEADER = "x-fedgraft-operator", "x-fedgraft-gateway"
 FLEET = "/v1/fleet/"
-_PARENT_DEATH_SIGNAL = 1
+_PARENT_DEATH_SIGNAL, _SET_NAME = 1, 15
+_WORDS, _ZYGOTE = [sys.executable, "-P", "-m", "fedgraft.flower.guarded"], "zygote"
 _RUNTIME = "/v1/runtime/"  # Flower checks a token of its own there
 
 Scope = dict[str, Any]
@@ -107,18 +111,36 @@ def _supernode(command: str) -> None:
 
 
 def _superexec(command: str) -> None:
-    internals.launch_tasks_with(_launch)
+    zygote = Zygote([*_WORDS, _ZYGOTE]) if sys.platform == "linux" else None
+    internals.launch_tasks_with(partial(_launch, zygote))
 
 
-def _launch(command: str, arguments: list[str], token: str) -> None:
-    """Start an app's process; other tasks than apps have no place in a federation."""
+def _launch(zygote: Zygote | None, command: str, arguments: list[str], token: str) -> None:
+    """Start an app's process; other tasks than apps have no place in a federation.
+
+    There is a process for every message, so these are forked; that of a run, which lives long, is started anew.
+    """
     if command not in internals.RUNTIMES:
         raise RuntimeError(f"A task of the kind {command!r} is not fedgraft's.")
-    words = [sys.executable, "-P", "-m", __spec__.name, command, *arguments]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE)
+    if zygote is not None and command == "flwr-clientapp":
+        zygote.start(arguments, token)
+        return
+    process = subprocess.Popen([*_WORDS, command, *arguments], stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(f"{token}\n".encode())
     process.stdin.close()
+
+
+def _forked() -> str:
+    """Serve as a zygote; in each child, take the place of the command that it is for, and return its name."""
+    command, zygote = "flwr-clientapp", os.getpid()
+    internals.flower_command(command)
+    arguments = serve()
+    if "--parent-pid" in arguments:
+        arguments[arguments.index("--parent-pid") + 1] = str(zygote)
+    sys.argv[1:] = arguments
+    ctypes.CDLL(None).prctl(_SET_NAME, command.encode())
+    return command
 
 
 def _app(command: str) -> None:
@@ -182,7 +204,7 @@ def _places(settings: Path) -> tuple[Path, list[Path]]:
 
 
 def _end_with_parent() -> None:
-    """End when the SuperExec does, by the kernel: a confined process may not send the signal by which Flower looks."""
+    """End with the parent, by the kernel: a confined process may not send the signal by which Flower looks."""
     if sys.platform != "linux" or "--parent-pid" not in sys.argv:
         return
     place = sys.argv.index("--parent-pid")
@@ -190,7 +212,7 @@ def _end_with_parent() -> None:
     del sys.argv[place : place + 2]
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGINT)
     if os.getppid() != parent:
-        sys.exit("The SuperExec has ended.")
+        sys.exit("The process that has started this one has ended.")
 
 
 def _check_app(content: bytes) -> None:
@@ -218,6 +240,8 @@ def _secret(variable: str) -> str:
 def main() -> None:
     """Run the command that the first argument names."""
     command = sys.argv.pop(1)
+    if command == _ZYGOTE:
+        command = _forked()
     sys.argv[0] = command
     _PREPARED[command](command)
     internals.flower_command(command)()

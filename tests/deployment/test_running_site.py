@@ -201,10 +201,13 @@ def test_a_supernode_whose_message_is_being_answered_is_left_alone(
     if busy == "sending":
         node.on_sending()
     if busy == "app":
-        starts_another = f"import subprocess, sys, time; subprocess.Popen({SLEEPS!r}); time.sleep(600)"
-        site.superexec.command = [sys.executable, "-c", starts_another]
+        zygote = f"import subprocess, time; subprocess.Popen({SLEEPS!r}); time.sleep(600)"
+        starts_it = (
+            f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {zygote!r}]); time.sleep(600)"
+        )
+        site.superexec.command = [sys.executable, "-c", starts_it]
         site.superexec.start()
-        site.superexec.wait_until(lambda: bool(site.superexec.others()), 60)
+        site.superexec.wait_until(lambda: bool(site.superexec.grandchildren()), 60)
     before = site.supernode.pid
     now = time.monotonic()
     with report_task(site._sockets, "train") if busy == "worker" else nullcontext():
