@@ -19,6 +19,8 @@ from fedgraft.flower.guarded import APP_SHA256, READABLE, WRITABLE, install_app
 _GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
+TASK_POLL_INTERVAL = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+"""The environment variable with the seconds after which a SuperExec asks for a task again, 1 by default."""
 _LEFT = ("apps", "tmp", "runtime-envs", "local-superlink")
 """Folders in Flower's own that it makes anew."""
 
@@ -29,7 +31,7 @@ def guarded(command: str) -> list[str]:
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """The environment of Flower's commands: no telemetry, update check or run-time installation; frequent polling.
+    """The environment of Flower's commands: no telemetry, update check or run-time installation.
 
     Args:
         home: the folder of Flower's own files, kept apart from those of the user and of other sites.
@@ -42,7 +44,6 @@ def flower_environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
     }
 
 

@@ -11,7 +11,14 @@ from fedgraft.core.errors import RunFailed, UserError
 from fedgraft.core.files import free_port
 from fedgraft.deployment.connection_check import Obstacle, find_obstacle
 from fedgraft.deployment.folder_lock import TEMPORARY_PREFIX, FolderLock
-from fedgraft.deployment.processes import Process, app_environment, clean_home, flower_environment, guarded
+from fedgraft.deployment.processes import (
+    TASK_POLL_INTERVAL,
+    Process,
+    app_environment,
+    clean_home,
+    flower_environment,
+    guarded,
+)
 from fedgraft.deployment.status_file import StatusFile
 from fedgraft.flower.confinement import shortcoming
 from fedgraft.flower.guarded import CERTIFICATE, NODE_STATUS, PRIVATE_KEY
@@ -21,8 +28,10 @@ from fedgraft.runs.key_rotation import adopt_certificate
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.runs.site_peers import require_peers
 
-_AGAIN_SECONDS = 5.0
-"""Between a SuperNode's attempts to connect."""
+_TASK_SECONDS = 0.25
+"""After which a SuperExec looks again for a message; each look costs some milliseconds."""
+_AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 5.0, 20.0
+"""Between a SuperNode's attempts to connect, at first and at last."""
 _RETURN_SECONDS = 150.0
 """A SuperLink considers a vanished SuperNode connected for a minute, and refuses the same key meanwhile."""
 _SILENT_SECONDS = 45.0
@@ -118,7 +127,7 @@ class RunningSite:
                 "--runtime-api-address", f"127.0.0.1:{runtime}",
                 "--superexec-auth-secret-file", secret,
             ],
-            {**environment, **app_environment(folder.app, home)},
+            {**environment, **app_environment(folder.app, home), TASK_POLL_INTERVAL: str(_TASK_SECONDS)},
             logs / "superexec.log",
         )  # fmt: skip
         images = [Path(folder.settings.data)] if folder.settings.data else []
@@ -126,7 +135,8 @@ class RunningSite:
         self._status = StatusFile(folder.path, self.processes, server, self._shortcoming)
         self._away_since: float | None = None
         self._unanswered_since: float | None = None
-        self._again = 0.0
+        self._again, self._pause = 0.0, _AGAIN_SECONDS
+        self._starter_waits = False
 
     @property
     def processes(self) -> dict[str, Process]:
@@ -158,7 +168,7 @@ class RunningSite:
             _log.warning("%s ended with status %d and is restarted", self.worker.name, status)
             clear_status(self._sockets)
             self.worker.start()
-        if (status := self.superexec.ended) is not None:
+        if not self._starter_waits and (status := self.superexec.ended) is not None:
             _log.warning("%s ended with status %d and is restarted", self.superexec.name, status)
             self.superexec.start()
         self._supervise_supernode()
@@ -198,7 +208,10 @@ class RunningSite:
         elif "Connection attempt failed" in news:
             self._check_connection()
         elif read_node_status(self._node_status).connected is not None:
-            self._away_since, self._status.obstacle = None, ""
+            self._away_since, self._status.obstacle, self._pause = None, "", _AGAIN_SECONDS
+            if self._starter_waits:
+                self.superexec.start()
+                self._starter_waits = False
 
     def _waits_in_vain(self) -> bool:
         """Whether the SuperNode holds a message that nobody is going to answer.
@@ -247,7 +260,7 @@ class RunningSite:
                 "Is the site admitted, and is ca.pem this server's?"
             )
         if now >= self._again:
-            self._again = now + _AGAIN_SECONDS
+            self._again, self._pause = now + self._pause, min(2 * self._pause, _LONGEST_AGAIN_SECONDS)
             self._start_supernode()
 
     def _take_new_certificate(self) -> None:
@@ -283,11 +296,11 @@ class RunningSite:
         self._start_supernode()
 
     def _start_supernode(self) -> None:
-        self.superexec.kill()  # and with it processes for messages that nobody waits for any more
-        self._unanswered_since = None
+        """Start it again, and its SuperExec once it has connected; processes for messages of before end."""
+        self.superexec.kill()
+        self._starter_waits, self._unanswered_since = True, None
         self._node_status.unlink(missing_ok=True)
         self.supernode.start()
-        self.superexec.start()
 
 
 def _changed(path: Path) -> tuple[int, int]:

@@ -145,6 +145,31 @@ def test_a_site_that_was_taken_before_tries_again_and_ends_after_a_while(
         site.supervise()
 
 
+def test_a_refused_site_tries_again_less_and_less_often_and_starts_its_superexec_once_it_has_connected(
+    site: RunningSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    NodeStatusFile(site._node_status).on_connected()
+    _says(site, "[code: 2004] Failed to activate SuperNode.", 1)
+    began, starts, seconds, attempts = time.monotonic(), site.supernode.starts, 0.0, list[float]()
+    monkeypatch.setattr("fedgraft.deployment.running_site.time.monotonic", lambda: began + seconds)
+    for seconds in range(100):
+        site.supervise()
+        if site.supernode.starts > starts:
+            attempts.append(seconds)
+            starts = site.supernode.starts
+            assert site.supernode._process is not None
+            site.supernode._process.wait(30)
+    assert attempts == [0, 5, 15, 35, 55, 75, 95]
+    assert site.superexec.ended is not None
+    site.supernode.command = SLEEPS
+    seconds = 115
+    site.supervise()
+    assert site.superexec.ended is not None
+    NodeStatusFile(site._node_status).on_connected()
+    site.supervise()
+    assert site.superexec.ended is None
+
+
 def test_a_supernode_that_has_lost_its_server_for_good_is_started_again(
     site: RunningSite, caplog: pytest.LogCaptureFixture
 ) -> None:
