@@ -23,8 +23,10 @@ from fedgraft.backbones.family import Family
 from fedgraft.config.registry import BACKBONES
 
 PAGE = Path("docs/backbones.md")
+STEPS = Path(__file__).with_name("backbone_steps.json")
+"""Seconds of a training step by Hugging Face ID, as `benchmarks.backbone_steps` has measured them."""
 BEGIN, END = "<!-- python -m benchmarks.backbone_table --write -->", "<!-- end of the tables -->"
-_HEAD = ["model", "Hugging Face ID", "way", "pixels", "positions", "dim", "image", "text", "memory"]
+_HEAD = ["model", "Hugging Face ID", "way", "pixels", "positions", "dim", "image", "text", "memory", "step"]
 _SHOWN = ("prompts", "visual prompts", "adapters", "exports", "text tower", "patch features", "losses", "preprocessing")
 
 
@@ -44,7 +46,9 @@ class Row:
         image, text = self.parameters["image"], self.parameters["text"]
         figures = [self.sizes.image_size, self.sizes.positions, self.sizes.dim]
         millions = [f"{image / 1e6:.1f} M", f"{text / 1e6:.1f} M", f"{4 * total / 2**20:,.0f} MiB"]
-        return [self.published.name, f"`{self.published.hub}`", self.published.way, *map(str, figures), *millions]
+        seconds = json.loads(STEPS.read_text()).get(self.published.hub)
+        step = "" if seconds is None else f"{seconds:.2f} s"
+        return [self.published.name, f"`{self.published.hub}`", self.published.way, *map(str, figures), *millions, step]
 
 
 def rows() -> list[Row]:
@@ -73,7 +77,7 @@ def recognizing(folder: Path) -> Family | None:
 def parameters(config: dict[str, Any], folder: Path) -> Counter[str]:
     """Parameters of the image tower, the text tower and the rest, projections with their towers."""
     with quietly(), torch.device("meta"):
-        model = _model(config, folder)
+        model = model_of(config, folder)
     counted: Counter[str] = Counter()
     for name, tensor in model.named_parameters():
         tower = {"v": "image", "t": "text"}.get(name[0], "rest")
@@ -81,7 +85,8 @@ def parameters(config: dict[str, Any], folder: Path) -> Counter[str]:
     return counted
 
 
-def _model(config: dict[str, Any], folder: Path) -> nn.Module:
+def model_of(config: dict[str, Any], folder: Path) -> nn.Module:
+    """An empty or random model of a configuration, which is that of the folder."""
     if config["model_type"] == MODEL_TYPE:
         from fedgraft.backbones.dual.open_clip_model import OpenClipConfig, OpenClipModel
 
