@@ -35,11 +35,12 @@ class LoadedRun(ABC):
     Attributes:
         open_rounds: what its sites keep of rounds of secure aggregation.
         smallest_sum: the fewest sites in a sum that its sites take part in, and that each of them masks with.
+        smallest_threshold: the smallest fraction of a site's share holders that may recover its secrets.
         peers: signs its sites' keys of a round and checks those of others; None where nobody is a stranger.
     """
 
     open_rounds: OpenRounds
-    smallest_sum = 1
+    smallest_sum, smallest_threshold = 1, 0.5
     peers: KnownPeers | None = None
 
     def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
@@ -132,7 +133,8 @@ class DeployedRun(LoadedRun):
 
     def __init__(self, plan: Plan, backbone: Backbone, examples: Examples, site: SiteFolder, name: str) -> None:
         self._examples, self._folder = examples, site.state / name
-        self.open_rounds, self.smallest_sum = RoundsInMemory(), site.settings.policy.smallest_sum
+        self.open_rounds, policy = RoundsInMemory(), site.settings.policy
+        self.smallest_sum, self.smallest_threshold = policy.smallest_sum, policy.smallest_threshold
         self.peers = KnownPeers(site)
         super().__init__(plan, backbone, plan.split(examples), site.cache)
 

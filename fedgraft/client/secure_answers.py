@@ -32,7 +32,7 @@ def secure_rule(run: LoadedRun) -> SummedAnswers | None:
     """The rule that hides the run's answers, if it has one.
 
     Raises:
-        Refusal: it may sum, or mask with, fewer sites than this site accepts.
+        Refusal: it may sum, mask with, or let secrets be recovered by, fewer sites than this site accepts.
     """
     rule = run.plan.composition.rule.summed()
     if rule is None:
@@ -48,6 +48,12 @@ def secure_rule(run: LoadedRun) -> SummedAnswers | None:
             "secure-sum",
             f"the run lets a site mask with {rule.most_neighbours()} others, and with itself this site's smallest_sum "
             f"is {run.smallest_sum}",
+        )
+    if (threshold := rule.terms(_asked(run), "").threshold) < run.smallest_threshold:
+        raise Refusal(
+            "secure-sum",
+            f"the run lets {threshold:g} of a site's share holders recover its secrets, and this site's "
+            f"smallest_threshold is {run.smallest_threshold:g}",
         )
     return rule
 

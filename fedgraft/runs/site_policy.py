@@ -36,6 +36,9 @@ class SitePolicy(BaseModel):
     share_counts: bool = Field(default=True, description="whether counts per class leave the site")
     smallest_group: int = Field(default=1, ge=1, description="counts below it do not leave the site; 1 tells all")
     smallest_sum: int = Field(default=3, ge=2, description="the fewest sites in a masked sum, and to mask with")
+    smallest_threshold: float = Field(
+        default=0.5, ge=0.5, le=1, description="smallest fraction of share holders that may recover a site's secrets"
+    )
     require_known_peers: bool = Field(
         default=False, description="whether updates leave only in masked sums with the sites in the file peers"
     )

@@ -1,6 +1,7 @@
 """What a deployed site answers to the stages of secure aggregation, and what a server cannot get out of it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,20 @@ def test_a_run_in_which_a_site_masks_with_few_others_is_refused_before_training(
         UserError, match="lets a site mask with 2 others, and with itself this site's smallest_sum is 5"
     ):
         many(2).train()
+
+
+@pytest.mark.parametrize(("threshold", "accepted"), [(0.51, False), (0.75, True)])
+def test_a_run_in_which_few_sites_recover_anothers_secrets_is_refused_before_training(
+    threshold: float, accepted: bool, tmp_path: Path, site: SiteFolder, mini: Backbone
+) -> None:
+    policy = site.settings.policy.model_copy(update={"smallest_threshold": 0.75})
+    careful = replace(site, settings=site.settings.model_copy(update={"policy": policy}))
+    server = SumServer(
+        careful, tmp_path, mini, CONFIG.model_copy(update={"strategy": f"secagg(threshold={threshold})"})
+    )
+    expected = nullcontext() if accepted else pytest.raises(UserError, match=r"lets 0\.51 of a site's share holders")
+    with expected:
+        server.train()
 
 
 def test_a_site_whose_neighbours_leave_sends_no_vector_though_the_sum_has_enough_sites(
