@@ -28,7 +28,7 @@ class DeviceLine:
         health: new, ok, failed or revoked.
         last_seen: seconds since 1970.
         proving: predictions by which its release still has to prove itself.
-        problem: why it does not run what its channel names.
+        problem: why it does not run what its channel names, or a warning of the self test of what it runs.
         clock_skew: seconds that its clock is ahead.
     """
 
@@ -247,6 +247,8 @@ def _problems(folder: FleetFolder, devices: list[DeviceLine], channels: list[Cha
     counted = Counter(device.health for device in devices)
     if counted["failed"]:
         yield f"{counted['failed']} devices went back or refuse what their channel names."
+    if warned := [device.problem for device in devices if device.problem and device.health == "ok"]:
+        yield f"{len(warned)} devices report a problem, such as: {warned[0]}"
     silent = sum(now() - device.last_seen > _SILENT_SECONDS for device in devices if device.health != "revoked")
     if silent:
         yield f"{silent} devices were not heard of for two days."

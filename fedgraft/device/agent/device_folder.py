@@ -47,6 +47,7 @@ class DeviceState:
         proving: how many predictions the current release still has to prove itself by.
         tries: how often a release was begun without a result.
         refused: releases that this device does not take again, each with the reason.
+        warnings: what a release's self test found, although the release allows it.
         serial: of the last report.
         told: SHA-256 of what the last report said beside counts.
     """
@@ -65,6 +66,7 @@ class DeviceState:
     proving: int = 0
     tries: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
     serial: int = 0
     told: str = ""
 
@@ -152,10 +154,15 @@ class DeviceFolder:
         path = self.release(release) / BANK
         return path if path.is_dir() else None
 
-    def switch(self, release: Release, proving: int = PROVING_PREDICTIONS) -> DeviceState:
-        """Let a release run from now on; the one before stays as the last good one, unless it was still on trial."""
+    def switch(self, release: Release, proving: int = PROVING_PREDICTIONS, warning: str | None = None) -> DeviceState:
+        """Let a release run from now on; the one before stays as the last good one, unless it was still on trial.
+
+        Args:
+            warning: of its self test.
+        """
         with self.locked():
             state = self.state()
+            kept = {id: said for id, said in state.warnings.items() if id in (state.current, state.good)}
             state = replace(
                 state,
                 current=release.id,
@@ -165,6 +172,7 @@ class DeviceFolder:
                 proving=proving,
                 tries={},
                 refused={},
+                warnings={**kept, release.id: warning} if warning else kept,
             )
             self.write_state(state)
         return state

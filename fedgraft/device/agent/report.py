@@ -21,7 +21,8 @@ def send_report(folder: DeviceFolder, registry: Registry, clock: float, problem:
 
     Args:
         clock: this device's, in seconds since 1970.
-        problem: why the device does not run what its channel names.
+        problem: why the device does not run what its channel names; without one, what the self test of the release that
+            runs has warned of is told.
 
     Raises:
         DeviceError: the registry does not answer, or refuses.
@@ -39,6 +40,7 @@ def _new_report(folder: DeviceFolder, clock: float, problem: str) -> dict[str, A
     with folder.locked():
         tallies = taken_tallies(folder)
         state = folder.state()
+        problem = problem or state.warnings.get(state.current, "")
         told = _news(state, problem)
         if not tallies and told == state.told:
             return None

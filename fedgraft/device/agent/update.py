@@ -15,6 +15,7 @@ from fedgraft.device.class_bank import check_labels
 from fedgraft.device.errors import BundleError, DeviceError
 from fedgraft.device.manifest import LABELS
 from fedgraft.device.predictor import Predictor
+from fedgraft.device.self_test import SelfTest
 
 _LONGEST_PAUSE = 7 * 86400.0
 _TRIES = 3
@@ -82,10 +83,10 @@ def look(
         if not folder.begin(release.id, _TRIES):
             raise _Failed(release, f"its self test was begun {_TRIES} times and never ended")
         try:
-            self_test(folder, release)
+            tested = self_test(folder, release)
         except DeviceError as error:
             raise _Failed(release, one_line(error)) from error
-        folder.switch(release, PROVING_PREDICTIONS)
+        folder.switch(release, PROVING_PREDICTIONS, tested.warning)
         kept = {release.id, state.current, folder.state().good} - {""}
         folder.tidy(kept)
         return Looked(release.version, download.moved, next_seconds=pause)
@@ -127,11 +128,11 @@ def first_state(answer: dict[str, Any], fingerprint: str) -> DeviceState:
     return DeviceState(fleet=trust.fleet, device=device, channel=channel, trust=trust.content())
 
 
-def self_test(folder: DeviceFolder, release: Release) -> float:
-    """Open a release that was fetched and compare its golden sample; returns the cosine.
+def self_test(folder: DeviceFolder, release: Release) -> SelfTest:
+    """Open a release that was fetched and compare its golden images.
 
     Raises:
-        BundleError: a signature, a file, the class bank or the golden sample is not as it should be.
+        BundleError: a signature, a file, the class bank or a golden image is not as it should be.
     """
     bundle = open_bundle(folder.release(release.id) / BUNDLE, bytes.fromhex(release.signer))
     for name in bundle.manifest.files:
@@ -150,7 +151,7 @@ def self_test(folder: DeviceFolder, release: Release) -> float:
         labels = check_labels(each.read_json(LABELS)["labels"])
         if marked := next((label for label in labels if set("<>") & set(label)), None):
             raise BundleError(f"The label {marked[:40]!r} has < or >, which a page would take for HTML.")
-    return predictor.self_test()
+    return predictor.tested()
 
 
 class _Failed(DeviceError):
