@@ -15,7 +15,7 @@ from fedgraft.data.protocols.protocol import flat_results
 
 if TYPE_CHECKING:
     from fedgraft.edge_export.bundle_manifest import CutsRecord
-    from fedgraft.edge_export.export import Exported
+    from fedgraft.edge_export.draft import Exported
 
 
 _METHOD_WIDTH = 12
