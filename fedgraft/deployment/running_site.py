@@ -1,35 +1,24 @@
 """A site as running processes: for `fedgraft site start` and `fedgraft up`."""
 
 import logging
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from fedgraft.client.worker_status import clear_status, last_pulse, running_task
 from fedgraft.core.errors import RunFailed, UserError
-from fedgraft.core.files import free_port
 from fedgraft.deployment.connection_check import Obstacle, find_obstacle
 from fedgraft.deployment.folder_lock import TEMPORARY_PREFIX, FolderLock
-from fedgraft.deployment.processes import (
-    TASK_POLL_INTERVAL,
-    Process,
-    app_environment,
-    clean_home,
-    flower_environment,
-    guarded,
-)
+from fedgraft.deployment.processes import Process
+from fedgraft.deployment.site_processes import site_processes
 from fedgraft.deployment.status_file import StatusFile
 from fedgraft.flower.confinement import shortcoming
-from fedgraft.flower.guarded import CERTIFICATE, NODE_STATUS, PRIVATE_KEY
 from fedgraft.flower.node_status import WAITING, read_node_status
 from fedgraft.runs.certificates import validity
 from fedgraft.runs.key_rotation import adopt_certificate
 from fedgraft.runs.site_folder import SiteFolder
 from fedgraft.runs.site_peers import require_peers
 
-_TASK_SECONDS = 0.25
-"""After which a SuperExec looks again for a message; each look costs some milliseconds."""
 _AGAIN_SECONDS, _LONGEST_AGAIN_SECONDS = 5.0, 20.0
 """Between a SuperNode's attempts to connect, at first and at last."""
 _RETURN_SECONDS = 150.0
@@ -87,49 +76,9 @@ class RunningSite:
         self._certificate = _changed(folder.certificate)
         self._sockets = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX))
         self._lock.add_folder(self._sockets)
-        home = clean_home(folder.path / "flwr")
-        address = f"unix:{self._sockets / 'worker'}"
-        environment = flower_environment(home)
-        name, logs, runtime, secret = folder.settings.name, folder.logs, free_port(), folder.write_secret()
         self._node_status = self._sockets / "supernode.json"
-        self.worker = Process(
-            f"The worker of {name!r}",
-            [sys.executable, "-m", worker_module, folder.path, address],
-            {"OMP_NUM_THREADS": "1", **environment},
-            logs / "worker.log",
-        )
-        self.supernode = Process(
-            f"The SuperNode of {name!r}",
-            [
-                *guarded("flower-supernode"),
-                "--superlink", server,
-                "--root-certificates", authority,
-                "--auth-supernode-private-key", folder.private_key,
-                "--host", "127.0.0.1",
-                "--port", str(runtime),
-                "--isolation", "process",
-                "--superexec-auth-secret-file", secret,
-                "--node-config", f'worker="{address}"',
-            ],
-            {
-                **environment,
-                CERTIFICATE: str(folder.certificate),
-                PRIVATE_KEY: str(folder.tls_key),
-                NODE_STATUS: str(self._node_status),
-            },
-            logs / "supernode.log",
-        )  # fmt: skip
-        self.superexec = Process(
-            f"The SuperExec of {name!r}",
-            [
-                *guarded("flower-superexec"),
-                "--insecure",
-                "--runtime-api-address", f"127.0.0.1:{runtime}",
-                "--superexec-auth-secret-file", secret,
-            ],
-            {**environment, **app_environment(folder.app, home), TASK_POLL_INTERVAL: str(_TASK_SECONDS)},
-            logs / "superexec.log",
-        )  # fmt: skip
+        made = site_processes(folder, server, authority, worker_module, self._sockets / "worker", self._node_status)
+        self.worker, self.supernode, self.superexec = made
         images = [Path(folder.settings.data)] if folder.settings.data else []
         self._shortcoming = shortcoming([folder.state, folder.cache, folder.private_key, *images])
         self._status = StatusFile(folder.path, self.processes, server, self._shortcoming)

@@ -3,7 +3,6 @@
 The registry that serves the folder needs no key; a publisher's commands write signed documents into its database.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import write_bytes
-from fedgraft.device.agent.metadata import BANK, BUNDLE, Channel, Document, FileOfRelease, Release, Trust
+from fedgraft.device.agent.metadata import Channel, Document, Release, Trust
 from fedgraft.device.bundle import Bundle, open_bundle
-from fedgraft.device.class_bank import ClassBank
-from fedgraft.device.errors import DeviceError
-from fedgraft.device.manifest import MANIFEST, MODEL, SIGNATURE, canonical
-from fedgraft.device.predictor import Predictor
+from fedgraft.device.manifest import MANIFEST, SIGNATURE, canonical
 from fedgraft.edge_export.signing import public_bytes
+from fedgraft.fleet.bundle_release import keep_file, labels_of_bundle, release_of_bundle
 from fedgraft.fleet.database import Database, now
 from fedgraft.fleet.fleet_folder import FleetFolder
 from fedgraft.fleet.rollout import RolloutPlan
@@ -67,13 +63,13 @@ def publish(
             )
         known = _channel(database, channel)
         _check_version(opened, known)
-        release = _release(opened, known)
-        labels = _checked_labels(opened)
+        release = release_of_bundle(opened, known)
+        labels = labels_of_bundle(opened)
         contents = {name: opened.read(name) for name in opened.manifest.files}
         for name in (MANIFEST, SIGNATURE):
             contents[name] = opened.raw(name)
         for file in contents.values():
-            _keep(folder, file)
+            keep_file(folder, file)
         with database.transaction():
             _check_version(opened, _channel(database, channel))
             other = database.row(
@@ -207,49 +203,7 @@ def _check_version(opened: Bundle, known: Channel | None) -> None:
 
 def release_of(database: Database, opened: Bundle, channel: str) -> Release:
     """The release that a bundle would make in a channel now; raises as `publish`."""
-    return _release(opened, _channel(database, channel))
-
-
-def _release(opened: Bundle, known: Channel | None) -> Release:
-    """The release that a bundle makes; a class bank alone is put beside the newest bundle with its encoder."""
-    manifest = opened.manifest
-    part = BUNDLE if manifest.kind == "bundle" else BANK
-    files = [FileOfRelease(f"{part}/{name}", entry.sha256, entry.bytes) for name, entry in manifest.files.items()]
-    for name in (MANIFEST, SIGNATURE):
-        content = opened.raw(name)
-        files.append(FileOfRelease(f"{part}/{name}", hashlib.sha256(content).hexdigest(), len(content)))
-    signer = opened.signer.hex()
-    if part == BUNDLE:
-        Predictor(opened, threads=1, remember=False).self_test()
-        return Release.of(manifest.version, signer, "", tuple(sorted(files, key=lambda file: file.path)))
-    for base in reversed(known.releases if known else ()):
-        encoder = next(file for file in base.files if file.path == f"{BUNDLE}/{MODEL}")
-        if encoder.sha256 == manifest.encoder:
-            kept = [file for file in base.files if file.path.startswith(f"{BUNDLE}/")]
-            whole = tuple(sorted([*kept, *files], key=lambda file: file.path))
-            return Release.of(manifest.version, base.signer, signer, whole)
-    raise UserError(
-        f"The class bank {opened.path} is for an encoder that no release of the channel has; publish its bundle first."
-    )
-
-
-def _checked_labels(opened: Bundle) -> str:
-    bank = ClassBank.read(opened)
-    if marked := next((label for label in bank.labels if set("<>") & set(label)), None):
-        raise UserError(
-            f"The label {ascii(marked)[:80]} of the bundle {opened.path} has < or >, which a page would take for HTML; "
-            "no device takes it."
-        )
-    return json.dumps(bank.labels)
-
-
-def _keep(folder: FleetFolder, content: bytes) -> None:
-    path = folder.blob(hashlib.sha256(content).hexdigest())
-    if not path.exists():
-        try:
-            write_bytes(path, content)
-        except OSError as error:
-            raise DeviceError(f"The file cannot be stored in {path.parent}: {error.strerror}.") from error
+    return release_of_bundle(opened, _channel(database, channel))
 
 
 def _still_offered(database: Database, known: Channel | None) -> Sequence[Release]:
