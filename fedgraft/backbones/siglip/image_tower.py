@@ -14,18 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedgraft.backbones.abilities import require_layers
 from fedgraft.backbones.deltas import Changed, Deltas, branched, linear, mlp
+from fedgraft.backbones.prompted_layers import PromptedLayers
 from fedgraft.backbones.siglip.attention import attend_once
 
 
-class SiglipImageTower:
+class SiglipImageTower(PromptedLayers):
     """The image half of a `SiglipModel`; reads the modules' own weights and holds no copy of them."""
 
     def __init__(self, model: Any) -> None:
         config = model.config.vision_config
         self._heads = int(config.num_attention_heads)
         self._tower: Any = model.vision_model
+        self._layers = list(model.vision_model.encoder.layers)
         self._modules = {f"vision_model.{name}": module for name, module in model.vision_model.named_modules()}
         self.depth = int(config.num_hidden_layers)
         self.states_shape = ((int(config.image_size) // int(config.patch_size)) ** 2, int(config.hidden_size))
@@ -33,10 +34,7 @@ class SiglipImageTower:
     @torch.no_grad()
     def states(self, pixels: Tensor, layer: int) -> Tensor:
         """The input of a layer, (B, patches, width) in float32, from pixel values (B, 3, height, width)."""
-        hidden: Tensor = self._tower.embeddings(pixels)
-        for index in range(layer):
-            hidden = self._layer(self._tower.encoder.layers[index], hidden, hidden, {})
-        return hidden.float()
+        return self._below(self._tower.embeddings(pixels), layer).float()
 
     @torch.no_grad()
     def patch_features(self, pixels: Tensor) -> Tensor:
@@ -61,31 +59,20 @@ class SiglipImageTower:
         """
         changed = {self._modules[name]: delta for name, delta in deltas.items()}
         hidden = states.to(self._tower.post_layernorm.weight.dtype)
-        patches, depth = hidden.shape[1], 0 if prompts is None else prompts.shape[1]
-        require_layers(self.depth, layer, depth)
-        for index in range(layer, self.depth):
-            if prompts is not None and index - layer < depth:
-                own = prompts[:, index - layer].to(hidden.dtype).expand(len(hidden), -1, -1)
-                hidden = torch.cat([hidden[:, :patches], own], dim=1)
-            unread = index == self.depth - 1 or index + 1 - layer < depth
-            rows = hidden[:, :patches] if unread else hidden
-            hidden = self._layer(self._tower.encoder.layers[index], rows, hidden, changed)
+        hidden = self._above(hidden, layer, changed, prompts, hidden.shape[1])
         return F.normalize(self._pooled(self._tower.post_layernorm(hidden)).float(), dim=-1)
 
     def advance(self, states: Tensor, layer: int, end: int, prompts: Tensor) -> Tensor:
         """The input of layer `end` from that of `layer`, with prompts (B or 1, end - layer, n, width) between."""
         hidden = states.to(self._tower.post_layernorm.weight.dtype)
-        for index in range(layer, end):
-            own = prompts[:, index - layer].to(hidden.dtype).expand(len(hidden), -1, -1)
-            hidden = self._layer(self._tower.encoder.layers[index], hidden, torch.cat([hidden, own], dim=1), {})
-        return hidden.float()
+        return self._between(hidden, layer, end, prompts).float()
 
     @torch.no_grad()
     def exits(self, pixels: Tensor, layers: Sequence[int]) -> Tensor:
         """What is pooled after some numbers of layers and after all, (B, exits + 1, dim) in float32."""
         hidden, found, wanted = self._tower.embeddings(pixels), {}, {*layers, self.depth}
-        for count, layer in enumerate(self._tower.encoder.layers, 1):
-            hidden = self._layer(layer, hidden, hidden, {})
+        for count, layer in enumerate(self._layers, 1):
+            hidden = self._layer(layer, hidden, hidden.shape[1], {})
             if count in wanted:
                 found[count] = self._pooled(self._tower.post_layernorm(hidden)).float()
         return torch.stack([found[count] for count in (*layers, self.depth)], dim=1)
@@ -105,16 +92,18 @@ class SiglipImageTower:
         out: Tensor = head.attention.out_proj(mixed)
         return out + mlp(head.mlp, head.layernorm(out), {})
 
-    def _layer(self, layer: Any, rows: Tensor, states: Tensor, changed: Changed) -> Tensor:
-        """A layer's output for the first rows (B, R, width) of its input (B, T, width)."""
+    def _normed_prompts(self, prompts: Tensor) -> Tensor:
+        return prompts  # nothing is normalized before the first layer
+
+    def _layer(self, layer: Any, states: Tensor, rows: int, changed: Changed) -> Tensor:
         attention = layer.self_attn
         normed = layer.layer_norm1(states)
-        queries = linear(attention.q_proj, normed[:, : rows.shape[1]], changed)
+        queries = linear(attention.q_proj, normed[:, :rows], changed)
         keys, values = linear(attention.k_proj, normed, changed), linear(attention.v_proj, normed, changed)
         mixed = F.scaled_dot_product_attention(self._split(queries), self._split(keys), self._split(values))
-        out: Tensor = rows + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
+        out: Tensor = states[:, :rows] + linear(attention.out_proj, mixed.transpose(-3, -2).flatten(-2), changed)
         out = out + mlp(layer.mlp, layer.layer_norm2(out), changed)
-        return branched(layer, out, normed[:, : rows.shape[1]], changed)
+        return branched(layer, out, normed[:, :rows], changed)
 
     def _split(self, states: Tensor) -> Tensor:
         """(B, T, width) to (B, heads, T, width / heads)."""
