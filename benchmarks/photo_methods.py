@@ -17,7 +17,7 @@ from fedgraft.reports import write_report
 
 METHODS = (
     "zeroshot", "promptfl", "fedit", "kgcoop", "fedpgp", "local", "proxprompt", "ffa-lora", "fedsa-lora", "fedex-lora",
-    "flora", "flexlora",
+    "flora", "flexlora", "fedit+anchored(drift=0.08)", "linear-probe", "clip-adapter", "fedclip", "tip-adapter",
 )  # fmt: skip
 COMMON = {"backbone": "photo", "rounds": 10, "local_epochs": 2, "shots": 16, "n_ctx": 4}
 CASES = (
