@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from benchmarks.published_backbones import Published, published
+from benchmarks.tables import written
 from fedgraft.backbones.abilities import Abilities, Sizes
 from fedgraft.backbones.checkpoints.dual_names import MODEL_TYPE
 from fedgraft.backbones.checkpoints.quiet import quietly
@@ -127,13 +128,6 @@ def _abilities(own: list[Row]) -> str:
     return "\n".join(sentences)
 
 
-def written(page: str, content: str) -> str:
-    """The page with its tables replaced."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{content}\n{END}{after}"
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,7 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     content = tables(rows())
     if args.write:
-        PAGE.write_text(written(PAGE.read_text(), content))
+        PAGE.write_text(written(PAGE.read_text(), BEGIN, END, content))
     else:
         print(content)
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.photo_methods --data DIR --out DIR` reads the folders that `benchmarks.photo` reads, and runs
 unattended, one seed after another. Results go to benchmarks/photo_methods.json; what is there is not run again, and a
-run that was stopped goes on. Without --data it prints the tables of what is there.
+run that was stopped goes on. Without --data it prints the tables of what is there; `--write` puts them into the page.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+from benchmarks.tables import written
 from fedgraft import Resources, compare
 from fedgraft.config.notation import split
 from fedgraft.config.registry import METHODS as REGISTERED
@@ -32,6 +33,9 @@ CASES: tuple[dict[str, Any], ...] = (
 )
 RESULTS = Path(__file__).with_name("photo_methods.json")
 """By case, method and seed: the metrics after the last round by name, and what a site sends in a round."""
+PAGE = Path("docs/results.md")
+BEGIN, END = "<!-- python -m benchmarks.photo_methods --write -->", "<!-- end of the tables on photo -->"
+TITLES = {"caltech101": "Caltech-101", "pacs": "PACS", "office_caltech10": "Office-Caltech10"}
 COLUMNS = {
     "base-to-novel": {"local": "local", "base": "base", "novel": "novel", "hm": "HM"},
     "leave-one-domain-out": {},  # every domain, and the mean
@@ -96,8 +100,9 @@ def tables() -> str:
                 figures = [_figure([each[key] for each in found]) for key in columns]
                 cost = [f"{found[0][key]:,}" for key in ("shared_parameters", "uplink_bytes_per_site_round")]
                 lines.append("| " + " | ".join([f"`{method}`", *figures, *cost]) + " |")
-        parts.append(f"### {name_of(case)}\n\n" + "\n".join(lines))
-    return "\n\n".join(parts)
+        title = f"### {TITLES[case['folder']]}, {case['protocol']}, {case['sites']} sites"
+        parts.append(title + "\n\n" + "\n".join(lines) + "\n")
+    return "\n".join(parts)
 
 
 def _figure(values: list[float]) -> str:
@@ -113,6 +118,7 @@ def main() -> None:
     parser.add_argument("--cases", default="", help="some of them, such as pacs-domain-per-site, separated by commas")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--write", action="store_true", help=f"replace the tables in {PAGE}")
     args = parser.parse_args()
     cases = [case for case in CASES if not args.cases or name_of(case) in args.cases.split(",")]
     for seed in map(int, args.seeds.split(",")) if args.data else ():
@@ -122,7 +128,10 @@ def main() -> None:
             print(f"{name_of(case)}, seed {seed}: {len(missing)} runs", flush=True)
             if missing:
                 run(case, missing, seed, args)
-    print(tables())
+    if args.write:
+        PAGE.write_text(written(PAGE.read_text(), BEGIN, END, tables()))
+    else:
+        print(tables())
 
 
 if __name__ == "__main__":

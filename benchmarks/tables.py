@@ -33,6 +33,13 @@ def _figure(statistics: dict[str, float], seeds: int) -> str:
     return f"{statistics['mean']:.1f}" + (f" ± {statistics['std']:.1f}" if seeds > 1 else "")
 
 
+def written(page: str, begin: str, end: str, content: str) -> str:
+    """A page with what stands between two of its lines replaced."""
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{content}\n{end}{after}"
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
