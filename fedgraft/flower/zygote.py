@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
-_LONGEST_REQUEST, _DONE = 1 << 16, b"1"
+_LONGEST_REQUEST, _DONE, _ANSWER_SECONDS = 1 << 16, b"1", 60.0
 
 
 class Zygote:
@@ -43,20 +43,20 @@ class Zygote:
         read, write = os.pipe()
         try:
             if not self._request(request, read) and not self._request(request, read):
-                raise OSError("The process from which others are forked ends at once.")
+                raise OSError("The process from which others are forked ends at once, or does not answer.")
             os.write(write, f"{first_line}\n".encode())
         finally:
             os.close(read)
             os.close(write)
 
     def _request(self, request: bytes, file: int) -> bool:
-        """Ask for a process; False if the zygote has ended instead."""
+        """Ask for a process; False if the zygote has ended, or does not answer."""
         try:
             channel = self._open()
             socket.send_fds(channel, [request], [file])
             if channel.recv(1):
                 return True
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             pass
         self._end()
         return False
@@ -64,6 +64,7 @@ class Zygote:
     def _open(self) -> socket.socket:
         if self._channel is None:
             self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._channel.settimeout(_ANSWER_SECONDS)
             with theirs:
                 self._process = subprocess.Popen(self._command, stdin=theirs.fileno())
         return self._channel
