@@ -64,11 +64,8 @@ def write_folder(entry: Published, folder: Path) -> None:
         if hasattr(model, "save_pretrained"):
             model.save_pretrained(folder)
         else:
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, _weights(folder))
-
-
-def _weights(folder: Path) -> Path:
-    return folder / "model.safetensors"
+            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(tensors, folder / "model.safetensors")
 
 
 def _write_words_of_clip(folder: Path) -> None:

@@ -40,6 +40,7 @@ class Row:
     sizes: Sizes
     abilities: Abilities
     parameters: Counter[str]
+    step_seconds: float | None
 
     def cells(self) -> list[str]:
         """The row of the table."""
@@ -47,8 +48,7 @@ class Row:
         image, text = self.parameters["image"], self.parameters["text"]
         figures = [self.sizes.image_size, self.sizes.positions, self.sizes.dim]
         millions = [f"{image / 1e6:.1f} M", f"{text / 1e6:.1f} M", f"{4 * total / 2**20:,.0f} MiB"]
-        seconds = json.loads(STEPS.read_text()).get(self.published.hub)
-        step = "" if seconds is None else f"{seconds:.2f} s"
+        step = "" if self.step_seconds is None else f"{self.step_seconds:.2f} s"
         return [self.published.name, f"`{self.published.hub}`", self.published.way, *map(str, figures), *millions, step]
 
 
@@ -56,6 +56,7 @@ def rows() -> list[Row]:
     """A row for each published model that a family opens."""
     found = []
     same: dict[str, Counter[str]] = {}
+    steps: dict[str, float] = json.loads(STEPS.read_text())
     for entry in published():
         content = json.dumps(entry.config)
         with tempfile.TemporaryDirectory() as name:
@@ -66,7 +67,8 @@ def rows() -> list[Row]:
                 continue
             if content not in same:
                 same[content] = parameters(entry.config, folder)
-            found.append(Row(entry, family.name, family.sizes(folder), family.abilities_of(folder), same[content]))
+            sizes, abilities = family.sizes(folder), family.abilities_of(folder)
+            found.append(Row(entry, family.name, sizes, abilities, same[content], steps.get(entry.hub)))
     return found
 
 
