@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from fedgraft.core.files import free_port
 from fedgraft.deployment.processes import app_environment, clean_home, flower_environment
 from fedgraft.deployment.running_server import _app_environment
 from fedgraft.flower import confinement
+from fedgraft.flower.zygote import Zygote
 from fedgraft.runs.server_folder import ServerFolder
 from fedgraft.runs.site_folder import SiteFolder
 
@@ -42,6 +44,16 @@ found["own port"] = outcome(lambda: listens(int(sys.argv[4].rpartition(":")[2]))
 found["other port"] = outcome(lambda: listens(1))
 import fedgraft.client.app
 print(json.dumps(found))
+"""
+
+
+_FORKED = """
+import sys
+from fedgraft.flower import internals
+from fedgraft.flower.zygote import serve
+
+internals.flower_command("flwr-clientapp")
+sys.argv[1:] = serve()
 """
 
 
@@ -75,6 +87,33 @@ def test_the_process_for_a_message_reads_no_image_no_state_and_no_key(images: Pa
     assert found["own port"] == "ConnectionRefusedError"  # nothing listens; it was let through
     if confinement.landlock_version() >= confinement.NETWORK_SINCE:
         assert found["other port"] == "PermissionError"
+    if confinement.landlock_version() >= confinement.SIGNALS_SINCE:
+        assert found["signal to the parent"] == "PermissionError"
+
+
+@pytest.mark.slow
+@needs_landlock
+def test_a_forked_process_for_a_message_is_confined_too_and_cannot_reach_its_zygote(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = SiteFolder.create(tmp_path / "site", "north", images)
+    home = clean_home(site.path / "flwr")
+    for name, value in {**flower_environment(home), **app_environment(site.app, home)}.items():
+        monkeypatch.setenv(name, value)
+    refused = [site.private_key, site.state, next(images.glob("*/*.png")), Path.home()]
+    words = [json.dumps([str(path) for path in refused]), "--runtime-api-address", f"127.0.0.1:{free_port()}"]
+    out = tmp_path / "out"
+    zygote = Zygote(["sh", "-c", 'exec "$0" -P -c "$1" > "$2"', sys.executable, _FORKED + _TRIES, str(out)])
+    zygote.start(["flwr-clientapp", *words], "token")
+    deadline = time.monotonic() + 120
+    while not out.read_text().endswith("}\n"):
+        assert time.monotonic() < deadline, "it has not answered; this only ends a test that would hang"
+        time.sleep(0.05)
+    zygote._end()
+    found = json.loads(out.read_text().splitlines()[-1])
+    assert {found[str(path)] for path in refused} == {"PermissionError"}
+    assert found["temporary"] == "1"
+    assert found["environment of the parent"] == "PermissionError"
     if confinement.landlock_version() >= confinement.SIGNALS_SINCE:
         assert found["signal to the parent"] == "PermissionError"
 
