@@ -7,9 +7,11 @@ parameters w move their features from the hand-written ones z_c:
 
 The next shared parameters may drift up to the budget or, where the round began beyond it, as a random context does, no
 farther than at the start of the round. An aggregate that drifts farther is pulled back along a line, w_0 + s (w - w_0),
-with s in [0, 1] found by bisection. The line starts at the run's initial parameters if they are within the bound, so
-that the next round can take another direction; otherwise it starts where the round began.
+with s in [0, 1] the last point within the bound. The line starts at the run's initial parameters if they are within the
+bound, so that the next round can take another direction; otherwise it starts where the round began.
 """
+
+from collections.abc import Callable
 
 from pydantic import Field
 
@@ -18,7 +20,10 @@ from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.components import Drift, Outcome, Round, State, Step, StrategyComponent
 from fedgraft.strategies.interpolate import interpolated
 
-_HALVINGS = 12
+_POINTS = 2**12
+"""Parts of the line between whose ends s is looked for."""
+_PATIENCE = 4
+"""Every so many measurements the middle of what is left of the line is taken, whatever the secants say."""
 
 
 class AnchoredOptions(Options):
@@ -32,11 +37,39 @@ def pulled_back(aggregate: Arrays, origin: Arrays, drift: Drift, bound: float) -
 
     Where drift does not grow monotonically along the line, s is one of the points at which it crosses the bound.
     """
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if drift(interpolated(aggregate, origin, middle)) <= bound else (low, middle)
-    return low, interpolated(aggregate, origin, low)
+    ends = drift(origin), drift(aggregate)
+    reached = last_within(lambda s: drift(interpolated(aggregate, origin, s / _POINTS)), ends, bound, _POINTS)
+    return reached / _POINTS, interpolated(aggregate, origin, reached / _POINTS)
+
+
+def last_within(value: Callable[[int], float], ends: tuple[float, float], bound: float, points: int) -> int:
+    """A point k with value(k) <= bound < value(k + 1).
+
+    The points are those at which a bisection ends, and so is k where values only grow, with about half of its values:
+    the next is where a secant through the last two meets the bound, in the fourth root, since the drift of a product of
+    two factors grows like s^4.
+
+    Args:
+        ends: value(0) <= bound and value(points) > bound.
+    """
+
+    def height(found: float) -> float:
+        return max(0.0, found) ** 0.25 - bound**0.25
+
+    low, high, measured = 0, points, 0
+    older, newer = (0, height(ends[0])), (points, height(ends[1]))
+    while high - low > 1:
+        measured += 1
+        slope = (newer[1] - older[1]) / (newer[0] - older[0])
+        starts_there = low == 0 and ends[0] >= bound
+        if starts_there or slope <= 0 or measured % _PATIENCE == 0:
+            point = (low + high) // 2
+        else:
+            point = min(max(int(newer[0] - newer[1] / slope), low + 1), high - 1)
+        found = value(point)
+        low, high = (point, high) if found <= bound else (low, point)
+        older, newer = newer, (point, height(found))
+    return low
 
 
 class Anchored(Step):

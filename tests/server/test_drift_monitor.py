@@ -11,6 +11,7 @@ from fedgraft.flower.messages import Arrays
 from fedgraft.methods.plan import Plan
 from fedgraft.methods.vocabulary import Vocabulary
 from fedgraft.server.drift_monitor import DriftMonitor, unheld_names
+from fedgraft.server.name_probe import NameProbe
 
 WORDS = {"ctx_init": "a photo of a"}
 CLASSES = ("x", "Star")
@@ -37,6 +38,17 @@ def test_nothing_has_drifted_at_the_written_words_and_more_does_with_every_step(
     direction = {name: rng.normal(0, size, array.shape).astype(np.float32) for name, array in initial.items()}
     drifts = [monitor.drift({n: a + s * direction[n] for n, a in initial.items()}) for s in (0.3, 1.0, 3.0)]
     assert 1e-6 < drifts[0] < drifts[1] < drifts[2] <= 2
+
+
+def test_the_same_arrays_are_measured_once(mini: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, initial = _monitor(mini, "promptfl", {})
+    measured: list[Arrays] = []
+    features = NameProbe.features
+    monkeypatch.setattr(NameProbe, "features", lambda probe, arrays: measured.append(arrays) or features(probe, arrays))
+    copied = {name: array.copy() for name, array in initial.items()}
+    moved = {name: array + np.float32(0.1) for name, array in initial.items()}
+    assert monitor.drift(initial) == monitor.drift(copied) != monitor.drift(moved)
+    assert len(measured) == 2
 
 
 @pytest.mark.parametrize("method", ["promptfl", "fedpgp", "kgcoop", "proxprompt", "ffa-lora", "fedex-lora", "flora"])

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from fedgraft.config.registry import STRATEGIES
 from fedgraft.flower.internals import SUPERLINK_NODE_ID, identify, set_message_id
-from fedgraft.strategies.anchored import pulled_back
+from fedgraft.strategies.anchored import last_within, pulled_back
 from fedgraft.strategies.components import Step
 from fedgraft.strategies.composition import compose
 from fedgraft.strategies.weighted_average import WeightedAverage
@@ -97,6 +97,45 @@ def test_the_budget_holds_and_is_used(initial: np.ndarray, aggregate: np.ndarray
     scale, arrays = pulled_back({"context": aggregate}, {"context": initial}, drift, budget)
     assert drift(arrays) <= budget + 1e-4
     assert scale == pytest.approx(budget / whole, abs=1e-3)
+
+
+@given(st.integers(0, 4095), st.floats(0.2, 6), st.floats(0, 0.9), st.floats(1e-3, 10))
+@settings(max_examples=200)
+def test_the_last_point_within_the_bound_is_bisections_and_takes_fewer_measurements(
+    expected: int, power: float, begin: float, size: float
+) -> None:
+    """Growing values of many shapes, which cross the bound between two points."""
+    points, measured = 4096, []
+
+    def value(point: int) -> float:
+        measured.append(point)
+        return size * (begin + (1 - begin) * (point / points) ** power)
+
+    bound = (value(expected) + value(expected + 1)) / 2
+    assume(value(expected) < bound < value(expected + 1))
+    ends = value(0), value(points)
+    measured.clear()
+    assert last_within(value, ends, bound, points) == expected
+    assert len(set(measured)) == len(measured) <= 4 * 12
+
+
+@pytest.mark.parametrize("power", [2, 3, 4])
+def test_drift_that_grows_like_a_power_takes_half_of_a_bisections_measurements(power: int) -> None:
+    measured: list[int] = []
+
+    def value(point: int) -> float:
+        measured.append(point)
+        return float((point / 4096) ** power)
+
+    crossings = range(400, 4096, 100)
+    for expected in crossings:
+        assert last_within(value, (0.0, 1.0), ((expected + 0.5) / 4096) ** power, 4096) == expected
+    assert len(measured) <= 6 * len(crossings)
+
+
+def test_where_the_line_begins_at_the_bound_a_later_point_within_it_is_found() -> None:
+    """Drift that first falls, as on the way from a random context, and grows only later."""
+    assert last_within(lambda point: (point / 64 - 0.25) ** 2, (0.0625, 0.5625), 0.0625, 64) == 32
 
 
 @pytest.mark.parametrize(
