@@ -65,6 +65,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "fleet move": ("fedgraft fleet move fleet --channel canary --group kitchens",),
     "fleet status": ("fedgraft fleet status fleet --json",),
     "fleet export-report": ("fedgraft fleet export-report fleet --out fleet-report.toml",),
+    "fleet embeddings": ("fedgraft fleet embeddings fleet --out unknown.safetensors",),
     "fleet backup": ("fedgraft fleet backup fleet backup",),
     "fleet simulate": ("fedgraft fleet simulate --devices 200 --out runs/fleet",),
     "methods": ("fedgraft methods", "fedgraft methods fedpgp"),

@@ -96,6 +96,30 @@ def fleet_simulate(
         raise typer.Exit(1)
 
 
+def fleet_embeddings(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="A safetensors file.")],
+    version: Annotated[
+        int | None, typer.Option(help="Of this version.", show_default="the newest that was shared of")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Of a group's devices.", show_default="all")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write embeddings of unknown images from devices that share them, to see what no class covers."""
+    from dataclasses import asdict
+
+    from fedgraft.fleet.fleet_folder import FleetFolder
+    from fedgraft.fleet.shared_embeddings import write_embeddings
+
+    written = write_embeddings(FleetFolder.open(folder), out, version, group)
+    typer.echo(
+        json.dumps(asdict(written))
+        if as_json
+        else f"Wrote {out}: {written.embeddings} embeddings of unknown images from {written.devices} devices, by the "
+        f"encoder of version {written.version}."
+    )
+
+
 def fleet_backup(folder: Folder, out: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy a fleet's folder as it is at one moment, while it is served."""
     from fedgraft.fleet.fleet_folder import FleetFolder
@@ -112,6 +136,9 @@ def device_agent(
     once: Annotated[bool, typer.Option("--once", help="Look and report a single time.")] = False,
     interval: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 300.0,
     key: Annotated[str | None, typer.Option(help="A publisher's public key that must be among the fleet's.")] = None,
+    share_embeddings: Annotated[
+        bool, typer.Option("--share-embeddings", help="Report embeddings of some images that are called unknown.")
+    ] = False,
 ) -> None:
     """Keep this device at the version that its fleet's registry names."""
     from fedgraft.core.errors import RunFailed
@@ -119,7 +146,7 @@ def device_agent(
     from fedgraft.device.errors import DeviceError
 
     try:
-        agent(server, ca, token, dir, once, interval, key)
+        agent(server, ca, token, dir, once, interval, key, share_embeddings)
     except DeviceError as error:
         if error.exit_code == 1:
             raise RunFailed(str(error)) from error

@@ -19,6 +19,7 @@ from fedgraft.cli.fleet import fleet_app
 from fedgraft.cli.fleet_monitoring import (
     device_agent,
     fleet_backup,
+    fleet_embeddings,
     fleet_export_report,
     fleet_simulate,
     fleet_status,
@@ -70,6 +71,7 @@ listings.backbones_app.command("import")(import_backbone)
 device_app.command("agent")(device_agent)
 fleet_app.command("status")(fleet_status)
 fleet_app.command("export-report")(fleet_export_report)
+fleet_app.command("embeddings")(fleet_embeddings)
 fleet_app.command("backup")(fleet_backup)
 fleet_app.command("simulate")(fleet_simulate)
 add_examples(app)

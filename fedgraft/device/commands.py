@@ -138,6 +138,7 @@ def agent(
     once: bool = False,
     interval: float = 300.0,
     key: str | None = None,
+    share_embeddings: bool = False,
 ) -> None:
     """Keep a device at the version that its fleet's registry names; see `run_agent`.
 
@@ -148,7 +149,7 @@ def agent(
         from fedgraft.device.agent.service import run_agent
     except ImportError as error:
         raise DeviceError(f"The agent needs grpcio: pip install 'fedgraft-device[agent]' ({error}).") from error
-    run_agent(server, ca, token, dir, once, interval, key)
+    run_agent(server, ca, token, dir, once, interval, key, share_embeddings)
 
 
 def main() -> None:
@@ -197,6 +198,9 @@ def _parser() -> argparse.ArgumentParser:
     following.add_argument("--once", action="store_true", help="look and report a single time")
     following.add_argument("--interval", type=float, default=300.0, metavar="SECONDS", help="between two looks")
     following.add_argument("--key", help="a publisher's public key that must be among the fleet's")
+    following.add_argument(
+        "--share-embeddings", action="store_true", help="report embeddings of some images that are called unknown"
+    )
     return parser
 
 

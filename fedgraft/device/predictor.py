@@ -92,7 +92,13 @@ class Predictor:
 
     def predict(self, image: ImageSource) -> Prediction:
         """Classify one image, or one image file; raises ImageError if it cannot be used."""
-        return self.predict_many([image])[0]
+        return self.predict_embedded(image)[0]
+
+    def predict_embedded(self, image: ImageSource) -> tuple[Prediction, NDArray[np.float32]]:
+        """The same, and the image's embedding (dim,)."""
+        classes = self._classes
+        embedding = self._embedded(load_image(image))
+        return _prediction(classes, embedding), embedding[0]
 
     def predict_many(self, images: Sequence[ImageSource]) -> list[Prediction]:
         """Classify several images with one class bank, even if it is swapped meanwhile.

@@ -40,6 +40,12 @@ CREATE TABLE telemetry (
     counts TEXT NOT NULL, PRIMARY KEY (device, release));
 CREATE INDEX telemetry_of ON telemetry (release);
 """
+_ADDED = """
+CREATE TABLE IF NOT EXISTS embeddings (
+    device TEXT NOT NULL, release TEXT NOT NULL, received REAL NOT NULL, row BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS embeddings_of ON embeddings (device);
+"""
+"""Tables that a database of the same version may lack; who does not know them leaves them alone."""
 
 Row = sqlite3.Row
 
@@ -75,6 +81,8 @@ class Database:
                 for statement in _SCHEMA.split(";"):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version={VERSION}")
+            for statement in _ADDED.split(";"):
+                self._connection.execute(statement)
 
     def __enter__(self) -> Self:
         return self

@@ -24,6 +24,7 @@ from fedgraft.fleet.database import Database, Row, now
 from fedgraft.fleet.fleet_folder import FleetFolder
 from fedgraft.fleet.rollouts import Rollout, advance, target
 from fedgraft.fleet.sessions import Sessions, is_signed
+from fedgraft.fleet.shared_embeddings import keep_embeddings
 from fedgraft.fleet.tokens import token_hash
 
 _ADVANCE_SECONDS = 1.0
@@ -189,7 +190,7 @@ class Requests:
                 self._advanced = 0.0
 
     def _count(self, device: str, release: str, tally: Any) -> None:
-        row = self._database.row("SELECT labels FROM releases WHERE id = ?", release)
+        row = self._database.row("SELECT * FROM releases WHERE id = ?", release)
         if row is None or not isinstance(tally, dict):
             return
         predictions, unknown, failed = (whole(tally, key, 10**12) for key in ("predictions", "unknown", "failed"))
@@ -222,6 +223,7 @@ class Requests:
             device, release, predictions, unknown, failed, total, reference, recent, json.dumps(latency),
             json.dumps(counts),
         )  # fmt: skip
+        keep_embeddings(self._folder, self._database, device, row, tally.get("embeddings", []))
 
     def _device(self, session: str) -> Row:
         device = self._sessions.device(session)

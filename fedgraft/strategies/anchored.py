@@ -11,6 +11,7 @@ with s in [0, 1] the last point within the bound. The line starts at the run's i
 bound, so that the next round can take another direction; otherwise it starts where the round began.
 """
 
+import math
 from collections.abc import Callable
 
 from pydantic import Field
@@ -54,7 +55,7 @@ def last_within(value: Callable[[int], float], ends: tuple[float, float], bound:
     """
 
     def height(found: float) -> float:
-        return max(0.0, found) ** 0.25 - bound**0.25
+        return math.pow(max(0.0, found), 0.25) - math.pow(bound, 0.25)
 
     low, high, measured = 0, points, 0
     older, newer = (0, height(ends[0])), (points, height(ends[1]))

@@ -3,10 +3,12 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from fedgraft.device import ImageError
@@ -22,6 +24,7 @@ from tests.fleet.conftest import Device, Fleet
 
 RED = Image.new("RGB", (8, 8), (220, 0, 0))
 GREEN = Image.new("RGB", (8, 8), (0, 220, 0))
+Embedded = tuple[Prediction, NDArray[np.float32]]
 
 
 @pytest.fixture
@@ -45,14 +48,14 @@ def test_a_release_whose_predictions_fail_is_left_and_the_last_good_one_answers(
 ) -> None:
     live = LivePredictor(device.folder.path, threads=1)
     bad = live.release
-    predict = Predictor.predict
+    predict = Predictor.predict_embedded
 
-    def fail(self: Predictor, image: object) -> Prediction:
+    def fail(self: Predictor, image: object) -> Embedded:
         if self.bundle.manifest.version == 2:
             raise RuntimeError("the kernel is broken\nhere")
         return predict(self, image)
 
-    monkeypatch.setattr(Predictor, "predict", fail)
+    monkeypatch.setattr(Predictor, "predict_embedded", fail)
     assert live.predict(RED).label == "red"
     assert live.release != bad
     assert device.version == 1
@@ -63,13 +66,14 @@ def test_a_release_whose_predictions_fail_is_left_and_the_last_good_one_answers(
 
 def test_probabilities_that_are_no_numbers_are_a_failure(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     live = LivePredictor(device.folder.path, threads=1)
-    predict = Predictor.predict
+    predict = Predictor.predict_embedded
 
-    def spoil(self: Predictor, image: object) -> Prediction:
-        answer = predict(self, image)
-        return Prediction(answer.label, float("nan"), {}, False) if self.bundle.manifest.version == 2 else answer
+    def spoil(self: Predictor, image: object) -> Embedded:
+        answer, embedding = predict(self, image)
+        spoilt = self.bundle.manifest.version == 2
+        return replace(answer, probability=float("nan")) if spoilt else answer, embedding
 
-    monkeypatch.setattr(Predictor, "predict", spoil)
+    monkeypatch.setattr(Predictor, "predict_embedded", spoil)
     assert live.predict(RED).probability > 0
     assert device.version == 1
 
@@ -89,10 +93,10 @@ def test_a_release_that_has_proved_itself_stays_when_a_prediction_fails(
         live.predict(RED)
     assert device.folder.state().good == device.folder.state().current
 
-    def fail(self: Predictor, image: object) -> Prediction:
+    def fail(self: Predictor, image: object) -> Embedded:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(Predictor, "predict", fail)
+    monkeypatch.setattr(Predictor, "predict_embedded", fail)
     with pytest.raises(RuntimeError, match="no memory"):
         live.predict(RED)
     assert device.version == 2
@@ -182,9 +186,9 @@ def test_a_full_disk_stops_no_prediction_and_loses_no_count(
 
 def test_a_release_that_fails_is_left_also_on_a_full_disk(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     live = LivePredictor(device.folder.path, threads=1)
-    predict = Predictor.predict
+    predict = Predictor.predict_embedded
 
-    def fail(self: Predictor, image: object) -> Prediction:
+    def fail(self: Predictor, image: object) -> Embedded:
         if self.bundle.manifest.version == 2:
             raise RuntimeError("broken")
         return predict(self, image)
@@ -192,7 +196,7 @@ def test_a_release_that_fails_is_left_also_on_a_full_disk(device: Device, monkey
     def full(path: Path, content: bytes) -> None:
         raise DeviceError(f"{path} cannot be written: No space left on device.")
 
-    monkeypatch.setattr(Predictor, "predict", fail)
+    monkeypatch.setattr(Predictor, "predict_embedded", fail)
     monkeypatch.setattr("fedgraft.device.agent.device_folder.write_whole", full)
     assert live.predict(RED).label == "red"
     assert live.predict(RED).label == "red"

@@ -50,6 +50,7 @@ class DeviceState:
         warnings: what a release's self test found, although the release allows it.
         serial: of the last report.
         told: SHA-256 of what the last report said beside counts.
+        share_embeddings: whether the device's owner lets embeddings of unknown images be reported.
     """
 
     format: int = STATE_FORMAT
@@ -69,6 +70,7 @@ class DeviceState:
     warnings: dict[str, str] = field(default_factory=dict)
     serial: int = 0
     told: str = ""
+    share_embeddings: bool = False
 
     @property
     def health(self) -> str:

@@ -12,6 +12,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedgraft.device.agent.device_folder import DeviceFolder, DeviceState
 from fedgraft.device.agent.messages import one_line
 from fedgraft.device.agent.tally import Tally, add_tally
@@ -41,7 +44,7 @@ class LivePredictor:
         self._threads, self._spinning = threads, spinning
         self._lock = threading.RLock()
         self._stamp: tuple[int, int] | None = None
-        self._release, self._proving = "", False
+        self._release, self._proving, self._sharing = "", False, False
         self._predictor: Predictor | None = None
         self._positions: dict[str, int] = {}
         self._tallies: dict[str, Tally] = {}
@@ -73,7 +76,7 @@ class LivePredictor:
                 predictor, release = self._current(), self._release
             began = time.perf_counter()
             try:
-                answer = predictor.predict(image)
+                answer, embedding = predictor.predict_embedded(image)
                 if not math.isfinite(answer.probability):
                     raise BundleError("the probability of its prediction is not a number")
             except ImageError:
@@ -84,7 +87,8 @@ class LivePredictor:
                         raise
                 continue
             with self._lock:
-                self._count(release, answer, 1000 * (time.perf_counter() - began))
+                shared = embedding if self._sharing else None
+                self._count(release, answer, 1000 * (time.perf_counter() - began), shared)
             return answer
 
     def flush(self) -> None:
@@ -120,6 +124,7 @@ class LivePredictor:
             if self._predictor is None:
                 raise
             return  # what was opened before goes on
+        self._sharing = state.share_embeddings
         while state.current != self._release or self._predictor is None:
             if not state.current:
                 raise DeviceError(f"The device in {self._folder.path} has no release yet; its agent has to fetch one.")
@@ -179,10 +184,12 @@ class LivePredictor:
             following = self._opened(following)
         return True
 
-    def _count(self, release: str, answer: Prediction, milliseconds: float) -> None:
+    def _count(
+        self, release: str, answer: Prediction, milliseconds: float, embedding: NDArray[np.float32] | None
+    ) -> None:
         if release != self._release:
             return
-        self._tally_of(release).add(answer, self._positions[answer.label], milliseconds)
+        self._tally_of(release).add(answer, self._positions[answer.label], milliseconds, embedding)
         if self._proving:
             with suppress(DeviceError):
                 self._folder.prove(release, 1)  # which changes the state: the next prediction looks at it again

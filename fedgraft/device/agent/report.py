@@ -52,7 +52,10 @@ def _new_report(folder: DeviceFolder, clock: float, problem: str) -> dict[str, A
             "health": state.health,
             "proving": state.proving,
             "refused": {release: reason[:300] for release, reason in state.refused.items()},
-            "tallies": {release: {**tally, "reference": references.get(release)} for release, tally in tallies.items()},
+            "tallies": {
+                release: {**_shared(tally, state, release), "reference": references.get(release)}
+                for release, tally in tallies.items()
+            },
             "agent": __version__,
             "clock": int(clock),
             "problem": problem[:300],
@@ -67,6 +70,14 @@ def _news(state: DeviceState, problem: str) -> str:
     """What a report says beside counts, in short."""
     said = [state.current, state.health, state.proving == 0, sorted(state.refused.items()), problem, __version__]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def _shared(tally: dict[str, Any], state: DeviceState, release: str) -> dict[str, Any]:
+    """What a report has of a tally: embeddings only of the release that runs, and only if the owner shares them."""
+    told = {key: value for key, value in tally.items() if key != "embeddings"}
+    if state.share_embeddings and release == state.current:
+        told["embeddings"] = [text for _, text in tally["embeddings"]]
+    return told
 
 
 def _acknowledged(folder: DeviceFolder) -> None:

@@ -31,6 +31,7 @@ def run_agent(
     once: bool = False,
     interval: float = INTERVAL_SECONDS,
     key: str | None = None,
+    share_embeddings: bool = False,
 ) -> None:
     """Keep the device in a folder at the version that its fleet's registry names, until SIGTERM or Ctrl-C.
 
@@ -41,6 +42,7 @@ def run_agent(
         once: whether to look and report a single time.
         interval: seconds between two looks, unless the registry asks for others.
         key: a publisher's public key that must be among the fleet's.
+        share_embeddings: whether reports have embeddings of some of the images that were called unknown.
 
     Raises:
         DeviceError: the device cannot enrol; with `once`, what keeps it from the version that its channel names.
@@ -56,6 +58,7 @@ def run_agent(
                 try:
                     enrol(folder, client, token, None if key is None else read_public_key(key))
                     _keep_authority(folder, ca)
+                    share(folder, share_embeddings)
                     looked = cycle(folder, client)
                     if once and looked.problem:
                         raise DeviceError(looked.problem)
@@ -89,6 +92,12 @@ def enrol(folder: DeviceFolder, registry: Registry, token: str | None, pinned: b
         raise DeviceError(f"The fleet's publishers are {', '.join(state.trust['publishers'])}, not the required key.")
     with folder.locked():
         folder.write_state(state)
+
+
+def share(folder: DeviceFolder, embeddings: bool) -> None:
+    """Let embeddings of unknown images be reported from now on, or no more; raises DeviceError on a full disk."""
+    if folder.state().share_embeddings != embeddings:
+        folder.change(share_embeddings=embeddings)
 
 
 def cycle(folder: DeviceFolder, registry: RegistryClient, clock: Callable[[], float] = time.time) -> Looked:

@@ -11,7 +11,11 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedgraft.device.agent.device_folder import DeviceFolder
+from fedgraft.device.agent.embedding_sample import Entry, entry_of, smallest
 from fedgraft.device.agent.messages import LATENCY_BOUNDS, REPORTED_CLASSES
 from fedgraft.device.errors import DeviceError
 from fedgraft.device.predictor import Prediction
@@ -29,6 +33,7 @@ class Tally:
         counts: predictions by the position of the class in the labels; images called unknown are not in them.
         latency: predictions by groups of milliseconds, see LATENCY_BOUNDS.
         confidence: the sum of the probabilities of the predicted classes.
+        embeddings: of images called unknown, where the device's owner shares them.
     """
 
     predictions: int = 0
@@ -37,19 +42,29 @@ class Tally:
     counts: Counter[int] = field(default_factory=Counter)
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
     confidence: float = 0.0
+    embeddings: list[Entry] = field(default_factory=list)
 
-    def add(self, answer: Prediction, position: int, milliseconds: float) -> None:
+    def add(
+        self,
+        answer: Prediction,
+        position: int,
+        milliseconds: float,
+        embedding: NDArray[np.float32] | None = None,
+    ) -> None:
         """Count a prediction.
 
         Args:
             position: of its class in the labels.
             milliseconds: that it took.
+            embedding: (dim,) of its image, if it may be shared.
         """
         self.predictions += 1
         self.confidence += answer.probability
         self.latency[bisect_left(LATENCY_BOUNDS, milliseconds)] += 1
         if answer.is_unknown:
             self.unknown += 1
+            if embedding is not None:
+                self.embeddings = smallest([*self.embeddings, entry_of(embedding)])
         else:
             self.counts[position] += 1
 
@@ -61,6 +76,7 @@ class Tally:
         self.counts.update(other.counts)
         self.latency = [mine + theirs for mine, theirs in zip(self.latency, other.latency, strict=True)]
         self.confidence += other.confidence
+        self.embeddings = smallest([*self.embeddings, *other.embeddings])
 
     def content(self) -> dict[str, Any]:
         """As JSON, with the most frequent classes."""
@@ -74,7 +90,9 @@ class Tally:
         if len(latency) != len(LATENCY_BOUNDS) + 1:
             raise ValueError("its latencies have other groups")
         numbers = {name: int(content[name]) for name in ("predictions", "unknown", "failed")}
-        return cls(**numbers, counts=counts, latency=latency, confidence=float(content["confidence"]))
+        embeddings = [(float(drawn), str(text)) for drawn, text in content.get("embeddings", [])]
+        confidence = float(content["confidence"])
+        return cls(**numbers, counts=counts, latency=latency, confidence=confidence, embeddings=smallest(embeddings))
 
 
 def add_tally(folder: DeviceFolder, release: str, tally: Tally) -> None:
