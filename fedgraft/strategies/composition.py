@@ -12,6 +12,7 @@ from fedgraft.core.plain_text import plain
 from fedgraft.flower.messages import Arrays
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Component, Outcome, Round, Rule, Shapes, SiteTransform, State, Step, Training
+from fedgraft.strategies.joint_training import joint_training
 from fedgraft.strategies.privacy import Privacy
 
 _ORDER = (Training, SiteTransform, Rule, Step)
@@ -97,7 +98,14 @@ def compose(text: str, own_rule: Rule) -> Composition:
     rules = [component for component in components if isinstance(component, Rule)]
     steps = tuple(component for component in components if isinstance(component, Step))
     _require_visible_answers(text, terms, components, own_rule)
-    for kind, found in (("way to train", trainings), ("site-side transform", transforms), ("rule", rules)):
+    terms_of_loss = [training for training in trainings if training.adds_term]
+    gradients = [training for training in trainings if not training.adds_term]
+    for kind, found in (
+        ("term of the sites' loss", terms_of_loss),
+        ("way to take gradients", gradients),
+        ("site-side transform", transforms),
+        ("rule", rules),
+    ):
         if len(found) > 1:
             raise UserError(f"The strategy {text!r} has more than one {kind}; keep one.")
     transform, rule = next(iter(transforms), None), next(iter(rules), None)
@@ -105,7 +113,8 @@ def compose(text: str, own_rule: Rule) -> Composition:
         raise UserError(f"The strategy {text!r} has two privacy mechanisms and would add noise twice; keep one.")
     if steps and (reason := (rule or own_rule).takes_no_steps):
         raise UserError(f"The strategy {text!r} has the step {terms[-1]!r} after a rule that takes none: {reason}.")
-    return Composition(rule or own_rule, transform, steps, next(iter(trainings), None))
+    training = joint_training(next(iter(terms_of_loss), None), next(iter(gradients), None))
+    return Composition(rule or own_rule, transform, steps, training)
 
 
 def _require_visible_answers(text: str, names: Sequence[str], components: Sequence[Component], own_rule: Rule) -> None:

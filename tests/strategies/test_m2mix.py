@@ -12,7 +12,9 @@ from fedgraft.config.registry import STRATEGIES
 from fedgraft.methods.plan import Plan
 from fedgraft.runs.run_directory import RunDirectory
 from fedgraft.strategies.components import Training
+from fedgraft.strategies.composition import compose
 from fedgraft.strategies.m2mix import contrast, mixed
+from fedgraft.strategies.weighted_average import WeightedAverage
 
 SHARE, TEMPERATURE = 0.3, 0.2
 
@@ -132,3 +134,39 @@ def test_a_run_trains_otherwise_with_it_and_before_any_rule(tmp_path: Path) -> N
 
     plain, with_mixtures = losses(""), losses("m2mix(weight=0.5)+fedavg")
     assert all(ours > theirs for ours, theirs in zip(with_mixtures, plain, strict=True))
+
+
+def test_with_sam_the_gradient_is_taken_where_loss_and_term_together_are_highest() -> None:
+    """Of one draw: the share is the same in both passes of a step, and another one in the next step."""
+    training = compose("sam(rho=0.1)+m2mix(weight=2)", WeightedAverage()).training
+    assert training is not None
+    assert training.adds_term
+    classes, labels = _features(3, 7), torch.tensor([0, 1, 2, 0])
+    weight = torch.nn.Parameter(_features(4, 6))
+    rng = np.random.default_rng(0)
+    term = training.term(rng)
+    assert term is not None
+
+    def loss(at: torch.Tensor) -> torch.Tensor:
+        images = torch.nn.functional.normalize(at, dim=-1)
+        return at.pow(3).sum() + term(images, classes, labels)
+
+    def backward() -> list[torch.Tensor]:
+        value = loss(weight)
+        value.backward()
+        return [value]
+
+    before = weight.detach().clone()
+    (reported,) = training.gradients(backward, [[weight]])
+    at = before.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(loss(at), at)
+    highest = (before + 0.1 * slope / slope.norm()).requires_grad_()
+    (expected,) = torch.autograd.grad(loss(highest), highest)
+    assert weight.grad is not None
+    assert torch.allclose(weight.grad, expected, rtol=1e-9)
+    assert not torch.allclose(expected, slope, rtol=1e-3)
+    assert torch.equal(weight.detach(), before)
+    assert float(reported.detach()) == float(loss(before))
+    other = training.term(rng)
+    assert other is not None
+    assert float(other(before, classes, labels)) != float(term(before, classes, labels))
