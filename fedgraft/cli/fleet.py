@@ -10,6 +10,7 @@ import typer
 from fedgraft.cli.device_errors import device_errors
 from fedgraft.cli.settings import Json, MetricsPort
 from fedgraft.core import ports
+from fedgraft.core.wording import plural
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -216,7 +217,7 @@ def fleet_move(
         moved = database.execute(f"UPDATE devices SET channel = ? WHERE {where}", channel, device or group)
     if not moved:
         raise UserError(f"There is no such device: {ascii(device or group)[:80]}.")
-    typer.echo(f"Moved {moved} devices to {channel!r}.")
+    typer.echo(f"Moved {plural(moved, 'device')} to {channel!r}.")
 
 
 def _publisher(text: str | None) -> bytes:

@@ -10,6 +10,7 @@ import typer
 
 from fedgraft.cli.device_errors import device_errors
 from fedgraft.cli.settings import Json
+from fedgraft.core.wording import plural
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The fleet's folder.")]
 
@@ -88,8 +89,8 @@ def fleet_simulate(
     else:
         happened = ", ".join(f"{count} {fault}" for fault, count in done.faults.items())
         typer.echo(
-            f"{done.devices} devices in {done.seconds:.0f} s, {done.looks} looks; faults: {happened}; the registry was "
-            f"killed {done.kills} times and had {done.registry_mb:.0f} MB at most."
+            f"{plural(done.devices, 'device')} in {done.seconds:.0f} s, {done.looks} looks; faults: {happened}; the "
+            f"registry was killed {done.kills} times and had {done.registry_mb:.0f} MB at most."
         )
         typer.echo(f"Devices astray: {len(done.astray)}. Predictions lost or counted twice: {done.lost}.")
     if not done.whole:
@@ -112,12 +113,11 @@ def fleet_embeddings(
     from fedgraft.fleet.shared_embeddings import write_embeddings
 
     written = write_embeddings(FleetFolder.open(folder), out, version, group)
-    typer.echo(
-        json.dumps(asdict(written))
-        if as_json
-        else f"Wrote {out}: {written.embeddings} embeddings of unknown images from {written.devices} devices, by the "
-        f"encoder of version {written.version}."
-    )
+    if as_json:
+        typer.echo(json.dumps(asdict(written)))
+    else:
+        what, whose = plural(written.embeddings, "embedding"), plural(written.devices, "device")
+        typer.echo(f"Wrote {out}: {what} of unknown images from {whose}, by the encoder of version {written.version}.")
 
 
 def fleet_backup(folder: Folder, out: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:

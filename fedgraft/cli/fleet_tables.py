@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedgraft.core.plain_text import plain
+from fedgraft.core.wording import plural
 
 if TYPE_CHECKING:
     from fedgraft.fleet.status import ChannelLine, DeviceLine, FleetStatus, TelemetryLine
@@ -24,7 +25,7 @@ def print_fleet(status: "FleetStatus") -> None:
     """Print all of it; where there are many devices, those that need attention first and not all of the others."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     served = f"served by process {status.pid} on port {status.port}" if status.pid else "not served"
-    console.print(f"Fleet {status.fleet[:12]}: {len(status.devices)} devices, {served}.")
+    console.print(f"Fleet {status.fleet[:12]}: {plural(len(status.devices), 'device')}, {served}.")
     console.print(_devices(status.devices))
     if (left := len(status.devices) - _SHOWN_DEVICES) > 0:
         console.print(f"And {left} more; --json has them all.")

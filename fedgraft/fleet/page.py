@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from fedgraft.core.errors import UserError
 from fedgraft.core.plain_text import plain
+from fedgraft.core.wording import plural
 from fedgraft.fleet.fleet_folder import FleetFolder
 from fedgraft.fleet.status import FleetStatus, fleet_status
 
@@ -79,7 +80,7 @@ def status_page(status: FleetStatus) -> str:
         for line in status.telemetry
     ]  # fmt: skip
     parts.append(_table(("version", "group", "devices", "predictions", "unknown", "drift", "classes"), told))
-    parts.append(f"<h2>{len(devices)} devices</h2>")
+    parts.append(f"<h2>{plural(len(devices), 'device')}</h2>")
     lines = [
         (line.id, line.group, line.channel, line.version, line.health, _clock(line.last_seen), line.problem)
         for line in devices[:_SHOWN_DEVICES]

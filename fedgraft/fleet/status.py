@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedgraft.core.wording import plural
 from fedgraft.deployment.folder_lock import running_pid
 from fedgraft.device.agent.messages import LATENCY_BOUNDS
 from fedgraft.device.agent.metadata import Channel
@@ -246,9 +247,9 @@ def _problems(folder: FleetFolder, devices: list[DeviceLine], channels: list[Cha
                 yield f"Version {rollout.version} in {channel.name!r} is halted: {rollout.reason}."
     counted = Counter(device.health for device in devices)
     if counted["failed"]:
-        yield f"{counted['failed']} devices went back or refuse what their channel names."
+        yield f"{plural(counted['failed'], 'device')} went back or refused what the channel names."
     if warned := [device.problem for device in devices if device.problem and device.health == "ok"]:
-        yield f"{len(warned)} devices report a problem, such as: {warned[0]}"
+        yield f"A problem is reported by {plural(len(warned), 'device')}, such as: {warned[0]}"
     silent = sum(now() - device.last_seen > _SILENT_SECONDS for device in devices if device.health != "revoked")
     if silent:
-        yield f"{silent} devices were not heard of for two days."
+        yield f"Not heard of for two days: {plural(silent, 'device')}."

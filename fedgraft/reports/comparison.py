@@ -3,6 +3,7 @@
 from pathlib import Path
 from urllib.parse import quote
 
+from fedgraft.core.wording import plural
 from fedgraft.reports import elements as page
 from fedgraft.reports.conclusions import conclusions
 from fedgraft.reports.drawing import WIDTH, Drawing
@@ -11,7 +12,6 @@ from fedgraft.reports.study import Study
 from fedgraft.reports.study_figures import study_figures
 from fedgraft.reports.study_tables import study_tables
 from fedgraft.reports.tables import Table, to_html
-from fedgraft.reports.units import plural
 
 LONG = 40
 """Rows from which a table is collapsed."""

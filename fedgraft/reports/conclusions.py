@@ -1,5 +1,6 @@
 """What the seeds and data sets of a study can show, in plain words."""
 
+from fedgraft.core.wording import plural
 from fedgraft.data.results import Metric
 from fedgraft.reports.significance import (
     FRIEDMAN_FROM,
@@ -9,7 +10,6 @@ from fedgraft.reports.significance import (
     smallest_p,
 )
 from fedgraft.reports.study import Study
-from fedgraft.reports.units import plural
 
 _ALPHA = 0.05
 _FEW = 8

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.core.wording import plural
 from fedgraft.data.protocols.protocol import flat_results
 from fedgraft.reports import elements as page
 from fedgraft.reports import plots, units
@@ -23,7 +24,7 @@ def run_page(run: Run) -> str:
     summary = run.summary
     subtitle = (
         f"The method {_method(summary)} under the protocol {summary['protocol']}: "
-        f"{units.plural(summary['sites'], 'site')}, {units.plural(summary['rounds'], 'round')}, "
+        f"{plural(summary['sites'], 'site')}, {plural(summary['rounds'], 'round')}, "
         f"seed {summary['seed']}, on the frozen backbone {summary['backbone']}."
     )
     shown: dict[str, list[str]] = {}

@@ -45,8 +45,3 @@ def spans(numbers: Iterable[int]) -> str:
         else:
             runs.append([value])
     return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def plural(value: int, noun: str) -> str:
-    """A count and its noun: "1 site", "3 sites"."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"

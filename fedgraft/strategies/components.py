@@ -1,10 +1,10 @@
 """The components of a strategy, with their inputs and outputs.
 
 A strategy is written `m2mix(...)+sam(...)+local-dp(...)+median+...`: at most one term of a site's loss and one way to
-take its gradients; at most one site-side transform, which changes an answer before it leaves the site; at most one rule, which
-aggregates in place of the method's own; then steps, in the order written, from the aggregate to the next shared
-parameters. Every component is one file, and its numerics are pure functions of arrays. What a component remembers
-between rounds is stored as arrays in the checkpoint.
+take its gradients; at most one site-side transform, which changes an answer before it leaves the site; at most one
+rule, which aggregates in place of the method's own; then steps, in the order written, from the aggregate to the next
+shared parameters. Every component is one file, and its numerics are pure functions of arrays. What a component
+remembers between rounds is stored as arrays in the checkpoint.
 """
 
 from abc import ABC, abstractmethod

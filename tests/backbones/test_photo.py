@@ -21,21 +21,18 @@ from fedgraft.backbones.photo.align import (
     DEFINITION,
     DIM,
     RIDGE,
-    SHARPNESS,
     Sentences,
     classes,
     make_map,
     own_row_first,
-    packaged_map,
     principal_directions,
-    read_map,
     ridge,
 )
 from fedgraft.backbones.photo.folder import photo_folder
 from fedgraft.backbones.photo.image_tower import EfficientNetLite, SameConv
 from fedgraft.backbones.photo.packages import SentenceEncoder
 from fedgraft.backbones.photo.sample import write_sample
-from fedgraft.backbones.photo.text_map import TextMap
+from fedgraft.backbones.photo.text_map import SHARPNESS, TextMap, packaged_map, read_map
 from fedgraft.backbones.timm.importing import import_timm
 from fedgraft.core.errors import UserError
 

@@ -4,7 +4,6 @@ import functools
 import http.server
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,17 +17,11 @@ from fedgraft.core.errors import UserError
 from fedgraft.device import Predictor
 from fedgraft.device.preprocessing import Preprocessing
 from fedgraft.edge_export import web
+from tests.chromium import MISSING, chromium
 from tests.edge_export.conftest import PAGE
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.slow
-needs_browser = pytest.mark.skipif(
-    not PAGE or (CHROMIUM is None and not os.environ.get("CI")), reason="no Chromium or no npm, and this is not CI"
-)
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=900,1100",
-)  # fmt: skip
+needs_browser = pytest.mark.skipif(not PAGE or MISSING, reason="no Chromium or no npm, and this is not CI")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -48,18 +41,9 @@ def site(exported_again: Path) -> Iterator[tuple[Path, str]]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium with a profile of its own."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.binary_location = str(CHROMIUM)
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(60)
-    yield driver
-    driver.quit()
+    """Headless Chromium."""
+    with chromium(tmp_path_factory.mktemp("profile"), 900, 1100) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")

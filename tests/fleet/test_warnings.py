@@ -35,9 +35,9 @@ def test_a_warning_is_reported_while_its_release_runs(fleet: Fleet) -> None:
     device.cycle()
     status = fleet_status(fleet.folder)
     assert [(line.version, line.health, line.problem) for line in status.devices] == [(2, "ok", SAID)]
-    assert f"1 devices report a problem, such as: {SAID}" in status.problems
+    assert f"A problem is reported by 1 device, such as: {SAID}" in status.problems
     fleet.publish(3)
     device.cycle()
     status = fleet_status(fleet.folder)
     assert [(line.version, line.problem) for line in status.devices] == [(3, "")]
-    assert not [said for said in status.problems if "report a problem" in said]
+    assert not [said for said in status.problems if "A problem is reported" in said]

@@ -1,9 +1,7 @@
 """The page in headless Chromium: on a desk and on a phone, in the light and in the dark, by keyboard alone."""
 
 import hashlib
-import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,35 +14,18 @@ import uvicorn
 
 from fedgraft.watch.app import application
 from fedgraft.watch.found import open_source
+from tests.chromium import MISSING, PATIENCE, chromium
 from tests.watch.conftest import WrittenRun, write_comparison
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium, and this is not CI"
-)
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,1000",
-)  # fmt: skip
-_PATIENCE = 60
+needs_browser = pytest.mark.skipif(MISSING, reason="no Chromium, and this is not CI")
 Page = Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Headless Chromium with a profile of its own."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.binary_location = str(CHROMIUM)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(_PATIENCE)
-    yield driver
-    driver.quit()
+    """Headless Chromium."""
+    with chromium(tmp_path_factory.mktemp("profile"), 1280, 1000) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -75,7 +56,7 @@ def opened(browser: Any) -> Iterator[Page]:
     for server, thread, ended in servers:
         ended.set()
         server.should_exit = True
-        thread.join(_PATIENCE)
+        thread.join(PATIENCE)
     faults = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
     assert not faults, "neither an error nor a refusal by the page's own policy"
 
@@ -83,7 +64,7 @@ def opened(browser: Any) -> Iterator[Page]:
 def _until(browser: Any, script: str) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, _PATIENCE, poll_frequency=0.05).until(lambda driver: driver.execute_script(script))
+    return WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(lambda driver: driver.execute_script(script))
 
 
 def _text(browser: Any, selector: str) -> str:

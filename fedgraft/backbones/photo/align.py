@@ -12,22 +12,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from fedgraft.backbones.bert.text_tower import BertTextTower
 from fedgraft.backbones.photo.packages import image_weights, sentence_encoder
 from fedgraft.backbones.photo.sentence_model import empty_sentence_model, sentence_tokenizer
-from fedgraft.backbones.photo.text_map import kernel
+from fedgraft.backbones.photo.text_map import SHARPNESS, kernel
 from fedgraft.core.files import write_bytes
 
 TEMPLATE = "a photo of a {}."
 DIM = 256
-SHARPNESS = 5.0
 DEFINITION = 0.75
 """What the sentence with a class's definition counts beside the sentence with its name."""
 RIDGE = 0.1
-MAP_FILE = "map.safetensors"
 _HELD_OUT, _SPLITS = 200, 10
 
 
@@ -112,16 +110,6 @@ def make_map() -> tuple[dict[str, Tensor], Sentences, Tensor]:
     rows = (head - head.mean(0)) @ directions.T
     tensors = {"anchors": sentences.anchors, "coefficients": ridge(sentences.anchors, rows), "directions": directions}
     return {name: tensor.half().contiguous() for name, tensor in tensors.items()}, sentences, rows
-
-
-def packaged_map() -> bytes:
-    """The content of the map's file in the package."""
-    return (files("fedgraft.backbones.photo") / MAP_FILE).read_bytes()
-
-
-def read_map() -> dict[str, Tensor]:
-    """`anchors` (1000, 384), `coefficients` (1000, dim) and `directions` (dim, 1280) of the package, in float32."""
-    return {name: tensor.float() for name, tensor in load(packaged_map()).items()}
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import Tensor
 
-from fedgraft.backbones.photo.align import SHARPNESS, packaged_map, read_map
 from fedgraft.backbones.photo.model import PhotoConfig
 from fedgraft.backbones.photo.packages import IMAGES, SENTENCES, SentenceEncoder, image_weights, sentence_encoder
+from fedgraft.backbones.photo.text_map import SHARPNESS, packaged_map, read_map
 from fedgraft.core.files import cache_root, write_bytes
 
 _FORMAT = 1

@@ -5,9 +5,16 @@ a come from kernel ridge regression onto the rows of the image encoder's classif
 its classes (Moayeri et al., Text-to-Concept, 2023, join two encoders by a linear map).
 """
 
+from importlib.resources import files
+
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load
 from torch import Tensor, nn
+
+SHARPNESS = 5.0
+"""Of the packaged map's kernel."""
+_FILE = "map.safetensors"
 
 
 class TextMap(nn.Module):
@@ -37,3 +44,13 @@ class TextMap(nn.Module):
 def kernel(sentences: Tensor, anchors: Tensor, sharpness: float) -> Tensor:
     """exp(sharpness (cos - 1)) of unit vectors (..., width) and (J, width): (..., J)."""
     return (sharpness * (sentences @ anchors.mT - 1)).exp()
+
+
+def packaged_map() -> bytes:
+    """The content of the map's file in the package, which `fedgraft.backbones.photo.align` makes."""
+    return (files("fedgraft.backbones.photo") / _FILE).read_bytes()
+
+
+def read_map() -> dict[str, Tensor]:
+    """`anchors` (1000, 384), `coefficients` (1000, dim) and `directions` (dim, 1280) of the package, in float32."""
+    return {name: tensor.float() for name, tensor in load(packaged_map()).items()}
