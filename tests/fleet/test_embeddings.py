@@ -14,8 +14,10 @@ from fedgraft.device.agent import report
 from fedgraft.device.agent.embedding_sample import SHARED_EMBEDDINGS, entry_of, smallest
 from fedgraft.device.agent.live import LivePredictor
 from fedgraft.device.agent.service import share
+from fedgraft.device.errors import DeviceError
 from fedgraft.device.predictor import Predictor
 from fedgraft.fleet.shared_embeddings import KEPT, Written, write_embeddings
+from fedgraft.fleet.status import fleet_status
 from tests.fleet.conftest import Device, Fleet
 
 RED = Image.new("RGB", (8, 8), (220, 0, 0))
@@ -66,10 +68,26 @@ def test_without_the_owners_word_there_is_none(fleet: Fleet, device: Device, tmp
     _predict(device, GREY)
     share(device.folder, embeddings=False)
     _predict(device, GREY)
-    assert b'embeddings": []' not in (device.folder.path / "tally.json").read_bytes()
+    assert '"embeddings": [[' in (device.folder.path / "tally.json").read_text()
     device.cycle()
     with pytest.raises(UserError, match="--share-embeddings"):
         write_embeddings(fleet.folder, tmp_path / "none.safetensors", group=group)
+
+
+def test_a_report_that_waits_loses_them_when_the_word_is_taken_back(
+    fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _predict(device, GREY, RED)
+    with monkeypatch.context() as patch:
+        patch.setattr(device.client, "report", lambda _: (_ for _ in ()).throw(DeviceError("cut")))
+        with pytest.raises(DeviceError, match="cut"):
+            device.cycle()
+    assert '"embeddings": ["' in (device.folder.path / "report.json").read_text()
+    share(device.folder, embeddings=False)
+    device.cycle()
+    assert fleet_status(fleet.folder, 1).telemetry[0].predictions == 2
+    with pytest.raises(UserError, match="No device has shared"):
+        write_embeddings(fleet.folder, tmp_path / "none.safetensors")
 
 
 def test_a_program_that_predicts_hears_of_the_owners_word(fleet: Fleet, device: Device, tmp_path: Path) -> None:

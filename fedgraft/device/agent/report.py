@@ -28,7 +28,7 @@ def send_report(folder: DeviceFolder, registry: Registry, clock: float, problem:
         DeviceError: the registry does not answer, or refuses.
     """
     if (left := folder.read_json(_REPORT)) is not None:
-        registry.report(left)
+        registry.report(left if folder.state().share_embeddings else _without_embeddings(left))
         _acknowledged(folder)
     if (report := _new_report(folder, clock, problem)) is not None:
         registry.report(report)
@@ -74,10 +74,17 @@ def _news(state: DeviceState, problem: str) -> str:
 
 def _shared(tally: dict[str, Any], state: DeviceState, release: str) -> dict[str, Any]:
     """What a report has of a tally: embeddings only of the release that runs, and only if the owner shares them."""
-    told = {key: value for key, value in tally.items() if key != "embeddings"}
-    if state.share_embeddings and release == state.current:
-        told["embeddings"] = [text for _, text in tally["embeddings"]]
-    return told
+    shared = [text for _, text in tally["embeddings"]] if release == state.current else []
+    return {**tally, "embeddings": shared} if state.share_embeddings else _counts(tally)
+
+
+def _without_embeddings(report: dict[str, Any]) -> dict[str, Any]:
+    """A report of before its owner took the word back."""
+    return {**report, "tallies": {release: _counts(tally) for release, tally in report["tallies"].items()}}
+
+
+def _counts(tally: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in tally.items() if key != "embeddings"}
 
 
 def _acknowledged(folder: DeviceFolder) -> None:
