@@ -99,7 +99,7 @@ def target_parity(
 ) -> tuple[Contents, TargetRecord]:
     """The files of a target, and their parity to the torch tower on the same images in the target's own runtime."""
     rows, held_out = _rows_to_compare(embedded, most)
-    pixels, files = embedded.pixels[rows], target.convert(tower)
+    pixels, files = embedded.pixels[rows], target.files_of(tower)
     found = compare(torch_embeddings(tower.vision, pixels), target.embed(files, pixels), bank)
     measured = ParityRecord(
         required_agreement=number_format.required_agreement,

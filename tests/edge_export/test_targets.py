@@ -1,5 +1,6 @@
 """Other runtimes get the tower that was measured, each in its own format; what one cannot do is said in a line."""
 
+from copy import deepcopy
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -82,6 +83,36 @@ def test_a_target_computes_what_the_torch_tower_does(
     found = target.embed(files, small_pixels)
     reference = torch_embeddings(vision, small_pixels)
     assert compare(reference, found, reference).centred_cosine >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_tower_whose_convolutions_are_in_channels_last_is_converted_as_well(
+    name: str, vision: nn.Module, small_pixels: np.ndarray
+) -> None:
+    """As `photo`'s is; what is converted must not change."""
+    target, last = TARGETS[name], deepcopy(vision).to(memory_format=torch.channels_last)
+    if find_spec(target.package) is None:
+        pytest.skip(f"{target.package} is an optional library")
+    files = target.files_of(_tower(last, small_pixels))
+    assert np.allclose(target.embed(files, small_pixels), torch_embeddings(vision, small_pixels), atol=1e-4)
+    assert last.patches.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_a_library_cannot_convert_is_one_line() -> None:
+    def convert(tower: Tower) -> dict[str, bytes]:
+        try:
+            raise ValueError("\nOperator bicubic is not there.\nSee elsewhere.")
+        except ValueError as error:
+            raise RuntimeError("a pass failed") from error
+
+    target = replace(TARGETS["executorch"], convert=convert)
+    with pytest.raises(UserError) as raised:
+        target.files_of(Tower(nn.Identity(), b"", (SIDE, SIDE)))
+    assert str(raised.value) == (
+        "The target executorch cannot convert this image tower: Operator bicubic is not there. Leave it out of "
+        "--target; model.onnx runs without it."
+    )
 
 
 @pytest.mark.slow

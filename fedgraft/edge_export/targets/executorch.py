@@ -5,9 +5,11 @@ Lowered to XNNPACK, for one image at a time.
 
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 
 import numpy as np
 import torch
+from torch.nn.utils.memory_format import convert_conv2d_weight_memory_format
 
 from fedgraft.edge_export.onnx_model import silence
 from fedgraft.edge_export.targets.target import Contents, FloatArray, Target, Tower
@@ -21,7 +23,9 @@ def _convert(tower: Tower) -> Contents:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        program = torch.export.export(tower.vision, (torch.zeros(1, 3, *tower.size),))
+        vision = deepcopy(tower.vision)
+        convert_conv2d_weight_memory_format(vision, torch.contiguous_format)  # XNNPACK's passes know no other layout
+        program = torch.export.export(vision, (torch.zeros(1, 3, *tower.size),))
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         return {_PROGRAM: bytes(lowered.to_executorch().buffer)}
 

@@ -60,3 +60,21 @@ class Target:
             )
         if find_spec(self.package) is None:
             raise UserError(f'The target {self.name} needs its library: pip install "fedgraft[{self.name}]".')
+
+    def files_of(self, tower: Tower) -> Contents:
+        """A tower's files by name; raises UserError if the library cannot convert it."""
+        try:
+            return self.convert(tower)
+        except Exception as error:  # converters have no common error class
+            raise UserError(
+                f"The target {self.name} cannot convert this image tower: {_reason(error)}. Leave it out of --target; "
+                "model.onnx runs without it."
+            ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error was raised from first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
