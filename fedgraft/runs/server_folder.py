@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedgraft.core.errors import UserError
-from fedgraft.core.files import free_port, locked, new_private_folder, secret_file, write_text
+from fedgraft.core.files import free_port, locked, new_private_folder, secret_file, write_bytes, write_text
 from fedgraft.core.plain_text import name_problem
 from fedgraft.runs.certificates import (
     certificate_hosts,
@@ -161,8 +161,9 @@ class ServerFolder:
                     f"Another site named {name!r} is already admitted; `fedgraft server revoke` takes its admission "
                     "back, and --replace says that this is a new key of the same site."
                 )
-            self.retire(name)
-            self._set_aside(name, "replaced", with_key=True)
+            if any(own == name for own, _ in self.replaced()):
+                self.retire(name)
+            self._set_aside(name, "replaced", with_key=True)  # the key stays until the new one takes its place at once
         write_text(kept, text + "\n")
         if not self.certificate_of(name).exists():
             write_text(self.certificate_of(name), site_certificate(self.path, name, public))
@@ -191,8 +192,9 @@ class ServerFolder:
         self.write_revocation_list()
 
     def replaced(self) -> list[tuple[str, Path]]:
-        """The replaced keys that still count, each with its site's name."""
-        return [(_site_of(path), path) for path in self._keys("replaced")]
+        """The replaced keys that still count, each with its site's name; not one whose successor is not there yet."""
+        named = [(_site_of(path), path) for path in self._keys("replaced")]
+        return [(name, path) for name, path in named if not self._is_admitted(name, path)]
 
     def write_revocation_list(self, now: datetime | None = None) -> None:
         """Write the list anew from the certificates of revoked sites, one process at a time, so that none is lost."""
@@ -226,6 +228,13 @@ class ServerFolder:
     def _keys(self, folder: str) -> list[Path]:
         return sorted((self.path / folder).glob("*.pub"))
 
+    def _is_admitted(self, name: str, key: Path) -> bool:
+        """Whether a site is still admitted by a key."""
+        try:
+            return _same_key(key, (self.path / "admitted" / f"{name}.pub").read_text())
+        except OSError:  # the site was revoked meanwhile
+            return False
+
     def _admitted_key(self, name: str) -> Path:
         """The public key of a site; raises UserError if it is not admitted."""
         if (key := self.path / "admitted" / f"{name}.pub") not in self.admitted():
@@ -234,14 +243,23 @@ class ServerFolder:
         return key
 
     def _set_aside(self, name: str, folder: str, with_key: bool) -> None:
-        """Move a site's certificate, and its key if that goes as well, into another folder."""
+        """Move a site's certificate, and its key if that goes as well, into another folder.
+
+        The key of a site that is to have another one is copied: a run that looks between both would take a site
+        without any key for one that has left.
+        """
         (self.path / folder).mkdir(exist_ok=True)
         certificate = self.certificate_of(name)
         serial = certificate_serial(certificate) if certificate.exists() else 0
         moved = [certificate, *([self.path / "admitted" / f"{name}.pub"] if with_key else [])]
         for path in filter(Path.exists, moved):
             os.utime(path)
-            path.replace(self.path / folder / f"{name}-{serial:x}{path.suffix}")
+            aside = self.path / folder / f"{name}-{serial:x}{path.suffix}"
+            if folder == "replaced" and path.suffix == ".pub":
+                if not any(_same_key(path, kept.read_text()) for kept in self._keys(folder)):
+                    write_bytes(aside, path.read_bytes())
+            else:
+                path.replace(aside)
 
     def write_secret(self) -> Path:
         """The file of the secret that SuperLink and SuperExec share."""

@@ -25,7 +25,7 @@ class Membership:
 
     Attributes:
         admitted: the names of the sites that the operator admits, where there is a list of them.
-        keys_of: the keys that the operator admits a site by; none where there is no list.
+        keys_of: the keys that the operator admits a site by; None where there is no list.
         names: of the sites that took part, by number.
         bounds: how many images the sites have said that they have.
     """
@@ -34,7 +34,7 @@ class Membership:
         self._config, self._directory, self._observer = config, directory, observer
         self._class_names = split.class_names
         self.admitted: Names = lambda: None
-        self.keys_of: Callable[[str], list[SigningKey]] = lambda name: []
+        self.keys_of: Callable[[str], list[SigningKey] | None] = lambda name: None
         self.bounds = ToldBounds(config, len(split.class_names))
         self.names: dict[int, str] = {}
         self._sites: dict[str, dict[str, Any]] = {}
@@ -83,8 +83,8 @@ class Membership:
 
         True where the operator keeps no list of keys.
         """
-        admitted = self.keys_of(self.names[number]) if number in self.names else []
-        return not admitted or is_signed(statement, admitted, number, keys, place)
+        admitted = self.keys_of(self.names.get(number, ""))
+        return admitted is None or is_signed(statement, admitted, number, keys, place)
 
     def _refused(self, reason: str) -> None:
         self._observer.on_notice(f"A site does not take part: {reason}.")

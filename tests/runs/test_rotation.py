@@ -91,6 +91,51 @@ def test_a_run_knows_a_site_by_both_keys_while_both_count(server: ServerFolder, 
     assert [path.read_text() for path in admitted_key_files(admitted, "north")] == [new.read_text()]
 
 
+def test_a_site_is_admitted_at_every_moment_of_an_exchange_of_keys(
+    server: ServerFolder, north: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that looks in between would take it for a site that has left, and ask it no more."""
+    admitted, old, new = server.path / "admitted", north.public_key.read_text(), new_key_pair(north)
+    seen = []
+
+    def look(*_: object) -> None:
+        names, keys = admitted_names(admitted), [path.read_text() for path in admitted_key_files(admitted, "north")]
+        counting = [path.read_text() for _, path in server.replaced()]
+        seen.append((names, set(keys), counting))
+
+    for step in ("utime", "replace", "rename"):
+        done = getattr(os, step)
+        monkeypatch.setattr(os, step, lambda *args, done=done, **kw: (look(), done(*args, **kw), look())[1])
+    moved = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (look(), moved(path, target), look())[1])
+    server.admit(new, replace=True)
+    assert len(seen) > 6
+    for names, keys, counting in seen:
+        assert names == {"north"}
+        assert keys <= {old, new.read_text()}
+        assert keys
+        assert counting in ([], [old]), "the old key is a replaced one only when the new one is there"
+        assert counting == [] or new.read_text() in keys
+    assert server.replaced()[0][1].read_text() == old
+
+
+def test_a_key_whose_successor_never_came_stays_the_admitted_one(
+    server: ServerFolder, north: SiteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command was killed in between, or the disk was full."""
+    own, new = north.public_key.read_text(), new_key_pair(north)
+    with monkeypatch.context() as patch:
+        patch.setattr("fedgraft.runs.server_folder.write_text", lambda *_: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(OSError, match="full"):
+            server.admit(new, replace=True)
+    assert server.replaced() == []
+    assert [path.read_text() for path in server.admitted()] == [own]
+    server.admit(new, replace=True)
+    assert [path.read_text() for path in server.admitted()] == [new.read_text()]
+    assert [path.read_text() for _, path in server.replaced()] == [own]
+    assert _revoked(server) == set(), "the site still connects with its old certificate"
+
+
 def test_an_interrupted_exchange_of_keys_is_finished(server: ServerFolder, north: SiteFolder) -> None:
     _ = north.tls_key
     server.admit(new_key_pair(north), replace=True)
