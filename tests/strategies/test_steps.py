@@ -99,7 +99,7 @@ def test_the_budget_holds_and_is_used(initial: np.ndarray, aggregate: np.ndarray
     assert scale == pytest.approx(budget / whole, abs=1e-3)
 
 
-@given(st.integers(0, 4095), st.floats(0.2, 6), st.floats(0, 0.9), st.floats(1e-3, 10))
+@given(st.integers(0, 4095), st.floats(0.2, 4), st.floats(0, 0.9), st.floats(1e-3, 10))
 @settings(max_examples=200)
 def test_the_last_point_within_the_bound_is_bisections_and_takes_fewer_measurements(
     expected: int, power: float, begin: float, size: float
