@@ -71,7 +71,7 @@ def write_embeddings(folder: FleetFolder, out: Path, version: int | None = None,
     """
     with folder.database() as database:
         rows = database.rows(
-            "SELECT e.device, e.row, r.version, r.id, r.content FROM embeddings e JOIN releases r ON r.id = e.release "
+            "SELECT e.device, e.row, r.version, r.id FROM embeddings e JOIN releases r ON r.id = e.release "
             "JOIN devices d ON d.id = e.device WHERE (? IS NULL OR r.version = ?) AND (? IS NULL OR d.grp = ?) "
             "ORDER BY e.rowid",
             version, version, group, group,

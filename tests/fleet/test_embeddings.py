@@ -57,21 +57,28 @@ def test_the_embedding_of_an_unknown_image_arrives_as_the_device_computed_it(
     predictor = Predictor(device.folder.bundle(device.folder.state().current), threads=1, remember=False)
     answer, expected = predictor.predict_embedded(GREY)
     assert answer.is_unknown
+    with pytest.raises(UserError, match="No device has shared"):
+        write_embeddings(fleet.folder, tmp_path / "none.safetensors", group="elsewhere")
     found = _stored(fleet, tmp_path / "all.safetensors", version=1, group="gate")
     assert found.dtype == np.float16
     assert np.allclose(found, expected[None], atol=1e-3)
 
 
-@pytest.mark.parametrize("group", ["gate", "elsewhere"])
-def test_without_the_owners_word_there_is_none(fleet: Fleet, device: Device, tmp_path: Path, group: str) -> None:
+def test_without_the_owners_word_there_is_none(fleet: Fleet, device: Device, tmp_path: Path) -> None:
     """Not from a device whose owner never said so, nor what was kept before the word was taken back."""
+    other = fleet.device("other")
+    other.cycle()
+    _predict(other, GREY)
+    assert '"unknown": 1' in (other.folder.path / "tally.json").read_text()
+    assert '"embeddings": []' in (other.folder.path / "tally.json").read_text()
+    other.cycle()
     _predict(device, GREY)
     share(device.folder, embeddings=False)
     _predict(device, GREY)
     assert '"embeddings": [[' in (device.folder.path / "tally.json").read_text()
     device.cycle()
     with pytest.raises(UserError, match="--share-embeddings"):
-        write_embeddings(fleet.folder, tmp_path / "none.safetensors", group=group)
+        write_embeddings(fleet.folder, tmp_path / "none.safetensors")
 
 
 def test_a_report_that_waits_loses_them_when_the_word_is_taken_back(
