@@ -4,14 +4,18 @@
 `--variants`. Models are made first, each in its own process; they are then timed in turn, batch 1, each time in a fresh
 process and several times over, so that a drift of the machine affects all alike. `fedgraft edge-report runs/edge` draws
 the `latency.jsonl` it writes. `--cpu-time` counts the processor's time, which other work on the machine affects less.
+`--without-avx512` times a machine's AVX2 kernels (needs gdb and objdump, see `benchmarks.masked_cpuid`).
 """
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,14 +139,20 @@ def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
 
 
 def measure(
-    out: Path, variants: list[Variant], threads: int, rounds: int, repeat: int, cpu_time: bool
+    out: Path,
+    variants: list[Variant],
+    threads: int,
+    rounds: int,
+    repeat: int,
+    cpu_time: bool,
+    run: Callable[..., str],
 ) -> list[dict[str, Any]]:
-    """All variants in turn, `rounds` times."""
+    """All variants in turn, `rounds` times, each by `run` in a process of its own."""
     taken: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for _ in range(rounds):
         for variant in variants:
             options = ["--clock", str(_model(out, variant)), "--threads", str(threads), "--repeat", str(repeat)]
-            taken[variant.name] += json.loads(_fresh(*options, *(["--cpu-time"] if cpu_time else [])))
+            taken[variant.name] += json.loads(run(*options, *(["--cpu-time"] if cpu_time else [])))
     rows: list[dict[str, Any]] = []
     for variant in variants:
         rows.append(
@@ -181,8 +191,23 @@ def _model(out: Path, variant: Variant) -> Path:
 
 
 def _fresh(*options: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.edge", *options]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(_command(*options), check=True, capture_output=True, text=True).stdout
+
+
+def _command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.edge", *options]
+
+
+def _without_avx512(*options: str) -> str:
+    """As `_fresh`, in a process that finds no AVX-512."""
+    with tempfile.TemporaryDirectory() as folder:
+        printed = Path(folder) / "printed"
+        python, *arguments = _command(*options)
+        run = f"run {shlex.join(arguments)} > {shlex.quote(str(printed))}"
+        commands = ["set debuginfod enabled off", "source benchmarks/masked_cpuid.py", run]
+        gdb = ["gdb", "--quiet", "--batch", *(part for command in commands for part in ("-ex", command))]
+        subprocess.run([*gdb, python], check=True, capture_output=True, text=True)
+        return printed.read_text()
 
 
 def main() -> None:
@@ -196,6 +221,7 @@ def main() -> None:
     parser.add_argument("--prepare-only", action="store_true", help="make the models but time nothing")
     parser.add_argument("--variants", nargs="+", help="some of them by name, the reference first")
     parser.add_argument("--cpu-time", action="store_true", help="of the process; give --threads 1")
+    parser.add_argument("--without-avx512", action="store_true", help="the kernels for AVX2 on any machine")
     parser.add_argument("--make", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--clock", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--swap", action="store_true", help=argparse.SUPPRESS)
@@ -218,7 +244,8 @@ def main() -> None:
             _fresh("--backbone", args.backbone, "--out", str(args.out), "--make", *names)
         if args.prepare_only:
             return
-        rows = measure(args.out, chosen, args.threads, args.rounds, args.repeat, args.cpu_time)
+        run = _without_avx512 if args.without_avx512 else _fresh
+        rows = measure(args.out, chosen, args.threads, args.rounds, args.repeat, args.cpu_time, run)
         print(markdown(rows))
         if args.variants is None:
             print(_fresh("--backbone", args.backbone, "--out", str(args.out), "--swap"), end="")

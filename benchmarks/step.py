@@ -9,7 +9,8 @@ anchor). Fast is fedgraft's: cached image features, a cached anchor, and two pro
 sides are checked to give the same loss and gradients. The peak is what a large matrix product reaches in the same run.
 
 With `--method maple vpt`, steps of these methods instead, against the image tower's own forward and backward pass, see
-`benchmarks.image_step`.
+`benchmarks.image_step`; of methods that train prompts of the text tower alone, as `--method fedotp plot`, against
+PromptFL's step with as many prompts, see `benchmarks.text_step`.
 """
 
 import argparse
@@ -18,12 +19,14 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks import image_step, siglip_step
+from benchmarks import image_step, siglip_step, text_step
 from fedgraft.backbones import load_backbone
+from fedgraft.config.registry import METHODS
 from fedgraft.methods.fedpgp import METHOD, FedPGP
 from fedgraft.methods.vocabulary import Vocabulary
 from tests.plain_text import PlainTextTower
@@ -149,12 +152,25 @@ def measure(backbone_path: str, classes: int, batch: int, n_ctx: int, repeat: in
     }
 
 
+def methods_steps(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of the methods that train the image tower, then of the others."""
+    on_images = [name for name in args.method if "image" in METHODS.load(name).towers]
+    on_text = [name for name in args.method if name not in on_images]
+    results = image_step.measure(on_images, args.backbone, args.batch, args.repeat) if on_images else []
+    if on_text:
+        backbone = load_backbone(args.backbone) if args.backbone else image_step.random_vit_b16()[0]
+        for count in args.classes:
+            names = class_names(count)
+            results += text_step.measure(on_text, backbone, names, args.batch, args.n_ctx, args.repeat)
+    return results
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=["clip", "siglip"], default="clip")
     parser.add_argument("--backbone", help="a Hugging Face CLIP folder; SigLIP and --method take random B/16 weights")
-    parser.add_argument("--method", nargs="+", default=[], help="methods that train the image tower")
+    parser.add_argument("--method", nargs="+", default=[], help="methods that train prompts")
     parser.add_argument("--classes", type=int, nargs="+", default=[50])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--n-ctx", type=int, default=16)
@@ -163,7 +179,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("runs/step.json"))
     args = parser.parse_args()
     if args.method:
-        results = image_step.measure(args.method, args.backbone, args.batch, args.repeat)
+        results = methods_steps(args)
     elif args.family == "siglip":
         results = [
             siglip_step.measure(class_names(count), args.batch, args.n_ctx, args.repeat, args.layers)
