@@ -1,7 +1,6 @@
 """`fedgraft run` and `fedgraft up`: a run on a deployed server, and a whole deployment on this machine."""
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ def run(
     from fedgraft.cli.printing import print_summary
     from fedgraft.cli.progress import tracked_progress
     from fedgraft.core.errors import UserError
+    from fedgraft.core.logs import log_for_people
     from fedgraft.deployment.running_server import is_running
     from fedgraft.deployment.submitted import SubmittedRun
     from fedgraft.methods.plan import Plan
@@ -40,7 +40,7 @@ def run(
     from fedgraft.runs.run_directory import RunDirectory
     from fedgraft.runs.server_folder import ServerFolder
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    log_for_people()
     server = ServerFolder.open(folder)
     given = {"protocol": DEPLOYED_PROTOCOL, **settings, "data": "folder:own"}
     run_config = RunConfig.build(settings_from(config, given, set_))

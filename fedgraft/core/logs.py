@@ -15,6 +15,9 @@ from pathlib import Path
 LARGEST_BYTES, KEPT = 8 * 1024 * 1024, 3
 """The size at which a log is rotated, and how many older ones are kept."""
 
+_TALKATIVE = ("httpx", "matplotlib")
+"""Libraries that have a line for every request and for every font."""
+
 
 class JsonLines(logging.Formatter):
     """Formats a record as one line."""
@@ -36,11 +39,22 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+def log_for_people() -> None:
+    """Log as plain lines to standard error."""
+    _log_to_stderr(logging.Formatter("%(asctime)s %(message)s"))
+
+
 def log_lines_to_stderr(part: str) -> None:
     """Log to standard error, which a supervising process appends to the part's file."""
+    _log_to_stderr(JsonLines(part))
+
+
+def _log_to_stderr(formatter: logging.Formatter) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(part))
+    handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def log_lines_to(path: Path, part: str) -> None:

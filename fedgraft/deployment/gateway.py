@@ -5,7 +5,6 @@ one on the revocation list is refused within a second, and connections that are 
 """
 
 import asyncio
-import logging
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -151,7 +150,6 @@ def _naming(names: dict[tuple[str, int], str]) -> type[asyncio.Protocol]:
 def main() -> None:
     """The process."""
     log_lines_to_stderr("gateway")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # which has a line for every request
     asyncio.run(Gateway(ServerFolder.open(Path(sys.argv[1]))).serve())
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from fedgraft.core.logs import log_lines_to
+from fedgraft.core.logs import log_for_people, log_lines_to
 from fedgraft.deployment.running_server import RunningServer
 from fedgraft.deployment.running_site import RunningSite
 
@@ -15,7 +15,7 @@ _log = logging.getLogger("fedgraft.deployment")
 
 def log_to_folder(running: RunningServer | RunningSite) -> None:
     """Log as plain lines to standard error, and as JSON lines to the folder's logs/service.log."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    log_for_people()
     log_lines_to(running.folder.path / "logs" / "service.log", "service")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,3 +41,18 @@ def test_a_rotated_log_goes_on_in_place_and_the_oldest_is_dropped(tmp_path: Path
     assert log.read_text() == "new\n"
     kept = {path.name: path.read_text() for path in tmp_path.iterdir() if path != log}
     assert kept == {"a.log.1": "4\n", "a.log.2": "3\n", "a.log.3": "2\n"}
+
+
+def test_a_person_reads_what_fedgraft_says_and_of_other_libraries_their_warnings() -> None:
+    code = (
+        "import logging; from fedgraft.core.logs import log_for_people; log_for_people()\n"
+        "for name in ('fedgraft.deployment', 'httpx', 'matplotlib.font_manager'):\n"
+        "    logging.getLogger(name).info('from %s', name); logging.getLogger(name).warning('warned by %s', name)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stderr
+    assert [line.partition(" ")[2].partition(" ")[2] for line in said.splitlines()] == [
+        "from fedgraft.deployment",
+        "warned by fedgraft.deployment",
+        "warned by httpx",
+        "warned by matplotlib.font_manager",
+    ]
