@@ -114,13 +114,13 @@ def swapping(out: Path, backbone: Path, repeat: int) -> tuple[int, list[float]]:
     classes = bundle_writer.class_files([f"class {number}" for number in range(100)], features, 100.0)
     golden = bundle_writer.golden_file(bundle_writer.golden_image(), features[0])
     encoder = bundle_writer.file_records({"model.onnx": model})["model.onnx"].sha256
-    for kind, contents in (
-        ("classes", classes),
-        ("bundle", {**classes, **golden, **bundle_writer.preprocessor_file(config), "model.onnx": model}),
+    for version, kind, contents in (
+        (2, "classes", classes),
+        (1, "bundle", {**classes, **golden, **bundle_writer.preprocessor_file(config), "model.onnx": model}),
     ):
         manifest = canonical(
             {
-                "format_version": 1, "kind": kind, "version": 1, "encoder": encoder, "dim": 512,
+                "format_version": 1, "kind": kind, "version": version, "encoder": encoder, "dim": 512,
                 "calibration": {"temperature": 1.0, "unknown_below": 0.0}, "golden": {"min_cosine": 0.9},
                 "files": {name: entry.model_dump() for name, entry in bundle_writer.file_records(contents).items()},
             }
