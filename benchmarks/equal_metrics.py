@@ -21,7 +21,9 @@ from typing import Any
 
 METHODS = (
     "zeroshot", "local", "promptfl", "fedpgp", "kgcoop", "proxprompt", "fedit", "ffa-lora", "fedsa-lora", "fedex-lora",
-    "flora", "flexlora",
+    "flora", "flexlora", "clip-adapter", "cocoop", "dpt", "fedclip", "feddpa", "fedmgp", "fedotp", "fedpha", "fedtpg",
+    "hetlora", "hicropl", "ivlp", "linear-probe", "lora-fair", "maple", "matryoshka", "pfedmma", "pfedmoap", "plot",
+    "prograd", "promptfolio", "promptsrc", "rolora", "tip-adapter", "vpt",
 )  # fmt: skip
 STRATEGIES = (
     "median", "trimmed-mean", "krum", "multi-krum", "bulyan", "central-dp", "adaptive-dp", "local-dp", "interpolate",
@@ -35,6 +37,8 @@ CASES: dict[str, list[str]] = {
     **{f"strategy {name}": ["--method", "promptfl", "--strategy", name, *SHAPES] for name in STRATEGIES},
     "step behind a method's own rule": ["--method", "fedex-lora", "--strategy", "anchored(drift=0.01)", *SMALL],
     "ranks that differ": ["--method", "flora", "--set", "ranks=4,2", *SMALL],
+    "ranks of flexlora": ["--method", "flexlora", "--set", "ranks=4,2", *SMALL],
+    "ranks of hetlora": ["--method", "hetlora", "--set", "ranks=4,2", *SMALL],
     "image tower": ["--method", "fedit", "--set", "tower=both", "--set", "layers=1", *SMALL],
     "fewer participants": ["--method", "fedpgp", "--participation", "0.5", *SMALL],
     "views": ["--method", "fedpgp", "--views", "3", *SMALL],

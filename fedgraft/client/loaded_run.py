@@ -13,6 +13,7 @@ from fedgraft.backbones import Backbone
 from fedgraft.backbones.required_features import feature_rows, fill_store
 from fedgraft.client.known_peers import KnownPeers
 from fedgraft.client.open_rounds import OpenRounds, RoundsInFolder, RoundsInMemory
+from fedgraft.client.shared_model import SharedModel
 from fedgraft.config.run_config import RunConfig
 from fedgraft.core.errors import UserError, reason_of
 from fedgraft.core.files import cache_root, stored_key
@@ -37,11 +38,13 @@ class LoadedRun(ABC):
         smallest_sum: the fewest sites in a sum that its sites take part in, and that each of them masks with.
         smallest_threshold: the smallest fraction of a site's share holders that may recover its secrets.
         peers: signs its sites' keys of a round and checks those of others; None where nobody is a stranger.
+        shared_model: the last model that was evaluated for all of its sites.
     """
 
     open_rounds: OpenRounds
     smallest_sum, smallest_threshold = 1, 0.5
     peers: KnownPeers | None = None
+    shared_model: SharedModel | None = None
 
     def __init__(self, plan: Plan, backbone: Backbone, split: Split, cache: Path) -> None:
         self.plan, self.backbone, self.split = plan, backbone, split

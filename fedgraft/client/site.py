@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fedgraft.client.augmentation import AugmentedImages
-from fedgraft.client.evaluation import ScopeResult, TestSet, evaluate_together
+from fedgraft.client.evaluation import Model, ScopeResult, TestSet, evaluate_together
 from fedgraft.client.loaded_run import LoadedRun
+from fedgraft.client.shared_model import SharedModel
 from fedgraft.client.training import TrainingData, train_together
 from fedgraft.core.errors import UserError
 from fedgraft.core.randomness import generator, keyed_normal
@@ -66,32 +68,13 @@ class Site:
         key, place = self.run.noise_key(), (self.fold, self.site, server_round)
         return lambda count, content: keyed_normal(key, count, "site noise", *place, content)
 
-    def tests(self, adapter: Adapter, known: dict[tuple[int, int], torch.Tensor]) -> dict[str, TestSet]:
-        """The site's test images by scope.
-
-        Args:
-            known: features by adapter and images, extended in place: sites that share both share the features.
-        """
+    def tests(self) -> dict[str, TestSet]:
+        """The site's test images by scope."""
         tests = {}
         for scope in self._fold.scopes:
-            positions = self._share.tests[scope.name]
-            place = (id(adapter), id(positions))
-            if place not in known:
-                known[place] = self._features(adapter, positions)
-            classes = self._fold.candidates(scope, self._share)
-            labels = self.run.labels(positions, classes)
-            tests[scope.name] = TestSet(known[place], labels, classes, scope.classes)
+            positions, classes = self._share.tests[scope.name], self._fold.candidates(scope, self._share)
+            tests[scope.name] = TestSet(positions, self.run.labels(positions, classes), classes, scope.classes)
         return tests
-
-    @torch.no_grad()
-    def _features(self, adapter: Adapter, positions: IntArray) -> torch.Tensor:
-        """Image features (n, dim) of some examples, computed in parts to limit memory."""
-        if not len(positions):  # a site holds nothing of another's domain, and no image tower takes nothing
-            backbone = adapter.vocabulary.backbone
-            return torch.empty(0, backbone.dim, device=backbone.device)
-        count = -(-len(positions) // _IMAGES_AT_ONCE)
-        parts = np.array_split(positions, count)
-        return torch.cat([adapter.image_features(self.run.features(part)[:, 0].float()) for part in parts])
 
     def batches_generator(self, server_round: int) -> np.random.Generator:
         """The generator that shuffles the site's images in a round."""
@@ -152,22 +135,38 @@ def evaluate_sites(
 ) -> dict[int, dict[str, ScopeResult] | str]:
     """Evaluate every scope with the shared parameters and each site's latest personal ones.
 
-    Where nothing is personal, and all have received the same, one adapter serves all sites, and its class features are
-    computed once.
+    Where nothing is personal, and all have received the same, one model serves all sites, and is kept for those that
+    are evaluated later: its class features are computed once, and it sees an image once.
 
     Args:
         own: what single sites have received besides, by site.
     """
-    adapters, results = _adapters(sites, shared, own or {}, server_round)
-    able = [site for site in sites if site.site in adapters]
+    run, place = sites[0].run, (sites[0].fold, server_round)
+    able: Sequence[Site] = sites
+    results: dict[int, dict[str, ScopeResult] | str] = {}
+    if not own and (kept := run.shared_model) is not None and kept.is_of(place, shared):
+        models = [kept.model] * len(sites)
+    else:
+        adapters, results = _adapters(sites, shared, own or {}, server_round)
+        able = [site for site in sites if site.site in adapters]
+        models = [Model(adapters[site.site], partial(_features, run, adapters[site.site])) for site in able]
+        if able and models[0].adapter.site_independent and not own:
+            models = [models[0]] * len(able)
+            run.shared_model = SharedModel(place, shared, models[0])
     if able:
-        same = adapters[able[0].site].site_independent and not own
-        chosen = [adapters[able[0].site if same else site.site] for site in able]
-        known: dict[tuple[int, int], torch.Tensor] = {}
-        tests = [site.tests(adapter, known) for site, adapter in zip(able, chosen, strict=True)]
-        measured = evaluate_together(chosen, tests)
+        measured = evaluate_together(models, [site.tests() for site in able])
         results.update({site.site: result for site, result in zip(able, measured, strict=True)})
     return results
+
+
+@torch.no_grad()
+def _features(run: LoadedRun, adapter: Adapter, positions: IntArray) -> Tensor:
+    """Image features (n, dim) of some examples, computed in parts to limit memory."""
+    if not len(positions):  # a site holds nothing of another's domain, and no image tower takes nothing
+        backbone = adapter.vocabulary.backbone
+        return torch.empty(0, backbone.dim, device=backbone.device)
+    parts = np.array_split(positions, -(-len(positions) // _IMAGES_AT_ONCE))
+    return torch.cat([adapter.image_features(run.features(part)[:, 0].float()) for part in parts])
 
 
 def _adapters(

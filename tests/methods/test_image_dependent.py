@@ -233,7 +233,8 @@ def test_cocoops_cost_is_said_in_one_line() -> None:
 
 def test_a_scope_without_images_is_evaluated(clip: Backbone) -> None:
     """A site that holds nothing of another's domain has no patches either."""
-    nothing = evaluation.TestSet(torch.empty(0, clip.dim), torch.empty(0, dtype=torch.long), CLASSES)
+    nothing = evaluation.TestSet(np.empty(0, np.int64), torch.empty(0, dtype=torch.long), CLASSES)
     for method in ALL:
-        (found,) = evaluation.evaluate_together([_adapter(clip, method, n_ctx=3)], [{"local": nothing}])
+        model = evaluation.Model(_adapter(clip, method, n_ctx=3), lambda positions: torch.empty(0, clip.dim))
+        (found,) = evaluation.evaluate_together([model], [{"local": nothing}])
         assert found["local"].total == 0
