@@ -64,6 +64,8 @@ class Adapter(nn.Module, ABC):
     options: Any
     personal_names: frozenset[str] = frozenset()
     """Parameters that never leave the site; all others are shared. `build` may set it."""
+    loss_alone: frozenset[str] = frozenset()
+    """Parameters that nothing but the loss reads: their shape may follow from the run's classes. `build` may set it."""
     is_drawn: bool = True
     """Whether the initial parameters depend on the seed."""
     loss_of_features: ClassVar[bool] = True

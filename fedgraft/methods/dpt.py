@@ -123,6 +123,7 @@ class DPT(VisualPromptAdapter):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             sizes: Any = (backbone.dim, width, options.n_visual, len(vocabulary.class_names))
             self.aware = nn.ModuleList(ClassAware(*sizes) for _ in range(options.aware_layers))
+        self.loss_alone = frozenset(f"aware.{layer}.classifier.weight" for layer in range(options.aware_layers))
 
     def visual_prompts(self) -> Tensor:
         """The learnt prompts before the lower layers."""

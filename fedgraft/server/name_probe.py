@@ -63,7 +63,9 @@ class NameProbe:
         }
 
     def _load(self, arrays: Arrays) -> None:
-        self.adapter.load(_tensors(arrays))
+        """Overwrite what the features of these names can depend on."""
+        read = {name: array for name, array in arrays.items() if name not in self.adapter.loss_alone}
+        self.adapter.load(_tensors(read))
 
 
 def _tensors(arrays: Arrays) -> dict[str, Tensor]:
