@@ -24,8 +24,6 @@ from fedgraft.runs.personal_state import PersonalState
 from fedgraft.strategies.answers import Answer
 from fedgraft.strategies.components import Noise
 
-_IMAGES_AT_ONCE = 256
-
 
 class Site:
     """One site in one fold; `attempt` is the server's, see `Job`."""
@@ -162,10 +160,10 @@ def evaluate_sites(
 @torch.no_grad()
 def _features(run: LoadedRun, adapter: Adapter, positions: IntArray) -> Tensor:
     """Image features (n, dim) of some examples, computed in parts to limit memory."""
+    backbone = adapter.vocabulary.backbone
     if not len(positions):  # a site holds nothing of another's domain, and no image tower takes nothing
-        backbone = adapter.vocabulary.backbone
         return torch.empty(0, backbone.dim, device=backbone.device)
-    parts = np.array_split(positions, -(-len(positions) // _IMAGES_AT_ONCE))
+    parts = np.array_split(positions, -(-len(positions) // backbone.images_per_pass))
     return torch.cat([adapter.image_features(run.features(part)[:, 0].float()) for part in parts])
 
 

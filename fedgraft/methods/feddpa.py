@@ -32,7 +32,6 @@ from fedgraft.methods.peft_folder import PeftFactors
 
 View = Literal["site", "global", "local"]
 """What a pass goes through: the classifier of the site, or what the global or the local adapter learns in."""
-_IMAGES_AT_ONCE = 256
 
 
 class FedDPAOptions(OneRankOptions):
@@ -98,7 +97,7 @@ class FedDPA(LoraAdapter):
     @torch.no_grad()
     def on_training_images(self, images: Tensor, labels: Tensor, classes: tuple[int, ...]) -> None:
         """Weigh the local adapter by how alike the site's images are."""
-        parts = torch.split(images[:, 0], _IMAGES_AT_ONCE)
+        parts = torch.split(images[:, 0], self.vocabulary.backbone.images_per_pass)
         features = torch.cat([self.image_features(part.float()) for part in parts])
         count = len(features)
         pairs = features.sum(0).square().sum() - features.square().sum()
