@@ -1,21 +1,19 @@
 """The status of a fleet as tables on a terminal."""
 
-import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedgraft.cli.consoles import table_console
 from fedgraft.core.plain_text import plain
 from fedgraft.core.wording import plural
 
 if TYPE_CHECKING:
     from fedgraft.fleet.status import ChannelLine, DeviceLine, FleetStatus, TelemetryLine
 
-_WIDE = 200
 _DAY = 86400.0
 _SHOWN_DEVICES = 100
 _SHOWN_CLASSES = 5
@@ -23,7 +21,7 @@ _SHOWN_CLASSES = 5
 
 def print_fleet(status: "FleetStatus") -> None:
     """Print all of it; where there are many devices, those that need attention first and not all of the others."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console = table_console()
     served = f"served by process {status.pid} on port {status.port}" if status.pid else "not served"
     console.print(f"Fleet {status.fleet[:12]}: {plural(len(status.devices), 'device')}, {served}.")
     console.print(_devices(status.devices))

@@ -1,7 +1,6 @@
 """`fedgraft server status`, `fedgraft site status` and `fedgraft site due`: tables, JSON, exit codes for monitoring."""
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedgraft.cli.consoles import table_console
 from fedgraft.cli.settings import Json
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from fedgraft.deployment.server_status import RunStatus, SiteLine
 
 _DAY = 86400.0
-_WIDE = 200
 
 
 def server_status(
@@ -33,7 +32,7 @@ def server_status(
 
     status = status_of(ServerFolder.open(folder))
     if not as_json:
-        console = _console()
+        console = table_console()
         _print_folder(console, "server", status.folder, f"port {status.port}")
         _print_run(console, status.run, status.unfinished)
         console.print(_table_of_sites(status.sites))
@@ -49,7 +48,7 @@ def site_status(
 
     status = status_of(SiteFolder.open(folder))
     if not as_json:
-        console = _console()
+        console = table_console()
         _print_folder(
             console, f"site {escape(status.name)}", status.folder, f"server {status.server or 'not known yet'}"
         )
@@ -121,11 +120,6 @@ def _table_of_sites(sites: Sequence["SiteLine"]) -> Table:
         words = [site.name, number, site.state, _clock(site.seen), _clock(site.answered), newest, site.reason]
         table.add_row(*map(escape, words))
     return table
-
-
-def _console() -> Console:
-    """Lines are broken for a terminal, but not in a file or a pipe."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def _end(status: dict[str, object], as_json: bool, problems: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedgraft.cli.consoles import table_console
 from fedgraft.config.registry import PROTOCOLS
 from fedgraft.core.plain_text import NAME_LENGTH, plain
 from fedgraft.data.protocols.protocol import flat_results
@@ -33,7 +34,7 @@ def print_summary(summary: dict[str, Any], report: Path) -> None:
         table.add_column(protocol.metric(name).label, justify="right")
     table.add_row("last round", *(f"{value:.2f}" for value in metrics.values()))
     table.add_row("mean of last five", *(f"{value:.2f}" for value in last5.values()))
-    console = Console()
+    console = table_console()
     console.print(table)
     console.print(
         f"{summary['trainable_parameters']:,} trainable and {summary['shared_parameters']:,} shared parameters, "
@@ -81,9 +82,9 @@ def print_comparison(
         table.add_column(label, justify="right", overflow="fold", min_width=len("100.0"))
     table.add_column("uplink\nbytes", justify="right", no_wrap=True)
     if timed:
-        table.add_column("seconds", justify="right", no_wrap=True)
+        table.add_column("time\nin s", justify="right", no_wrap=True)
     published = comparison.get("published", [])
-    console = console or Console()
+    console = console or table_console()
     broken = console.width < _METHOD_WIDTH + len(" 100.0 ± 0.0") * len(names) + 20
     for entry in comparison["methods"]:
         cells = [_cell(entry["metrics"][name], len(seeds), "\n" if broken else " ") for name in names]

@@ -170,8 +170,7 @@ def site_start(
 @site_app.command("runs")
 def site_runs(folder: Folder, as_json: Json = False) -> None:
     """Show which runs servers have asked for, and what became of them."""
-    from rich.console import Console
-
+    from fedgraft.cli.consoles import table_console
     from fedgraft.cli.printing import runs_table
     from fedgraft.client.run_in_words import in_words
 
@@ -184,7 +183,7 @@ def site_runs(folder: Folder, as_json: Json = False) -> None:
     if not facts:
         typer.echo(f"No server has asked {folder} for a run yet.")
         return
-    Console().print(runs_table(facts))
+    table_console().print(runs_table(facts))
     for run in runs:
         if run.refused:
             typer.echo(f"{run.name} was refused: {run.refused}.")

@@ -114,8 +114,9 @@ def _stages(quiet: bool) -> "Iterator[StageProgress]":
 
 
 def _print_evaluation(result: dict[str, Any], data: str) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from fedgraft.cli.consoles import table_console
 
     spec = result["spec"]
     table = Table(title=f"{spec['kind']} ticket, {spec['pattern']}, {spec['sparsity']:.0%} removed, on {data}")
@@ -128,4 +129,4 @@ def _print_evaluation(result: dict[str, Any], data: str) -> None:
         one = result[name]
         cells = [f"{value:.1f}" for value in one["accuracy"].values()]
         table.add_row(name, *cells, f"{one['parameters']:,}", f"{one['nonzero']:,}")
-    Console().print(table)
+    table_console().print(table)
